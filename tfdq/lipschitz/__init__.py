@@ -1,0 +1,1 @@
+"""Control, measure and certify how much a network amplifies a perturbation."""

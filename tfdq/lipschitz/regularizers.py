@@ -1,0 +1,116 @@
+"""The orthogonality penalty of Defensive Quantization, as a Keras regularizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import tensorflow as tf
+import tf_keras
+
+Placement = Literal["kernel", "folded", "deployed"]
+PLACEMENTS: tuple[str, ...] = get_args(Placement)
+
+
+def check_beta(beta: float) -> float:
+    """Return a penalty weight as a float, or say what is wrong with it.
+
+    Raises:
+        ValueError: ``beta`` is negative, infinite or not a number.
+    """
+    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not math.isfinite(beta):
+        raise ValueError(f"beta must be a finite number >= 0, got {beta!r}; 0 switches it off")
+    if beta < 0:
+        raise ValueError(f"beta must be >= 0, got {beta!r}; 0 switches the penalty off")
+    return float(beta)
+
+
+def check_placement(on: str) -> Placement:
+    """Return the place of a penalty, or say which places there are.
+
+    Raises:
+        ValueError: ``on`` is not one of ``PLACEMENTS``.
+    """
+    for place in get_args(Placement):
+        if on == place:
+            return place
+    raise ValueError(f"on must be one of {', '.join(PLACEMENTS)}, got {on!r}")
+
+
+def kernel_matrix(kernel: tf.Tensor, depthwise: bool = False) -> tf.Tensor:
+    """Reshape a kernel into the matrix (or stack of matrices) whose Gram is controlled.
+
+    Args:
+        kernel: float tensor; a convolution's ``(k_h, k_w, c_in, c_out)``, a dense layer's
+            ``(c_in, c_out)``, or a depthwise ``(k_h, k_w, c_in, multiplier)``.
+        depthwise: the channels do not mix: one matrix for each input channel.
+
+    Returns:
+        float32 ``(k_h*k_w*c_in, c_out)``, or ``(c_in, k_h*k_w, multiplier)`` when depthwise.
+
+    Raises:
+        ValueError: the rank is below 2, or not 4 with ``depthwise``.
+    """
+    shape = kernel.shape
+    if shape.rank is None or shape.rank < 2:
+        raise ValueError(f"a kernel has two or more axes, got shape {shape}")
+    kernel = tf.cast(kernel, tf.float32)
+    if not depthwise:
+        return tf.reshape(kernel, (-1, shape[-1]))
+    if shape.rank != 4:
+        raise ValueError(f"a depthwise kernel is (k_h, k_w, c_in, multiplier), got shape {shape}")
+    return tf.transpose(tf.reshape(kernel, (-1, shape[2], shape[3])), (1, 0, 2))
+
+
+@tf_keras.saving.register_keras_serializable(package="tfdq")
+class OrthogonalityRegularizer(tf_keras.regularizers.Regularizer):
+    r"""Pull every singular value of a kernel to 1.
+
+    .. math:: \frac{\beta}{2} \lVert W^T W - I \rVert_F^2
+
+    with ``W`` the kernel reshaped to ``(k_h*k_w*c_in, c_out)``. ``W^T W`` and ``W W^T`` have the
+    same non-zero eigenvalues, so the two penalties differ by a constant only: the smaller Gram is
+    taken, and a kernel with orthonormal rows *or* columns costs 0.
+
+    Gradient: ``2 beta W (W^T W - I)``. Cost: one product of ``min(rows, columns)^2 * max``.
+
+    Keras' own ``OrthogonalRegularizer`` normalises the columns first and masks the diagonal: it
+    bounds no norm.
+
+    Args:
+        beta: weight of the penalty, >= 0. The paper's best is 0.002.
+        on: which kernel a layer of tfdq hands over: ``"kernel"``, the trained float kernel (the
+            paper); ``"folded"``, the kernel with BatchNorm folded in; ``"deployed"``, that kernel
+            fake-quantized, i.e. the one that ships, with straight-through gradients. On a plain
+            Keras layer all three are the layer's kernel.
+        depthwise: the kernel is ``(k_h, k_w, c_in, multiplier)`` and its channels do not mix; the
+            penalty is summed over the channels.
+
+    Raises:
+        ValueError: ``beta`` is negative or not finite, or ``on`` is unknown.
+
+    Source: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019, section 3.2; Cisse et al.,
+    *Parseval Networks*, ICML 2017.
+
+    Example:
+        >>> import tf_keras
+        >>> dense = tf_keras.layers.Dense(4, kernel_regularizer=OrthogonalityRegularizer(2e-3))
+    """
+
+    def __init__(self, beta: float, on: Placement = "kernel", depthwise: bool = False) -> None:
+        self.beta = check_beta(beta)
+        self.on = check_placement(on)
+        self.depthwise = bool(depthwise)
+
+    def __call__(self, kernel: tf.Tensor) -> tf.Tensor:
+        """Return the penalty of one kernel, a float32 scalar."""
+        matrix = kernel_matrix(kernel, self.depthwise)
+        rows, columns = matrix.shape[-2:]
+        wide = rows < columns
+        gram = tf.matmul(matrix, matrix, transpose_a=not wide, transpose_b=wide)
+        deviation = gram - tf.eye(min(rows, columns))
+        return self.beta * tf.nn.l2_loss(deviation)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {"beta": self.beta, "on": self.on, "depthwise": self.depthwise}
