@@ -1,0 +1,43 @@
+"""A residual network small enough to train on the embedded 8x8 digits in seconds."""
+
+from __future__ import annotations
+
+import tf_keras
+
+from tfdq.models.blocks import (
+    check_count,
+    conv_bn_relu,
+    image_input,
+    layers,
+    logits,
+    post_activation_block,
+)
+
+
+def small_cnn(
+    input_shape: tuple[int, int, int] = (8, 8, 1), classes: int = 10, width: int = 16
+) -> tf_keras.Model:
+    """Build conv-bn-relu, one post-activation residual block, 2x2 average pool, dense logits.
+
+    Every kind of step that a larger network has, in 4 weight layers: a fused convolution, a
+    residual add behind a ReLU, a pool and a classifier.
+
+    Args:
+        input_shape: `(height, width, channels)`; height and width even, at least 4.
+        classes: Number of logits, at least 2.
+        width: Channels of every convolution.
+
+    Returns:
+        An uncompiled tf_keras model from `(None, height, width, channels)` to `(None, classes)`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    classes = check_count("classes", classes, 2)
+    width = check_count("width", width)
+    image, _ = image_input(input_shape, multiple_of=2, minimum=4)
+    x = conv_bn_relu(image, width, 3, 1, "stem")
+    x = post_activation_block(x, width, 1, "block1")
+    x = layers.AveragePooling2D(2, name="pool")(x)
+    x = layers.Flatten(name="flatten")(x)
+    return tf_keras.Model(image, logits(x, classes), name="small_cnn")
