@@ -1,0 +1,435 @@
+"""One call shape for every attack: the registry, the bookkeeping, `attack` and `run_attack`."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from tfdq.robustness.attacks.inputs import checked_images_and_labels, checked_settings
+from tfdq.robustness.attacks.projections import linf_bounds, project_l2
+from tfdq.robustness.targets import (
+    DEFAULT_BATCH_SIZE,
+    LossFunction,
+    Target,
+    as_target,
+    no_gradients_message,
+)
+
+Norm = Literal["linf", "l2"]
+AttackFunction = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """A registered attack.
+
+    Attributes:
+        name: The name `attack` takes.
+        function: `function(task, **options)` -> adversarial images; see `register_attack`.
+        gradients: Whether it differentiates the model (or its surrogate).
+        norms: The norms it works in.
+    """
+
+    name: str
+    function: AttackFunction
+    gradients: bool
+    norms: tuple[str, ...]
+
+    def defaults(self) -> dict[str, Any]:
+        """The attack's own options with their default values."""
+        parameters = list(inspect.signature(self.function).parameters.values())[1:]
+        return {p.name: p.default for p in parameters}
+
+
+_REGISTRY: dict[str, AttackSpec] = {}
+
+
+def register_attack(
+    name: str, *, gradients: bool, norms: tuple[str, ...] = ("linf",)
+) -> Callable[[AttackFunction], AttackFunction]:
+    """Decorator that makes an attack callable by name.
+
+    The function takes an `AttackTask` and keyword options with defaults, and returns one float32
+    image per example of the task. It asks the task for logits and gradients: successes are noted on
+    the way, so that an image once broken stays broken whatever the function returns for it.
+
+    Example:
+        >>> @register_attack("corner", gradients=False)
+        ... def corner(task):
+        ...     return task.project(task.x + task.eps)
+
+    Args:
+        name: Lower-case name; replaces nothing: a name in use raises.
+        gradients: Whether the attack differentiates the model.
+        norms: The norms it works in, of ``"linf"`` and ``"l2"``.
+
+    Returns:
+        The decorator; it leaves the function as it is.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def register(function: AttackFunction) -> AttackFunction:
+        if name in _REGISTRY:
+            raise ValueError(f"an attack named {name!r} is already registered")
+        _REGISTRY[name] = AttackSpec(name, function, gradients, norms)
+        return function
+
+    return register
+
+
+def available_attacks() -> dict[str, AttackSpec]:
+    """Every registered attack by name."""
+    from tfdq.robustness.attacks import load_builtin_attacks
+
+    load_builtin_attacks()
+    return dict(sorted(_REGISTRY.items()))
+
+
+def attack_spec(name: str) -> AttackSpec:
+    """The registered attack of that name.
+
+    Raises:
+        ValueError: There is none; the message lists those there are.
+    """
+    known = available_attacks()
+    if name not in known:
+        raise ValueError(f"unknown attack {name!r}; known: {', '.join(known)}")
+    return known[name]
+
+
+@dataclass
+class AttackTask:
+    """One batch of images under attack: what an attack may ask, and what is written down.
+
+    Attributes:
+        target: The classifier to break.
+        surrogate: The classifier that gradients come from; the target itself unless one was given.
+        x: Clean images, float32 [n, ...].
+        y: True labels, int64 [n].
+        eps: Radius of the ball, in input units.
+        norm: ``"linf"`` or ``"l2"``.
+        clip: Range of the inputs.
+        rng: The source of every random number the attack draws.
+        early_stop: Leave images alone once they are misclassified. If False, an attack runs to its
+            end and returns the images of highest loss, as wanted for transfer.
+        adversarial: The best image so far for each example; clean images to begin with.
+        broken: Whether `adversarial` is known to be misclassified, bool [n].
+        queries: Forward passes spent on each image, int64 [n].
+        gradients: Gradients (a forward and a backward pass) spent on each image, int64 [n].
+    """
+
+    target: Target
+    surrogate: Target
+    x: np.ndarray
+    y: np.ndarray
+    eps: float
+    norm: Norm
+    clip: tuple[float, float]
+    rng: np.random.Generator
+    early_stop: bool = True
+    adversarial: np.ndarray = field(init=False)
+    broken: np.ndarray = field(init=False)
+    queries: np.ndarray = field(init=False)
+    gradients: np.ndarray = field(init=False)
+    lower: np.ndarray = field(init=False)
+    upper: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Sets up the bounds and the counters."""
+        n = len(self.x)
+        self.adversarial = self.x.copy()
+        self.broken = np.zeros(n, bool)
+        self.queries = np.zeros(n, np.int64)
+        self.gradients = np.zeros(n, np.int64)
+        self.lower, self.upper = linf_bounds(
+            self.x, self.eps if self.norm == "linf" else np.inf, self.clip
+        )
+
+    def active(self) -> np.ndarray:
+        """Indices of the examples still to be worked on, int64."""
+        return np.flatnonzero(~self.broken) if self.early_stop else np.arange(len(self.x))
+
+    def project(self, x_adv: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """The images moved into the ball and the clip range, exactly in float32.
+
+        Args:
+            x_adv: Candidates for the examples `rows` (all of them if None).
+            rows: Indices of the examples.
+
+        Returns:
+            float32 images.
+        """
+        rows = slice(None) if rows is None else rows
+        x_adv = x_adv.astype(np.float32, copy=False)
+        if self.norm == "linf":
+            return np.minimum(np.maximum(x_adv, self.lower[rows]), self.upper[rows])
+        return project_l2(x_adv, self.x[rows], self.eps, self.clip)
+
+    def logits(self, x_adv: np.ndarray, rows: np.ndarray, *, record: bool = True) -> np.ndarray:
+        """The target's logits, counted as queries; misclassified candidates are noted.
+
+        Args:
+            x_adv: Candidates, inside the ball unless `record` is False.
+            rows: The examples they belong to.
+            record: Note the successes among them.
+
+        Returns:
+            float32 logits, [len(rows), classes].
+        """
+        logits = self.target.logits(x_adv)
+        self.queries[rows] += 1
+        if record:
+            self.record(x_adv, logits, rows)
+        return logits
+
+    def loss_gradient(
+        self,
+        loss: LossFunction,
+        x_adv: np.ndarray,
+        rows: np.ndarray,
+        aux: np.ndarray | None = None,
+        *,
+        record: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logits, losses and input gradients, counted; misclassified candidates are noted.
+
+        With a surrogate, losses and gradients are the surrogate's and the logits are the target's
+        (one query more); without `record` the target is not asked and the logits are the
+        surrogate's.
+
+        Args:
+            loss: See `Target.loss_gradient`.
+            x_adv: Candidates.
+            rows: The examples they belong to.
+            aux: One number per candidate for the loss.
+            record: Note the successes among them.
+
+        Returns:
+            float32 logits [m, classes], losses [m], gradients [m, ...].
+        """
+        logits, losses, gradients = self.surrogate.loss_gradient(loss, x_adv, self.y[rows], aux)
+        self.gradients[rows] += 1
+        if record:
+            if self.surrogate is not self.target:
+                logits = self.logits(x_adv, rows)
+            else:
+                self.record(x_adv, logits, rows)
+        return logits, losses, gradients
+
+    def record(self, x_adv: np.ndarray, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Notes the candidates that are misclassified and belong to examples not yet broken.
+
+        Returns:
+            Whether each candidate is misclassified, bool [len(rows)].
+        """
+        wrong = np.argmax(logits, axis=1) != self.y[rows]
+        new = wrong & ~self.broken[rows]
+        self.adversarial[rows[new]] = x_adv[new]
+        self.broken[rows[new]] = True
+        return wrong
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack did to each image.
+
+    Attributes:
+        x_adv: Adversarial images, float32 like the input, inside the ball and the clip range;
+            unchanged where the clean image was already misclassified (unless `early_stop=False`).
+        success: Whether the target misclassifies `x_adv`, bool [n].
+        correct: Whether the target classified the clean image rightly, bool [n].
+        labels: The true labels, int64 [n].
+        queries: Forward passes of the target per image, int64 [n]; the passes that establish
+            `correct` and `success` count.
+        gradients: Gradients per image, int64 [n] (each is a forward and a backward pass).
+        seconds: Wall time, tracing included.
+        settings: Everything needed to repeat the run, ready for JSON.
+    """
+
+    x_adv: np.ndarray
+    success: np.ndarray
+    correct: np.ndarray
+    labels: np.ndarray
+    queries: np.ndarray
+    gradients: np.ndarray
+    seconds: float
+    settings: dict[str, Any]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of clean images classified rightly."""
+        return float(np.mean(self.correct))
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of images still classified rightly after the attack."""
+        return float(np.mean(~self.success))
+
+
+def attack(
+    name: str,
+    model: Any,
+    x: Any,
+    y: Any,
+    eps: float,
+    *,
+    norm: Norm = "linf",
+    clip: tuple[float, float] = (0.0, 1.0),
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    seed: int = 0,
+    surrogate: Any = None,
+    early_stop: bool = True,
+    **options: Any,
+) -> np.ndarray:
+    """Adversarial images: `run_attack(...).x_adv`; see there for arguments and errors."""
+    return run_attack(
+        name,
+        model,
+        x,
+        y,
+        eps,
+        norm=norm,
+        clip=clip,
+        batch_size=batch_size,
+        seed=seed,
+        surrogate=surrogate,
+        early_stop=early_stop,
+        **options,
+    ).x_adv
+
+
+def run_attack(
+    name: str,
+    model: Any,
+    x: Any,
+    y: Any,
+    eps: float,
+    *,
+    norm: Norm = "linf",
+    clip: tuple[float, float] = (0.0, 1.0),
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    seed: int = 0,
+    surrogate: Any = None,
+    early_stop: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> AttackResult:
+    """Attacks a classifier and reports what happened to each image.
+
+    Args:
+        name: Of a registered attack: ``fgsm r+fgsm bim pgd mim cw spsa apgd-ce apgd-dlr apgd-t fab
+            square`` and more; `available_attacks` lists them.
+        model: What to attack: anything `as_target` takes.
+        x: Images, NumPy [n, ...] or a `tf.data.Dataset` of images or of (images, labels) batches;
+            within `clip`.
+        y: Labels, integers [n] or one-hot [n, classes]; None if the dataset has them.
+        eps: Radius of the perturbation, in input units: 8/255 for images in [0, 1], 8 for [0, 255].
+        norm: ``"linf"`` or ``"l2"``.
+        clip: Smallest and largest value an input can take.
+        batch_size: Images attacked together.
+        seed: Of every random choice; the same seed and batch size give the same images.
+        surrogate: A differentiable model to take gradients from: another network (transfer), or a
+            differentiable stand-in of a target without useful gradients (BPDA, Athalye et al.
+            2018).
+        early_stop: Leave images alone once they are misclassified, and attack no image that is
+            misclassified from the start. False maximises the loss on every image, for transfer.
+        progress: Called with (images done, images in all) after each batch.
+        **options: The attack's own options; see its page or `available_attacks()[name].defaults()`.
+
+    Returns:
+        The `AttackResult`.
+
+    Raises:
+        ValueError: NaN images, images outside `clip`, labels out of range, a negative `eps`, an
+            unknown attack or norm, an attack that needs gradients of a black box, probabilities
+            where logits are expected.
+        TypeError: An option the attack does not have, labels that are no class numbers.
+    """
+    started = time.perf_counter()
+    spec = attack_spec(name)
+    checked_settings(spec.name, spec.norms, eps, norm, clip, batch_size)
+    defaults = spec.defaults()
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        raise TypeError(
+            f"{name} has no option {', '.join(unknown)}; it has: {', '.join(defaults) or 'none'}"
+        )
+    images, labels = checked_images_and_labels(x, y, clip)
+    target = as_target(model)
+    source = target if surrogate is None else as_target(surrogate)
+    if spec.gradients and not source.differentiable:
+        raise ValueError(f"{name} needs gradients: " + no_gradients_message(source.name))
+    x_adv = images.copy()
+    correct = np.zeros(len(images), bool)
+    success = np.zeros(len(images), bool)
+    queries = np.zeros(len(images), np.int64)
+    gradients = np.zeros(len(images), np.int64)
+    for number, start in enumerate(range(0, len(images), batch_size)):
+        batch = slice(start, start + batch_size)
+        clean_logits = target.logits(images[batch])
+        _check_label_range(labels[batch], clean_logits.shape[1])
+        correct[batch] = np.argmax(clean_logits, axis=1) == labels[batch]
+        queries[batch] += 1
+        rows = start + np.flatnonzero(correct[batch] | (not early_stop))
+        if len(rows):
+            task = AttackTask(
+                target,
+                source,
+                images[rows],
+                labels[rows],
+                float(eps),
+                norm,
+                (float(clip[0]), float(clip[1])),
+                np.random.default_rng([seed, number]),
+                early_stop,
+            )
+            final = spec.function(task, **options)
+            if early_stop:
+                final = np.where(
+                    task.broken.reshape(-1, *[1] * (images.ndim - 1)), task.adversarial, final
+                )
+            x_adv[rows] = task.project(final)
+            queries[rows] += task.queries + 1
+            gradients[rows] += task.gradients
+        success[batch] = ~correct[batch]
+        if len(rows):
+            success[rows] = target.predict(x_adv[rows]) != labels[rows]
+        if progress is not None:
+            progress(min(start + batch_size, len(images)), len(images))
+    settings = {
+        "attack": name,
+        "target": target.name,
+        "surrogate": None if source is target else source.name,
+        "eps": float(eps),
+        "norm": norm,
+        "clip": [float(clip[0]), float(clip[1])],
+        "batch_size": batch_size,
+        "seed": seed,
+        "early_stop": early_stop,
+        "options": {**defaults, **options},
+    }
+    return AttackResult(
+        x_adv,
+        success,
+        correct,
+        labels,
+        queries,
+        gradients,
+        time.perf_counter() - started,
+        settings,
+    )
+
+
+def _check_label_range(labels: np.ndarray, classes: int) -> None:
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(
+            f"labels must lie in 0..{classes - 1} (the model has {classes} classes), "
+            f"got {int(labels.min())}..{int(labels.max())}"
+        )

@@ -1,0 +1,119 @@
+"""What an attack is given, checked before any work is done."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def checked_settings(
+    name: str,
+    norms: tuple[str, ...],
+    eps: float,
+    norm: str,
+    clip: tuple[float, float],
+    batch_size: int,
+) -> None:
+    """Raises if the settings of an attack make no sense.
+
+    Raises:
+        ValueError: A negative or non-finite `eps`, a norm the attack does not work in, an empty
+            clip range, a batch size below 1; each named.
+    """
+    if not math.isfinite(eps) or eps < 0:
+        raise ValueError(f"eps must be a finite number >= 0 in input units, got {eps}")
+    if norm not in norms:
+        raise ValueError(f"{name} works in {' and '.join(norms)}, not in norm {norm!r}")
+    if len(clip) != 2 or not clip[0] < clip[1]:
+        raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def checked_images_and_labels(
+    x: Any, y: Any, clip: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images as float32 and labels as int64, from arrays or from a `tf.data.Dataset`.
+
+    Args:
+        x: Images [n, ...] or a dataset of images or of (images, labels), batched.
+        y: Integer labels [n], one-hot labels [n, classes], or None if the dataset has them.
+        clip: The range the images must lie in.
+
+    Returns:
+        Images, float32 [n, ...], and labels, int64 [n].
+
+    Raises:
+        ValueError: NaN or infinite images, images outside `clip`, missing labels, lengths that
+            differ, an empty batch.
+        TypeError: Labels that are neither class numbers nor one-hot.
+    """
+    if _is_dataset(x):
+        x, y = _from_dataset(x, y)
+    if y is None:
+        raise ValueError(
+            "y is None: pass the true labels (attacking the model's own predictions would count "
+            "misclassified images as broken)"
+        )
+    images = np.asarray(x)
+    if images.ndim < 2 or len(images) == 0:
+        raise ValueError(f"x must be a batch of at least one image, got shape {images.shape}")
+    if not (np.issubdtype(images.dtype, np.floating) or np.issubdtype(images.dtype, np.integer)):
+        raise TypeError(f"x must hold numbers, got dtype {images.dtype}")
+    images = np.ascontiguousarray(images, dtype=np.float32)
+    if not np.isfinite(images).all():
+        raise ValueError("x holds NaN or infinite values; clean the images first")
+    low, high = float(images.min()), float(images.max())
+    if low < np.float32(clip[0]) or high > np.float32(clip[1]):
+        raise ValueError(
+            f"x reaches from {low:g} to {high:g}, outside clip={tuple(clip)}; declare the range of "
+            "the images with clip=(low, high)"
+        )
+    return images, _class_numbers(y, len(images))
+
+
+def _class_numbers(y: Any, n: int) -> np.ndarray:
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if len(labels) != n if labels.ndim else True:
+        raise ValueError(f"{n} images but labels of shape {labels.shape}")
+    if labels.ndim == 2:
+        one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
+        if not one_hot:
+            raise TypeError("labels of shape [n, classes] must be one-hot; got something else")
+        return np.argmax(labels, axis=1)
+    if labels.ndim != 1:
+        raise ValueError(f"labels must have shape [n] or one-hot [n, classes], got {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.number) or not (labels == np.floor(labels)).all():
+        raise TypeError(f"labels must be class numbers, got {labels.dtype} values")
+    labels = labels.astype(np.int64)
+    if labels.min() < 0:
+        raise ValueError(f"labels must be >= 0, got {int(labels.min())}")
+    return labels
+
+
+def _is_dataset(x: Any) -> bool:
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(x, tensorflow.data.Dataset)
+
+
+def _from_dataset(x: Any, y: Any) -> tuple[np.ndarray, Any]:
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for element in x.as_numpy_iterator():
+        if isinstance(element, tuple):
+            images.append(element[0])
+            labels.append(element[1])
+        else:
+            images.append(element)
+    if not images:
+        raise ValueError("the dataset is empty")
+    if labels and y is not None:
+        raise ValueError("the dataset holds labels and y was given as well; pass y=None")
+    if images[0].ndim < 2:
+        raise ValueError("the dataset is not batched; use dataset.batch(n)")
+    return np.concatenate(images), (np.concatenate(labels) if labels else y)

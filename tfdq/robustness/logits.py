@@ -1,0 +1,76 @@
+"""The logits of a Keras model that may end in a softmax."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]:
+    """A function from images to logits in inference mode, with a final softmax taken off.
+
+    A softmax saturates: its gradients vanish where the model is confident, and an attack through it
+    reports a robustness that is not there. The softmax is found when it is the model's last layer
+    (``Softmax``, ``Activation("softmax")``, wrapped by a quantizer or not) or the activation of a
+    last ``Dense`` layer.
+
+    Args:
+        model: A tf_keras or Keras 3 model with one input and one output.
+
+    Returns:
+        The function, and whether a softmax was taken off.
+    """
+
+    def whole(x: tf.Tensor) -> tf.Tensor:
+        return model(x, training=False)
+
+    last = _output_node(model)
+    if last is None:
+        return whole, False
+    layer, features = last
+    inner = getattr(layer, "layer", layer)
+    kind = type(inner).__name__
+    if kind == "Softmax" or (kind == "Activation" and _is_softmax(inner)):
+        before = _model_class(model)(model.inputs, features)
+        return (lambda x: before(x, training=False)), True
+    if inner is layer and kind == "Dense" and _is_softmax(layer):
+        before = _model_class(model)(model.inputs, features)
+
+        def dense_without_softmax(x: tf.Tensor) -> tf.Tensor:
+            import tensorflow as tf
+
+            logits = tf.linalg.matmul(before(x, training=False), tf.convert_to_tensor(layer.kernel))
+            return logits if layer.bias is None else logits + tf.convert_to_tensor(layer.bias)
+
+        return dense_without_softmax, True
+    return whole, False
+
+
+def _is_softmax(layer: Any) -> bool:
+    return getattr(getattr(layer, "activation", None), "__name__", "") == "softmax"
+
+
+def _model_class(model: Any) -> Any:
+    """`Model` of the Keras the model was made with: tf_keras and Keras 3 do not mix."""
+    tf_keras = sys.modules.get("tf_keras")
+    made_by_tf_keras = tf_keras is not None and isinstance(model, tf_keras.Model)
+    return sys.modules["tf_keras" if made_by_tf_keras else "keras"].Model
+
+
+def _output_node(model: Any) -> tuple[Any, Any] | None:
+    """The layer that makes the model's output and the tensor it takes; None if not known."""
+    try:
+        outputs = model.outputs
+    except (AttributeError, ValueError):  # a subclassed or not yet built model
+        return None
+    history = getattr(outputs[0], "_keras_history", None) if outputs else None
+    if history is None:
+        return None
+    layer, node_index = history[0], history[1]
+    inputs = layer._inbound_nodes[node_index].input_tensors
+    inputs = inputs if isinstance(inputs, list | tuple) else [inputs]
+    return (layer, inputs[0]) if len(inputs) == 1 else None

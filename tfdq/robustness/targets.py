@@ -1,0 +1,411 @@
+"""What can be attacked: one interface over Keras models, the integer twin, ``.tflite`` files and functions."""
+
+from __future__ import annotations
+
+import abc
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+LossFunction = Callable[["tf.Tensor", "tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+Outputs = Literal["logits", "probabilities"]
+
+DEFAULT_BATCH_SIZE = 256
+_SMALLEST_PROBABILITY = 1e-12
+_TARGET_ATTRIBUTE = "_tfdq_attack_target"
+
+
+class Target(abc.ABC):
+    """A classifier as the attacks see it: float32 images in, float32 logits out.
+
+    Attributes:
+        name: What reports call it.
+        differentiable: Whether `logits_tensor` and `loss_gradient` work.
+        batch_size: The most images handed to the classifier at once; larger arrays are cut up.
+        queries: Images sent through a forward pass so far (gradients not included).
+        gradients: Images differentiated so far.
+    """
+
+    differentiable = False
+
+    def __init__(self, name: str, batch_size: int, outputs: Outputs) -> None:
+        """Sets the counters to zero; see `as_target` for the arguments."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if outputs not in ("logits", "probabilities"):
+            raise ValueError(f"outputs must be 'logits' or 'probabilities', got {outputs!r}")
+        self.name = name
+        self.batch_size = batch_size
+        self.outputs = outputs
+        self.queries = 0
+        self.gradients = 0
+        self._num_classes: int | None = None
+        self._outputs_checked = False
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; known once the target has answered a first query."""
+        if self._num_classes is None:
+            raise ValueError(f"{self.name}: the number of classes is known after the first query")
+        return self._num_classes
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Logits of a batch of any size.
+
+        Args:
+            x: Images, [n, ...], cast to float32.
+
+        Returns:
+            float32 logits, [n, classes].
+
+        Raises:
+            ValueError: The classifier returned something other than finite [n, classes] scores, or
+                probabilities where logits were declared.
+        """
+        x = np.ascontiguousarray(x, dtype=np.float32)
+        if len(x) == 0:
+            return np.zeros((0, self._num_classes or 0), np.float32)
+        parts = [
+            self._scores(x[i : i + self.batch_size]) for i in range(0, len(x), self.batch_size)
+        ]
+        scores = np.concatenate(parts).astype(np.float32, copy=False)
+        self.queries += len(x)
+        if scores.ndim != 2 or scores.shape[1] < 2:
+            raise ValueError(
+                f"{self.name} returned shape {scores.shape} for {len(x)} images; a classifier with "
+                "an output of shape [n, classes], classes >= 2, is needed"
+            )
+        if not np.isfinite(scores).all():
+            raise ValueError(f"{self.name} returned NaN or infinite scores")
+        self._num_classes = scores.shape[1]
+        if self.outputs == "probabilities":
+            return np.log(np.maximum(scores, _SMALLEST_PROBABILITY))
+        if not self._outputs_checked:
+            self._outputs_checked = True
+            if looks_like_probabilities(scores):
+                self._outputs_checked = False
+                raise ValueError(probabilities_message(self.name))
+        return scores
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Predicted classes, int64 [n]: the first of the largest logits."""
+        return np.argmax(self.logits(x), axis=1)
+
+    @abc.abstractmethod
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        """The raw outputs for at most `batch_size` images."""
+
+    def logits_tensor(self, x: tf.Tensor) -> tf.Tensor:
+        """Logits as a tensor that a `tf.GradientTape` can differentiate.
+
+        Raises:
+            ValueError: The target is a black box.
+        """
+        raise ValueError(no_gradients_message(self.name))
+
+    def loss_gradient(
+        self, loss: LossFunction, x: np.ndarray, y: np.ndarray, aux: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logits, per-image losses and the gradient of each loss with respect to its image.
+
+        Raises:
+            ValueError: The target is a black box.
+        """
+        raise ValueError(no_gradients_message(self.name))
+
+
+class BlackBoxTarget(Target):
+    """A classifier known only by its answers: a ``.tflite`` file or any predict function."""
+
+    def __init__(
+        self,
+        predict: Callable[[np.ndarray], Any],
+        *,
+        name: str,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        outputs: Outputs = "logits",
+        pad: bool = False,
+    ) -> None:
+        """Wraps a function from float32 images to scores.
+
+        Args:
+            predict: Takes a float32 array [n, ...], returns scores [n, classes].
+            name: What reports call it.
+            batch_size: The most images per call.
+            outputs: What the scores are.
+            pad: Fill the last batch up to a power of two, so that few batch shapes are ever seen
+                (a runtime re-plans its memory for each new shape).
+        """
+        super().__init__(name, batch_size, outputs)
+        self._predict = predict
+        self._pad = pad
+
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        n = len(x)
+        if self._pad:
+            padded = min(self.batch_size, 1 << (n - 1).bit_length())
+            if padded > n:
+                x = np.concatenate([x, np.broadcast_to(x[-1:], (padded - n, *x.shape[1:]))])
+        scores = np.asarray(self._predict(x))
+        if len(scores) != len(x):
+            raise ValueError(
+                f"{self.name} returned {len(scores)} rows for {len(x)} images; it must return one each"
+            )
+        return scores[:n]
+
+
+class DifferentiableTarget(Target):
+    """A TensorFlow computation, traced once for every batch size and always in inference mode."""
+
+    differentiable = True
+
+    def __init__(
+        self,
+        function: Callable[[tf.Tensor], tf.Tensor],
+        *,
+        name: str,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        outputs: Outputs = "logits",
+    ) -> None:
+        """Wraps a TensorFlow function from float32 images to logits.
+
+        Args:
+            function: Takes a float32 tensor [n, ...] with n unknown while tracing.
+            name: What reports call it.
+            batch_size: The most images per call.
+            outputs: What the function returns; probabilities are turned into logits by a
+                logarithm, through which gradients flow.
+        """
+        super().__init__(name, batch_size, outputs)
+        self._function = function
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def logits_tensor(self, x: tf.Tensor) -> tf.Tensor:
+        """Logits as a tensor; see `Target.logits_tensor`."""
+        import tensorflow as tf
+
+        scores = tf.cast(self._function(x), tf.float32)
+        if self.outputs == "probabilities":
+            return tf.math.log(tf.maximum(scores, _SMALLEST_PROBABILITY))
+        return scores
+
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        import tensorflow as tf
+
+        shape = x.shape[1:]
+        if shape not in self._compiled:
+            spec = tf.TensorSpec([None, *shape], tf.float32)
+
+            def forward(images: tf.Tensor) -> tf.Tensor:
+                return tf.cast(self._function(images), tf.float32)
+
+            self._compiled[shape] = tf.function(forward, input_signature=[spec], autograph=False)
+        return self._compiled[shape](tf.constant(x)).numpy()
+
+    def loss_gradient(
+        self, loss: LossFunction, x: np.ndarray, y: np.ndarray, aux: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logits, per-image losses and the gradient of each loss with respect to its image.
+
+        Args:
+            loss: `loss(logits, labels, aux)` -> [n]; one trace per function object, so pass a
+                module-level function and vary `aux`.
+            x: Images, [n, ...].
+            y: Labels, [n].
+            aux: One number per image for the loss (a target class, a temperature); zeros if None.
+
+        Returns:
+            float32 arrays: logits [n, classes], losses [n], gradients like `x`.
+        """
+        import tensorflow as tf
+
+        x = np.ascontiguousarray(x, dtype=np.float32)
+        y = np.asarray(y, dtype=np.int32)
+        aux = np.zeros(len(x), np.float32) if aux is None else np.asarray(aux, dtype=np.float32)
+        key = (loss, x.shape[1:])
+        if key not in self._compiled:
+            self._compiled[key] = self._trace_gradient(loss, x.shape[1:])
+        outputs = [
+            self._compiled[key](
+                tf.constant(x[i : i + self.batch_size]),
+                tf.constant(y[i : i + self.batch_size]),
+                tf.constant(aux[i : i + self.batch_size]),
+            )
+            for i in range(0, len(x), self.batch_size)
+        ]
+        self.gradients += len(x)
+        logits, losses, gradients = (
+            parts[0].numpy() if len(parts) == 1 else np.concatenate([p.numpy() for p in parts])
+            for parts in zip(*outputs, strict=True)
+        )
+        return logits, losses, gradients
+
+    def _trace_gradient(self, loss: LossFunction, shape: tuple[int, ...]) -> Callable[..., Any]:
+        import tensorflow as tf
+
+        def forward_backward(
+            images: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(images)
+                logits = self.logits_tensor(images)
+                losses = loss(logits, labels, aux)
+            gradient = tape.gradient(losses, images, unconnected_gradients="zero")
+            return logits, losses, gradient
+
+        signature = [
+            tf.TensorSpec([None, *shape], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None], tf.float32),
+        ]
+        return tf.function(forward_backward, input_signature=signature, autograph=False)
+
+
+def as_target(
+    model: Any,
+    *,
+    name: str | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    outputs: Outputs = "logits",
+    differentiable: bool | None = None,
+) -> Target:
+    """Makes a `Target` of whatever can classify images.
+
+    Args:
+        model: A `Target` (returned as it is); a tf_keras or Keras 3 model (TensorFlow backend); a
+            `tflite_export.IntegerTwin`; the path of a ``.tflite`` file; an object with a
+            ``predict`` method (`tflite_export.Interpreter`, scikit-learn); or a function.
+        name: What reports call it; the model's own name by default.
+        batch_size: The most images handed to the model at once.
+        outputs: ``"probabilities"`` if the model ends in a softmax that cannot be taken off. A
+            Keras model that ends in a softmax layer, or in a Dense layer with softmax activation,
+            is attacked through the logits before it whichever is said.
+        differentiable: Overrides the guess for callables: True for a function of TensorFlow
+            tensors, False for one of NumPy arrays.
+
+    Returns:
+        The target. The one made of a Keras model is kept with the model, so that repeated attacks
+        trace it once.
+
+    Raises:
+        TypeError: Nothing can be done with `model`.
+        FileNotFoundError: The ``.tflite`` file does not exist.
+        ValueError: A Keras model that does not take exactly one input and give one output.
+    """
+    if isinstance(model, Target):
+        return model
+    if isinstance(model, str | os.PathLike):
+        return _file_target(Path(model), name, batch_size, outputs)
+    if _is_keras_model(model):
+        return _keras_target(model, name, batch_size, outputs)
+    name = name or getattr(model, "name", None) or getattr(model, "__name__", type(model).__name__)
+    if differentiable is None:
+        differentiable = _is_tensorflow_callable(model)
+    if differentiable:
+        if not callable(model):
+            raise TypeError(f"differentiable=True needs a callable, got {type(model).__name__}")
+        return DifferentiableTarget(model, name=name, batch_size=batch_size, outputs=outputs)
+    predict = model if not hasattr(model, "predict") else model.predict
+    if not callable(predict):
+        raise TypeError(
+            f"cannot attack a {type(model).__name__}: give a Keras model, an IntegerTwin, the path "
+            "of a .tflite file, or a function from images to logits"
+        )
+    return BlackBoxTarget(predict, name=name, batch_size=batch_size, outputs=outputs)
+
+
+def looks_like_probabilities(scores: np.ndarray) -> bool:
+    """Whether every row is non-negative and sums to 1 (to half a step of 1/256 per class)."""
+    tolerance = max(1e-3, scores.shape[1] / 512)
+    return bool(
+        (scores >= 0).all()
+        and (scores <= 1 + 1e-6).all()
+        and (np.abs(scores.sum(axis=1, dtype=np.float64) - 1) <= tolerance).all()
+    )
+
+
+def probabilities_message(name: str) -> str:
+    """The error for a model that returns probabilities where logits are expected."""
+    return (
+        f"{name} returns probabilities where logits are expected: its softmax flattens the losses "
+        "and hides gradients. Remove the softmax, or pass as_target(model, outputs='probabilities') "
+        "to attack their logarithms"
+    )
+
+
+def no_gradients_message(name: str) -> str:
+    """The error for a gradient asked of a black box."""
+    return (
+        f"{name} gives no gradients; use a black-box attack ('square', 'spsa'), or pass "
+        "surrogate=<a differentiable model> to take the gradients from"
+    )
+
+
+def _file_target(path: Path, name: str | None, batch_size: int, outputs: Outputs) -> BlackBoxTarget:
+    if path.suffix != ".tflite":
+        raise TypeError(f"cannot attack the file {path}: only .tflite files are read")
+    if not path.is_file():
+        raise FileNotFoundError(f"no such .tflite file: {path}")
+    from tflite_export import Interpreter
+
+    interpreter = Interpreter(path)
+    return BlackBoxTarget(
+        interpreter.predict,
+        name=name or path.name,
+        batch_size=batch_size,
+        outputs=outputs,
+        pad=True,
+    )
+
+
+def _is_keras_model(model: Any) -> bool:
+    # A model can only be an instance of a Keras that is already imported.
+    return any(
+        isinstance(model, sys.modules[module].Model)
+        for module in ("tf_keras", "keras")
+        if hasattr(sys.modules.get(module), "Model")
+    )
+
+
+def _is_tensorflow_callable(model: Any) -> bool:
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and isinstance(model, tensorflow.Module) and callable(model):
+        return True
+    tflite_export = sys.modules.get("tflite_export")
+    twin = getattr(tflite_export, "IntegerTwin", None) if tflite_export else None
+    return twin is not None and isinstance(model, twin)
+
+
+def _keras_target(
+    model: Any, name: str | None, batch_size: int, outputs: Outputs
+) -> DifferentiableTarget:
+    key = (name, batch_size, outputs)
+    kept = model.__dict__.get(_TARGET_ATTRIBUTE, {})
+    if key in kept:
+        return kept[key]
+    if len(getattr(model, "inputs", None) or [0]) != 1 or (
+        len(getattr(model, "outputs", None) or [0]) != 1
+    ):
+        raise ValueError(
+            f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; "
+            "attacks need a classifier with one of each"
+        )
+    from tfdq.robustness.logits import logits_function
+
+    function, recovered = logits_function(model)
+    target = DifferentiableTarget(
+        function,
+        name=name or model.name,
+        batch_size=batch_size,
+        outputs="logits" if recovered else outputs,
+    )
+    # Written past Keras' own __setattr__, which would try to track the target as a layer.
+    model.__dict__.setdefault(_TARGET_ATTRIBUTE, {})[key] = target
+    return target
