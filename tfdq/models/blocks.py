@@ -41,8 +41,8 @@ def image_input(
     if min(height, width) < minimum or height % multiple_of or width % multiple_of:
         raise ValueError(
             f"input_shape is {(height, width, channels)}, but height and width must be at least "
-            f"{minimum} and multiples of {multiple_of} for this model: pad or resize the images "
-            "(tfdq.data.resize does), or choose another model."
+            f"{minimum} and multiples of {multiple_of} for this model: pad the images "
+            "(`Dataset.padded`), or choose another model."
         )
     return layers.Input((height, width, channels), name="image"), (height, width, channels)
 

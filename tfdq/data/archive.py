@@ -1,0 +1,60 @@
+"""Data sets in NumPy's .npz files."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from tfdq.data.dataset import Dataset
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def load_npz(path: Path) -> Dataset:
+    """Read a data set from an .npz file with `x_train`, `y_train`, `x_test` and `y_test`.
+
+    An optional array `class_names` (strings) names the classes. Pickled objects are refused: a
+    file from elsewhere can't run code.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not an .npz file, lacks an array, or an array does not fit.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no file {path}: np.savez_compressed(path, x_train=..., y_train=..., "
+            "x_test=..., y_test=...) makes one."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in _ARRAYS if name not in archive.files]
+            if missing:
+                raise ValueError(
+                    f"{path} has no {', '.join(missing)}: it must hold {', '.join(_ARRAYS)} "
+                    f"(it holds {', '.join(archive.files) or 'nothing'})."
+                )
+            arrays = {name: archive[name] for name in _ARRAYS}
+            class_names = (
+                tuple(str(c) for c in archive["class_names"])
+                if "class_names" in archive.files
+                else ()
+            )
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
+    classes = len(class_names) or _count_classes(arrays)
+    return Dataset(
+        **arrays,
+        classes=classes,
+        name=path.stem,
+        source=f"arrays of {path.name}",
+        class_names=class_names,
+    )
+
+
+def _count_classes(arrays: dict[str, np.ndarray]) -> int:
+    """Return the largest label plus 1, at least 2; the labels themselves are checked later."""
+    labels = [arrays[name] for name in ("y_train", "y_test")]
+    largest = [int(y.max()) for y in labels if y.size and np.issubdtype(y.dtype, np.integer)]
+    return max([1, *largest]) + 1

@@ -1,0 +1,213 @@
+"""Batches for training and evaluation: a tf.data pipeline that is a function of its seed.
+
+Which images a batch holds, in which order, how they are shifted and flipped: all of it is computed
+from the seed and the number of the step, nothing from earlier steps. So two runs with one seed
+see the same batches, a run that was stopped goes on with the batch it was at (`start_step`), and
+workers that each take their slice of every batch (`shard`) together see what one machine would.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from tfdq.data.dataset import Dataset
+
+Augment = Literal["none", "pad_crop", "pad_crop_flip"]
+
+_AUGMENTS = ("none", "pad_crop", "pad_crop_flip")
+_PAD = 4
+_SHIFTS = 2 * _PAD + 1
+
+
+def steps_per_epoch(
+    dataset: Dataset,
+    batch_size: int,
+    split: Literal["train", "test"] = "train",
+    drop_remainder: bool | None = None,
+) -> int:
+    """Return the number of batches `pipeline` makes of one pass over the data.
+
+    Args:
+        dataset: The data set.
+        batch_size: Images per (global) batch.
+        split: `"train"` or `"test"`.
+        drop_remainder: As for `pipeline`: by default True for training only.
+
+    Raises:
+        ValueError: If an argument is out of range, or the batch larger than the training data.
+    """
+    count = len(_part(dataset, split)[1])
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}, but must be an integer of at least 1.")
+    if drop_remainder is None:
+        drop_remainder = split == "train"
+    steps = count // batch_size if drop_remainder else -(-count // batch_size)
+    if steps == 0:
+        raise ValueError(
+            f"batch_size is {batch_size}, but {dataset.name} has only {count} {split} images."
+        )
+    return steps
+
+
+def pipeline(
+    dataset: Dataset,
+    batch_size: int,
+    augment: Augment = "none",
+    seed: int = 0,
+    shuffle: bool | None = None,
+    *,
+    split: Literal["train", "test"] = "train",
+    epochs: int | None = None,
+    start_step: int = 0,
+    drop_remainder: bool | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:
+    """Return batches `(images, labels)` of a data set, ready for `model.fit` or `evaluate`.
+
+    For training the stream does not end, each pass in a new order: give `fit` the number of
+    steps, `steps_per_epoch=steps_per_epoch(dataset, batch_size)`. Images stay in memory as
+    bytes; batches are made in parallel ahead of the training step, and come in one fixed order.
+
+    Args:
+        dataset: The data set.
+        batch_size: Images per batch; over all workers together if the stream is sharded.
+        augment: `"none"`; `"pad_crop"`: 4 black pixels on every side, then a random crop of the
+            image's size; `"pad_crop_flip"`: mirrored left to right with probability 1/2, too.
+            The paper's is the last; digits and house numbers must not be mirrored.
+        seed: Seed of order and augmentation, `0..2**31 - 1`.
+        shuffle: A new random order in every epoch; by default for `split="train"` only.
+        split: `"train"` or `"test"`.
+        epochs: Number of passes, or None for an endless stream; by default (None) one pass for
+            `split="test"`.
+        start_step: Number of batches to leave out at the start, at no cost: where a stopped run
+            goes on.
+        drop_remainder: Leave out the images after the last full batch of an epoch (others in
+            each, if shuffled); by default for `split="train"` only.
+        shard: `(index, count)`: only this worker's `batch_size / count` images of every batch,
+            for `strategy.distribute_datasets_from_function`. Not needed with `model.fit`, which
+            splits the batches itself.
+
+    Returns:
+        A `tf.data.Dataset` of images, float32 in [0, 1], shape `(batch, height, width,
+        channels)`, and labels, int64, shape `(batch,)`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> digits = tfdq.data.load("digits")
+        >>> batches = pipeline(digits, 64, seed=1)
+        >>> model.fit(batches, epochs=5, steps_per_epoch=steps_per_epoch(digits, 64))
+    """
+    if augment not in _AUGMENTS:
+        raise ValueError(f"augment is {augment!r}, but must be one of {', '.join(_AUGMENTS)}.")
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed is {seed!r}, but must be in 0..2**31 - 1.")
+    images, labels = _part(dataset, split)
+    if drop_remainder is None:
+        drop_remainder = split == "train"
+    if shuffle is None:
+        shuffle = split == "train"
+    if epochs is None and split == "test":
+        epochs = 1
+    steps = steps_per_epoch(dataset, batch_size, split, drop_remainder)
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs is {epochs!r}, but must be at least 1, or None for no end.")
+    if start_step < 0 or (epochs is not None and start_step > steps * epochs):
+        raise ValueError(
+            f"start_step is {start_step}, but must be at least 0 and at most the number of "
+            f"batches ({'endless' if epochs is None else steps * epochs})."
+        )
+    rows = _shard_rows(batch_size, shard)
+
+    # On the CPU, whatever the default device: a data set does not belong in a GPU's memory.
+    with tf.device("CPU:0"):
+        x, y = tf.constant(images), tf.constant(labels)
+
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        epoch, within = step // steps, step % steps
+        positions = within * batch_size + tf.range(*rows, dtype=tf.int64)
+        if not drop_remainder:
+            positions = positions[positions < len(labels)]
+        chosen = positions
+        if shuffle:
+            chosen = tf.random.experimental.index_shuffle(
+                positions, tf.stack([tf.constant(seed, tf.int64), epoch]), len(labels) - 1
+            )
+        pixels = tf.gather(x, chosen)
+        if augment != "none":
+            # Drawn for the whole batch, whichever slice this is.
+            draws = tf.random.stateless_uniform(
+                [batch_size], (seed, step), 0, 2 * _SHIFTS**2, tf.int64, alg="philox"
+            )[rows[0] : rows[1]][: tf.shape(positions)[0]]
+            pixels = _pad_crop(pixels, draws, flip=augment == "pad_crop_flip")
+        pixels = tf.cast(pixels, tf.float32) / 255.0
+        if drop_remainder:
+            pixels = tf.ensure_shape(pixels, (rows[1] - rows[0], *images.shape[1:]))
+        else:
+            pixels = tf.ensure_shape(pixels, (None, *images.shape[1:]))
+        return pixels, tf.gather(y, chosen)
+
+    # An endless stream is a range that no run reaches the end of: its length stays known.
+    stop = steps * epochs if epochs is not None else np.iinfo(np.int64).max // batch_size
+    batches = tf.data.Dataset.range(start_step, stop).map(
+        batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    if epochs is None:
+        batches = batches.apply(
+            tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        )
+    options = tf.data.Options()
+    # Batches are made, not read from files: workers split them by number.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _part(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images and labels of one part of the data set."""
+    if split == "train":
+        return dataset.x_train, dataset.y_train
+    if split == "test":
+        return dataset.x_test, dataset.y_test
+    raise ValueError(f'split is {split!r}, but must be "train" or "test".')
+
+
+def _shard_rows(batch_size: int, shard: tuple[int, int]) -> tuple[int, int]:
+    """Return first and last-but-one row of a worker's slice of every batch."""
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"shard is {shard}, but must be (index, count) with 0 <= index < count.")
+    if batch_size % count:
+        raise ValueError(
+            f"batch_size is {batch_size}, but must be a multiple of the {count} shards."
+        )
+    size = batch_size // count
+    return index * size, (index + 1) * size
+
+
+def _pad_crop(pixels: tf.Tensor, draws: tf.Tensor, flip: bool) -> tf.Tensor:
+    """Shift images by up to 4 pixels, filling with black, and mirror half of them.
+
+    One gather of rows and one of columns from the padded batch: column `j` of the result is
+    column `left + j` of the padded image, `left + width - 1 - j` where the image is mirrored.
+
+    Args:
+        pixels: uint8, shape `(batch, height, width, channels)`.
+        draws: One random number per image in `0..161`: vertical shift (9), horizontal shift (9),
+            mirrored or not (2). int64, shape `(batch,)`.
+        flip: Whether to mirror.
+    """
+    height, width = pixels.shape[1:3]
+    top = tf.cast(draws % _SHIFTS, tf.int32)[:, tf.newaxis]
+    left = tf.cast(draws // _SHIFTS % _SHIFTS, tf.int32)[:, tf.newaxis]
+    rows = top + tf.range(height)
+    columns = left + tf.range(width)
+    if flip:
+        mirrored = (draws // _SHIFTS**2 == 1)[:, tf.newaxis]
+        columns = tf.where(mirrored, left + width - 1 - tf.range(width), columns)
+    padded = tf.pad(pixels, ((0, 0), (_PAD, _PAD), (_PAD, _PAD), (0, 0)))
+    shifted = tf.gather(padded, rows, axis=1, batch_dims=1)
+    return tf.gather(shifted, columns, axis=2, batch_dims=1)

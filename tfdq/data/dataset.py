@@ -1,0 +1,185 @@
+"""What a data set is here: uint8 images and integer labels, in memory, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+# Compared by identity: arrays have no single truth value.
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled image data set with a training and a test part.
+
+    Images are bytes, `0..255`; models take `x / 255` in [0, 1], so an attack's `eps` of `8/255`
+    is 8 steps of a byte. Grey images given without a channel axis get one, labels given as a
+    column are flattened and stored as int64.
+
+    Attributes:
+        x_train: uint8, shape `(n, height, width, channels)`.
+        y_train: int64, shape `(n,)`, values in `0..classes - 1`.
+        x_test: uint8, shape `(m, height, width, channels)`.
+        y_test: int64, shape `(m,)`.
+        classes: Number of classes, at least 2.
+        name: How results made with it are to be called, for example `"cifar10"`.
+        source: Where the images came from and what was done to them, one line.
+        class_names: One name per class, or empty where the source has none.
+
+    Raises:
+        ValueError: If shapes, types or labels do not fit together; says which and what to do.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: int
+    name: str
+    source: str
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the arrays and bring them to their canonical shape and type."""
+        if self.classes < 2:
+            raise ValueError(f"{self.name}: classes is {self.classes}, but must be at least 2.")
+        if self.class_names and len(self.class_names) != self.classes:
+            raise ValueError(
+                f"{self.name}: there are {len(self.class_names)} class names for "
+                f"{self.classes} classes."
+            )
+        for part in ("train", "test"):
+            x = _images(getattr(self, f"x_{part}"), f"{self.name}: x_{part}")
+            y = _labels(getattr(self, f"y_{part}"), f"{self.name}: y_{part}", self.classes)
+            if len(x) != len(y):
+                raise ValueError(
+                    f"{self.name}: x_{part} has {len(x)} images, but y_{part} {len(y)} labels."
+                )
+            # The dataclass is frozen; this is the one place that writes its fields.
+            object.__setattr__(self, f"x_{part}", x)
+            object.__setattr__(self, f"y_{part}", y)
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise ValueError(
+                f"{self.name}: training images are {self.x_train.shape[1:]}, but test images "
+                f"{self.x_test.shape[1:]}: both parts need one shape."
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one image, `(height, width, channels)`, as the model builders take it."""
+        height, width, channels = self.x_train.shape[1:]
+        return height, width, channels
+
+    def subset(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
+        """Return a data set with fewer images, drawn at random with the classes in proportion.
+
+        Args:
+            train: Number of training images, or None for all.
+            test: Number of test images, or None for all.
+            seed: Seed of the draw; the same seed gives the same images.
+
+        Raises:
+            ValueError: If a number is below 1 or above what there is.
+        """
+        changes: dict[str, np.ndarray] = {}
+        notes = []
+        for part, count in (("train", train), ("test", test)):
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            if count is None or count == len(y):
+                continue
+            if not 1 <= count < len(y):
+                raise ValueError(
+                    f"{self.name}: {count} {part} images were asked for, but there are {len(y)}."
+                )
+            chosen = draw_stratified(y, count, seed)
+            changes |= {f"x_{part}": x[chosen], f"y_{part}": y[chosen]}
+            notes.append(f"{count} of {len(y)} {part} images (seed {seed})")
+        if not notes:
+            return self
+        return replace(self, **changes, source=f"{self.source}; {', '.join(notes)}")
+
+    def padded(self, size: int) -> Dataset:
+        """Return the data set with its images centred on a black square of `size` x `size`.
+
+        For models whose strides want other sizes (Fashion-MNIST's 28x28 to VGG-16's 32x32).
+        Unlike resizing it leaves every pixel value as it is.
+
+        Raises:
+            ValueError: If an image is larger than the square.
+        """
+        height, width, _ = self.input_shape
+        if size < max(height, width):
+            raise ValueError(f"{self.name}: {height}x{width} images do not fit {size}x{size}.")
+        if (height, width) == (size, size):
+            return self
+        top, left = (size - height) // 2, (size - width) // 2
+        border = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
+        return replace(
+            self,
+            x_train=np.pad(self.x_train, border),
+            x_test=np.pad(self.x_test, border),
+            source=f"{self.source}; padded to {size}x{size}",
+        )
+
+
+def draw_stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw `count` indices with the classes in proportion (largest remainders), sorted.
+
+    Args:
+        labels: Shape `(n,)`, values from 0.
+        count: How many to draw, `0..n`.
+        seed: Seed of the draw.
+
+    Returns:
+        int64 indices into `labels`, ascending, shape `(count,)`.
+    """
+    rng = np.random.default_rng(seed)
+    # A random order, then stably by class: every class is a contiguous, shuffled run.
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels)
+    exact = sizes * count / len(labels)
+    take = np.floor(exact).astype(np.int64)
+    remainder = np.argsort(take - exact, kind="stable")[: count - take.sum()]
+    take[remainder] += 1
+    starts = np.cumsum(sizes) - sizes
+    return np.sort(np.concatenate([order[s : s + k] for s, k in zip(starts, take, strict=True)]))
+
+
+def _images(x: np.ndarray, what: str) -> np.ndarray:
+    """Return images as uint8 `(n, height, width, channels)`, or raise a ValueError."""
+    x = np.asarray(x)
+    if x.ndim == 3:
+        x = x[..., np.newaxis]
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(
+            f"{what} has shape {x.shape}, but must be (images, height, width, channels) "
+            "or (images, height, width), none of them 0."
+        )
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
+    if np.issubdtype(x.dtype, np.integer):
+        if x.min() < 0 or x.max() > 255:
+            raise ValueError(f"{what} has values {x.min()}..{x.max()}, but pixels are 0..255.")
+        return x.astype(np.uint8)
+    raise ValueError(
+        f"{what} is {x.dtype}, but images are bytes (uint8, 0..255): for floats in [0, 1] "
+        "store np.round(x * 255).astype(np.uint8)."
+    )
+
+
+def _labels(y: np.ndarray, what: str, classes: int) -> np.ndarray:
+    """Return labels as int64 `(n,)`, or raise a ValueError."""
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(
+            f"{what} is {y.dtype} of shape {y.shape}, but labels are integers of shape (images,): "
+            "for one-hot labels store y.argmax(axis=1)."
+        )
+    if len(y) and (y.min() < 0 or y.max() >= classes):
+        raise ValueError(
+            f"{what} has labels {y.min()}..{y.max()}, but {classes} classes are 0..{classes - 1}."
+        )
+    return y.astype(np.int64)

@@ -1,0 +1,133 @@
+"""Data sets as folders of image files, one folder per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfdq.data.dataset import Dataset, draw_stratified
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+_TEST_NAMES = ("test", "val", "validation")
+_SPLIT_SEED = 0
+
+
+def load_folder(path: Path, image_size: tuple[int, int] | None = None) -> Dataset:
+    """Read a folder of images, `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*`.
+
+    The test part may also be called `val` or `validation`. Without it a fifth of every class,
+    drawn with a fixed seed, is the test part. Classes are numbered in the order of their names.
+    Hidden files are passed over; transparency is dropped; grey images stay grey if all are.
+
+    Args:
+        path: The folder.
+        image_size: `(height, width)` to resize to, bilinear with antialiasing; needed where the
+            images differ in size.
+
+    Raises:
+        ValueError: If the layout, a file, or the sizes do not fit; names what and what to do.
+    """
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise ValueError(f"image_size is {image_size}, but must be (height, width), at least 1.")
+    train = path / "train"
+    test = next((path / name for name in _TEST_NAMES if (path / name).is_dir()), None)
+    if train.is_dir() and test is None:
+        raise ValueError(f"{path} has a folder train but none called {', '.join(_TEST_NAMES)}.")
+    parts = [train, test] if train.is_dir() and test is not None else [path]
+    class_names = _subfolders(parts[0])
+    if len(class_names) < 2:
+        raise ValueError(
+            f"{parts[0]} has {len(class_names)} folders, but must have one per class, at least 2."
+        )
+    files: list[Path] = []
+    labels: list[int] = []
+    counts = []
+    for part in parts:
+        if _subfolders(part) != class_names:
+            odd = sorted(set(_subfolders(part)) ^ set(class_names))
+            raise ValueError(f"{parts[0]} and {part} differ in their classes: {', '.join(odd)}.")
+        for label, name in enumerate(class_names):
+            images = _image_files(part / name)
+            files += images
+            labels += [label] * len(images)
+        counts.append(len(files))
+    x = _decode(files, image_size)
+    y = np.array(labels, np.int64)
+    is_test = np.zeros(len(y), bool)
+    if len(parts) == 2:
+        is_test[counts[0] :] = True
+        how = ""
+    else:
+        is_test[draw_stratified(y, max(1, len(y) // 5), _SPLIT_SEED)] = True
+        how = f"; a fifth of every class is the test part, seed {_SPLIT_SEED}"
+    return Dataset(
+        x_train=x[~is_test],
+        y_train=y[~is_test],
+        x_test=x[is_test],
+        y_test=y[is_test],
+        classes=len(class_names),
+        name=path.resolve().name,
+        source=f"image folder {path.resolve().name}"
+        + (f", resized to {image_size[0]}x{image_size[1]}" if image_size else "")
+        + how,
+        class_names=tuple(class_names),
+    )
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Return the names of the visible folders inside, sorted."""
+    return sorted(
+        child.name
+        for child in folder.iterdir()
+        if child.is_dir() and not child.name.startswith(".")
+    )
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """Return the images of one class, sorted by name."""
+    visible = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    odd = [child.name for child in visible if child.suffix.lower() not in _ENDINGS]
+    if odd:
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise ValueError(
+            f"{folder} holds {', '.join(odd[:5])}{more}: move them away, or convert them to one "
+            f"of {', '.join(_ENDINGS)}."
+        )
+    if not visible:
+        raise ValueError(f"{folder} is empty: a class needs images.")
+    return visible
+
+
+def _decode(files: list[Path], image_size: tuple[int, int] | None) -> np.ndarray:
+    """Return the images, uint8 `(n, height, width, 1 or 3)`, in the order of the files."""
+
+    def read(name: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_image(tf.io.read_file(name), expand_animations=False)
+        # 2 and 4 channels are grey and colour with transparency.
+        channels = tf.shape(image)[-1]
+        image = image[..., : channels - (1 - channels % 2)]
+        if image_size is not None:
+            image = tf.image.resize(image, image_size, antialias=True)
+            image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+        return image
+
+    names = [str(file) for file in files]
+    decoded = tf.data.Dataset.from_tensor_slices(names).map(read, tf.data.AUTOTUNE)
+    images: list[np.ndarray] = []
+    try:
+        for image in decoded.as_numpy_iterator():
+            images.append(image)
+    except tf.errors.InvalidArgumentError as error:
+        reason = error.message.splitlines()[0]
+        raise ValueError(f"{files[len(images)]} is not a readable image ({reason}).") from error
+    sizes = sorted({image.shape[:2] for image in images})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the images differ in size, from {sizes[0]} to {sizes[-1]}: give image_size "
+            "(height, width) to resize them."
+        )
+    if len({image.shape[2] for image in images}) > 1:
+        images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in images]
+    return np.stack(images)

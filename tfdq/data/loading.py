@@ -1,0 +1,80 @@
+"""Load a data set by name or by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfdq.data.dataset import Dataset
+from tfdq.data.digits import load_digits
+from tfdq.data.idx import DEBIAN_FASHION_MNIST, find_idx, load_idx
+
+_IDX_NAMES = ("mnist", "fashion_mnist")
+_TFDS_NAMES = ("cifar10", "cifar100", "svhn_cropped", "svhn_cropped+extra", *_IDX_NAMES)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names `load` takes; anything else is a path."""
+    return ("digits", *_TFDS_NAMES)
+
+
+def load(
+    name_or_path: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    download: bool = False,
+    image_size: tuple[int, int] | None = None,
+) -> Dataset:
+    """Load an image data set into memory.
+
+    Args:
+        name_or_path: A name of `names()`; the path of an `.npz` file with the arrays `x_train`,
+            `y_train`, `x_test` and `y_test`; or a folder of images, `train/CLASS/*` and
+            `test/CLASS/*`, or just `CLASS/*`, of which a fifth becomes the test part.
+            `svhn_cropped+extra` adds the 531,131 easier images to the training part.
+        data_dir: Where TFDS data sets are prepared; by default TFDS's own folder,
+            `~/tensorflow_datasets`. For `mnist` and `fashion_mnist` also a folder of IDX files.
+            Debian's package dataset-fashion-mnist is found by itself.
+        download: Let TFDS download and prepare a named data set that is not there.
+        image_size: `(height, width)` that the images of a folder are resized to.
+
+    Returns:
+        The data set, images as bytes.
+
+    Raises:
+        ValueError: If the name is unknown or the file's content does not fit.
+        FileNotFoundError: If the data is not there; says what to run.
+    """
+    name = str(name_or_path)
+    if image_size is not None and name in names():
+        raise ValueError(f"image_size is for folders of images; {name} has its own size.")
+    if name == "digits":
+        return load_digits()
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    if name in _TFDS_NAMES:
+        files = _idx_files(name, folder) if name in _IDX_NAMES else None
+        if files:
+            return load_idx(name, files)
+        # Imported here, as the readers below: they load TensorFlow.
+        from tfdq.data.prepared import load_prepared
+
+        return load_prepared(name, folder, download)
+    path = Path(name_or_path).expanduser()
+    if path.suffix == ".npz":
+        from tfdq.data.archive import load_npz
+
+        return load_npz(path)
+    if path.is_dir():
+        from tfdq.data.folder import load_folder
+
+        return load_folder(path, image_size)
+    raise FileNotFoundError(
+        f"there is no data set {name!r}: give one of {', '.join(names())}, the path of an "
+        "existing folder of images, or of an .npz file."
+    )
+
+
+def _idx_files(name: str, data_dir: Path | None) -> dict[str, Path] | None:
+    """Return the IDX files of (Fashion-)MNIST where they can be found without TFDS."""
+    if data_dir is not None:
+        return find_idx(data_dir) or find_idx(data_dir / name)
+    return find_idx(DEBIAN_FASHION_MNIST) if name == "fashion_mnist" else None
