@@ -1,0 +1,286 @@
+"""The Lipschitz constant of a network: layer by layer, composed along its graph, and searched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import tf_keras
+
+from tfdq.lipschitz.layer_maps import (
+    KernelChoice,
+    activation_constant,
+    batch_norm_factor,
+    check_kernel_choice,
+    has_kernel,
+    linear_map,
+    lipschitz_constant,
+    unwrap,
+)
+from tfdq.lipschitz.linear_maps import Array
+from tfdq.lipschitz.local_search import local_lipschitz
+from tfdq.lipschitz.norms import measure
+from tfdq.lipschitz.singular import singular_values
+from tfdq.quantization.graph import Graph, Node, read_graph
+
+_ROUND_UP = 1 + 1e-14
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of a Lipschitz report.
+
+    Attributes:
+        name: the layer.
+        kind: its class.
+        inputs: rows whose outputs it takes.
+        sigma: the measured norm (or exact constant) of the layer.
+        upper: the bound used for the network, for each input; 1 where a layer is counted in the
+            one before it.
+        reshaped: largest singular value of the reshaped kernel, None without a kernel.
+        cumulative: bound of the network from its input up to here.
+        stacked: the inputs are concatenated, not added.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[int, ...]
+    sigma: float
+    upper: tuple[float, ...]
+    reshaped: float | None
+    cumulative: float
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
+class LipschitzReport:
+    """What `report` found.
+
+    Attributes:
+        rows: one for each layer, in topological order.
+        upper: proven bound of the network's L2 Lipschitz constant.
+        estimate: the same composition with the measured norms in the place of the bounds.
+        lower: the largest local gain found, a lower bound of the constant; None: not searched.
+        kernel: which kernels were measured.
+        spectra: singular values of each layer with a kernel, largest first, by layer name.
+    """
+
+    rows: tuple[LayerRow, ...]
+    upper: float
+    estimate: float
+    lower: float | None
+    kernel: str
+    spectra: dict[str, Array] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """Return the report as text, one line for each layer."""
+        lines = [
+            f"{'layer':<34}{'kind':<24}{'reshaped':>10}{'norm':>10}{'bound':>10}{'so far':>12}"
+        ]
+        for row in self.rows:
+            reshaped = "" if row.reshaped is None else f"{row.reshaped:.4f}"
+            bound = max(row.upper, default=1.0)
+            lines.append(
+                f"{row.name[:33]:<34}{row.kind[:23]:<24}{reshaped:>10}{row.sigma:>10.4f}"
+                f"{bound:>10.4f}{row.cumulative:>12.4g}"
+            )
+        lower = "not searched" if self.lower is None else f"{self.lower:.4g}"
+        lines.append(f"network, {self.kernel} kernels: at most {self.upper:.4g}, at least {lower}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data for JSON, the spectra left out."""
+        plain = asdict(self)
+        del plain["spectra"]
+        return plain
+
+    def plot_spectra(self, path: str | None = None) -> Any:
+        """Plot the singular values of every layer with a kernel over their rank.
+
+        Args:
+            path: file to save the figure to; None: do not save.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            ValueError: the report was made without spectra.
+        """
+        from tfdq.lipschitz.spectra import plot_spectra
+
+        return plot_spectra(self.spectra, path)
+
+
+def report(
+    model: tf_keras.Model,
+    x: Any = None,
+    kernel: KernelChoice = "fake_quantized",
+    tolerance: float = 1e-6,
+    certify: bool = True,
+    spectra: bool = False,
+    search_steps: int = 10,
+) -> LipschitzReport:
+    """Measure a network's layers and bound its L2 Lipschitz constant from both sides.
+
+    Above: the layers' proven bounds are composed along the graph (a sum adds its branches'
+    constants, a convex combination weighs them, a concatenation adds their squares). A BatchNorm
+    directly after a convolution is measured together with it. Below: the norm of the network's
+    Jacobian at images found by gradient search.
+
+    Rounding to a grid is no Lipschitz map; a fake-quantized network is measured as the network
+    that its straight-through gradient sees, with the kernels that ship.
+
+    Args:
+        model: a built Functional or Sequential tf_keras model with one output, float or made by
+            ``tfdq.quantize_model``.
+        x: images ``(n, height, width, channels)`` that the search starts from; None: no search.
+        kernel: of quantized layers, ``"fake_quantized"`` or ``"float"``.
+        tolerance: relative residual of the measured norms.
+        certify: prove the bounds; without it ``upper`` is infinite and only ``estimate`` counts.
+        spectra: also keep the singular values of each layer.
+        search_steps: steps of the search for the lower bound.
+
+    Raises:
+        ValueError: the model is not a graph of known layers, an image size is not fixed, or it
+            has several outputs.
+    """
+    check_kernel_choice(kernel)
+    graph = read_graph(model)
+    if len(graph.outputs) != 1:
+        raise ValueError(
+            f"model {model.name!r} has {len(graph.outputs)} outputs; a network with one is measured"
+        )
+    measured = _Measurement(graph, kernel, tolerance, certify, spectra)
+    rows = [measured.row(node) for node in graph.nodes]
+    lower = None
+    if x is not None:
+        lower = float(np.max(local_lipschitz(model, x, search_steps)))
+    output = graph.outputs[0]
+    return LipschitzReport(
+        tuple(rows),
+        rows[output].cumulative if certify else math.inf,
+        measured.estimates[output],
+        lower,
+        kernel,
+        measured.spectra,
+    )
+
+
+class _Measurement:
+    """The rows made so far, and the estimates that go with them."""
+
+    def __init__(
+        self, graph: Graph, kernel: KernelChoice, tolerance: float, certify: bool, spectra: bool
+    ) -> None:
+        self.graph = graph
+        self.kernel: KernelChoice = kernel
+        self.tolerance = tolerance
+        self.certify = certify
+        self.keep_spectra = spectra
+        self.folded = _batch_norms_to_fold(graph)
+        self.bounds: list[float] = []
+        self.estimates: list[float] = []
+        self.spectra: dict[str, Array] = {}
+
+    def row(self, node: Node) -> LayerRow:
+        """Measure one node and compose it with what comes before it."""
+        inner = unwrap(node.layer)
+        reshaped: float | None = None
+        stacked = isinstance(inner, tf_keras.layers.Concatenate)
+        if has_kernel(node.layer):
+            sigma, upper, reshaped = self._measure_kernel(node)
+            sigmas, uppers = (sigma,), (upper,)
+        elif len(node.inputs) > 1 or hasattr(inner, "coefficients"):
+            uppers = sigmas = branch_constants(node.layer, len(node.inputs))
+        else:
+            shape = self.graph.nodes[node.inputs[0]].shape[1:] if node.inputs else ()
+            uppers = sigmas = (lipschitz_constant(node.layer, shape),) * len(node.inputs)
+        shown = max(sigmas, default=1.0)
+        if node.index in self.folded.values():
+            uppers = sigmas = (1.0,)
+        bound = compose(uppers, [self.bounds[i] for i in node.inputs], stacked)
+        self.bounds.append(bound)
+        self.estimates.append(compose(sigmas, [self.estimates[i] for i in node.inputs], stacked))
+        return LayerRow(
+            node.layer.name,
+            type(inner).__name__,
+            node.inputs,
+            shown,
+            uppers,
+            reshaped,
+            bound if self.certify else self.estimates[-1],
+            stacked,
+        )
+
+    def _measure_kernel(self, node: Node) -> tuple[float, float, float]:
+        inner = unwrap(node.layer)
+        scale = None
+        if node.index in self.folded:
+            scale = batch_norm_factor(self.graph.nodes[self.folded[node.index]].layer)
+        shape = self.graph.nodes[node.inputs[0]].shape[1:]
+        convolution = linear_map(node.layer, self.kernel, shape, scale)
+        norm = measure(convolution, self.tolerance, self.certify)
+        if self.keep_spectra:
+            self.spectra[node.layer.name] = singular_values(convolution)[0]
+        slope = activation_constant(getattr(inner, "activation", "linear"))
+        return norm.sigma * slope, norm.upper * slope, norm.reshaped
+
+
+def branch_constants(layer: Any, branches: int) -> tuple[float, ...]:
+    """Return the factor of each branch of a layer that joins several.
+
+    Raises:
+        ValueError: the layer is not Add, Subtract, Average, Concatenate or ConvexCombination.
+    """
+    inner = unwrap(layer)
+    if hasattr(inner, "coefficients"):
+        return tuple(abs(float(a)) for a in inner.coefficients())
+    if isinstance(inner, tf_keras.layers.Average):
+        return (1.0 / branches,) * branches
+    joins = (tf_keras.layers.Add, tf_keras.layers.Subtract, tf_keras.layers.Concatenate)
+    if isinstance(inner, joins):
+        return (1.0,) * branches
+    raise ValueError(
+        f"layer {layer.name!r} ({type(inner).__name__}) joins {branches} inputs in a way whose "
+        "Lipschitz constant is not known; known are Add, Subtract, Average, Concatenate and "
+        "ConvexCombination"
+    )
+
+
+def compose(factors: tuple[float, ...], before: list[float], stacked: bool) -> float:
+    """Return the bound after a layer from those before it, rounded up.
+
+    Args:
+        factors: the layer's constant for each of its inputs.
+        before: the bound of each input; empty for an input of the network, whose bound is 1.
+        stacked: the inputs are concatenated: the squares add.
+    """
+    if not before:
+        return 1.0
+    terms = [factor * bound for factor, bound in zip(factors, before, strict=True)]
+    total = math.sqrt(math.fsum(t * t for t in terms)) if stacked else math.fsum(terms)
+    return total if len(terms) == 1 and factors[0] == 1.0 else total * _ROUND_UP
+
+
+def _batch_norms_to_fold(graph: Graph) -> dict[int, int]:
+    """Return which BatchNorm follows which convolution or dense layer, and nothing else does."""
+    pairs = {}
+    takers = graph.consumers()
+    for node in graph.nodes:
+        if not has_kernel(node.layer) or len(takers[node.index]) != 1:
+            continue
+        follower = graph.nodes[takers[node.index][0]]
+        linear = _is_linear(node.layer)
+        plain = isinstance(follower.layer, tf_keras.layers.BatchNormalization)
+        if linear and plain and node.index not in graph.outputs:
+            pairs[node.index] = follower.index
+    return pairs
+
+
+def _is_linear(layer: Any) -> bool:
+    """Tell whether a layer with a kernel has no activation of its own."""
+    inner = unwrap(layer)
+    name = getattr(getattr(inner, "activation", None), "__name__", "linear")
+    return name == "linear" and getattr(inner, "fused_activation", "linear") == "linear"
