@@ -1,0 +1,58 @@
+"""Make a Keras model quantization-aware and defensive.
+
+Importing this package registers its classes with Keras, so that ``tf_keras.models.load_model``
+reads saved models without further ado.
+"""
+
+from tfdq.lipschitz.regularizers import OrthogonalityRegularizer
+from tfdq.quantization.configs import DefensiveQuantizeConfig
+from tfdq.quantization.graph import Graph, Node, read_graph, walk
+from tfdq.quantization.grid import Grid
+from tfdq.quantization.layers import (
+    ConvexCombination,
+    FusedAdd,
+    FusedBatchNormalization,
+    FusedConv2D,
+    FusedDense,
+    FusedDepthwiseConv2D,
+    FusedReLU,
+)
+from tfdq.quantization.model import calibrate, quantize_model
+from tfdq.quantization.quantizers import (
+    FixedRangeQuantizer,
+    KernelQuantizer,
+    ObservedRangeQuantizer,
+)
+from tfdq.quantization.scheme import DefensiveQuantizeScheme
+from tfdq.quantization.serialization import load_model, quantize_scope
+from tfdq.quantization.settings import Settings
+from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
+
+__all__ = [
+    "ConvexCombination",
+    "DefensiveQuantizeConfig",
+    "DefensiveQuantizeScheme",
+    "FixedRangeQuantizer",
+    "FusedAdd",
+    "FusedBatchNormalization",
+    "FusedConv2D",
+    "FusedDense",
+    "FusedDepthwiseConv2D",
+    "FusedReLU",
+    "Graph",
+    "Grid",
+    "InputQuantizer",
+    "KernelQuantizer",
+    "Node",
+    "ObservedRangeQuantizer",
+    "OrthogonalityRegularizer",
+    "PortableQuantizeWrapper",
+    "QuantizeWrapper",
+    "Settings",
+    "calibrate",
+    "load_model",
+    "quantize_model",
+    "quantize_scope",
+    "read_graph",
+    "walk",
+]

@@ -1,0 +1,294 @@
+"""Layers as the integer runtime executes them: BatchNorm and ReLU inside the layer before them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from tfdq.quantization.packing import pack, unpack
+
+register = tf_keras.saving.register_keras_serializable(package="tfdq")
+
+_ACTIVATIONS = {
+    "linear": tf.identity,
+    "relu": tf.nn.relu,
+    "relu6": tf.nn.relu6,
+}
+
+
+class _Activated:
+    """Mixin for a Keras layer: an activation of the runtime at its end."""
+
+    def __init__(self, *args: Any, fused_activation: str = "linear", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if fused_activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"fused_activation must be one of {list(_ACTIVATIONS)}, got {fused_activation!r}"
+            )
+        self.fused_activation = fused_activation
+
+    def activate(self, x: tf.Tensor) -> tf.Tensor:
+        """Apply the fused activation."""
+        return x if self.fused_activation == "linear" else _ACTIVATIONS[self.fused_activation](x)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        config = super().get_config()  # type: ignore[misc]
+        return {**config, "fused_activation": self.fused_activation}
+
+
+class FusedKernel(_Activated):
+    """Mixin for a Keras layer with a kernel: BatchNorm and an activation follow inside the layer.
+
+    A call uses ``present_kernel``: the trained one, or the fake-quantized one that the quantize
+    wrapper hands over for the time of the call.
+    """
+
+    depthwise = False
+
+    def __init__(
+        self,
+        *args: Any,
+        batch_norm: tf_keras.layers.BatchNormalization | dict[str, Any] | None = None,
+        penalty: tf_keras.regularizers.Regularizer | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(batch_norm, dict):
+            batch_norm = tf_keras.layers.BatchNormalization.from_config(batch_norm)
+        self.batch_norm = batch_norm
+        self.penalty = unpack(penalty)
+        self._present_kernel: tf.Tensor | None = None
+
+    def build(self, input_shape: Any) -> None:
+        """Create the kernel, the bias and the BatchNorm's variables."""
+        super().build(input_shape)  # type: ignore[misc]
+        if self.batch_norm is not None and not self.batch_norm.built:
+            self.batch_norm.build(self.compute_output_shape(input_shape))  # type: ignore[attr-defined]
+
+    @property
+    def trained_kernel(self) -> tf.Variable:
+        """The float kernel that training updates."""
+        return self.depthwise_kernel if self.depthwise else self.kernel  # type: ignore[attr-defined]
+
+    @property
+    def present_kernel(self) -> tf.Tensor:
+        """The kernel that a call uses now."""
+        return self.trained_kernel if self._present_kernel is None else self._present_kernel
+
+    def use_kernel(self, kernel: tf.Tensor | None) -> None:
+        """Set the kernel that the next call uses; None: the trained one."""
+        self._present_kernel = kernel
+
+    def apply_kernel(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Return the layer's linear part: the inputs convolved with or multiplied by a kernel."""
+        return self.convolution_op(inputs, kernel)  # type: ignore[attr-defined]
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Apply kernel, bias, BatchNorm and activation."""
+        x = self.apply_kernel(inputs, tf.cast(self.present_kernel, inputs.dtype))
+        if self.use_bias:  # type: ignore[attr-defined]
+            x = tf.nn.bias_add(x, self.bias)  # type: ignore[attr-defined]
+        if self.batch_norm is not None:
+            x = self.batch_norm(x, training=training)
+        return self.activate(x)
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the affine map that bias and BatchNorm are at inference.
+
+        Returns:
+            float64 ``multiplier`` and ``offset``, ``(channels,)`` each: the layer computes
+            ``act(multiplier * (kernel applied to x) + offset)``.
+        """
+        channels = int(np.prod(self.trained_kernel.shape[-2 if self.depthwise else -1 :]))
+        bias = np.zeros(channels)
+        if self.use_bias:  # type: ignore[attr-defined]
+            bias = np.asarray(self.bias, np.float64)  # type: ignore[attr-defined]
+        if self.batch_norm is None:
+            return np.ones(channels), bias
+        multiplier, offset = batch_norm_affine(self.batch_norm)
+        return multiplier, multiplier * bias + offset
+
+    def folded_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
+        """Multiply each output channel of a kernel by BatchNorm's factor at inference.
+
+        Differentiable in the kernel and in gamma; the moving variance is a constant.
+        """
+        norm = self.batch_norm
+        if norm is None:
+            return kernel
+        factor = tf.math.rsqrt(norm.moving_variance + norm.epsilon)
+        if norm.scale:
+            factor *= norm.gamma
+        return kernel * tf.reshape(factor, kernel.shape[-2 if self.depthwise else -1 :])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        norm = self.batch_norm
+        return {
+            **super().get_config(),
+            "batch_norm": None if norm is None else norm.get_config(),
+            "penalty": pack(self.penalty),
+        }
+
+
+def batch_norm_affine(
+    norm: tf_keras.layers.BatchNormalization,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the float64 factor and offset, ``(channels,)``, that a BatchNorm is at inference."""
+    variance = np.asarray(norm.moving_variance, np.float64)
+    factor = 1.0 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        factor = factor * np.asarray(norm.gamma, np.float64)
+    offset = -np.asarray(norm.moving_mean, np.float64) * factor
+    if norm.center:
+        offset = offset + np.asarray(norm.beta, np.float64)
+    return factor, offset
+
+
+@register
+class FusedConv2D(FusedKernel, tf_keras.layers.Conv2D):
+    """Conv2D, then BatchNorm (optional), then ReLU or ReLU6 (optional), as one layer.
+
+    Takes the arguments of ``Conv2D`` (its own ``activation`` stays linear) and:
+
+    Args:
+        batch_norm: the BatchNormalization to follow, or its config, or None.
+        fused_activation: ``"linear"``, ``"relu"`` or ``"relu6"``.
+        penalty: regularizer of the kernel, evaluated by the quantize wrapper.
+    """
+
+
+@register
+class FusedDepthwiseConv2D(FusedKernel, tf_keras.layers.DepthwiseConv2D):
+    """DepthwiseConv2D, then BatchNorm (optional), then ReLU or ReLU6 (optional), as one layer.
+
+    Takes the arguments of ``DepthwiseConv2D`` (its own ``activation`` stays linear) and those of
+    ``FusedConv2D``.
+    """
+
+    depthwise = True
+
+    def apply_kernel(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Return the inputs convolved channel by channel."""
+        return tf_keras.backend.depthwise_conv2d(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+        )
+
+
+@register
+class FusedDense(FusedKernel, tf_keras.layers.Dense):
+    """Dense on ``(batch, features)``, then BatchNorm and ReLU or ReLU6 (optional), as one layer.
+
+    Takes the arguments of ``Dense`` (its own ``activation`` stays linear) and those of
+    ``FusedConv2D``.
+    """
+
+    def apply_kernel(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Return the matrix product."""
+        return tf.matmul(inputs, kernel)
+
+
+@register
+class FusedBatchNormalization(_Activated, tf_keras.layers.BatchNormalization):
+    """A BatchNormalization of its own (pre-activation networks), with a fused activation.
+
+    Takes the arguments of ``BatchNormalization`` and ``fused_activation``.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Return the normalised and activated tensor."""
+        return self.activate(super().call(inputs, training=training))
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the float64 factor and offset, ``(channels,)``, at inference."""
+        return batch_norm_affine(self)
+
+
+@register
+class FusedAdd(_Activated, tf_keras.layers.Add):
+    """The sum of two or more tensors, with a fused activation.
+
+    Takes the arguments of ``Add`` and ``fused_activation``.
+    """
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Return the activated sum."""
+        return self.activate(super().call(inputs))
+
+
+@register
+class FusedReLU(_Activated, tf_keras.layers.Layer):
+    """A ReLU or ReLU6 that no layer before it can take in.
+
+    Args:
+        fused_activation: ``"relu"`` or ``"relu6"``.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Return the activated tensor."""
+        return self.activate(inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the input."""
+        return input_shape
+
+
+@register
+class ConvexCombination(_Activated, tf_keras.layers.Layer):
+    r"""A trainable convex combination of tensors, in the place of a residual Add.
+
+    .. math:: y = \sum_i a_i x_i, \qquad a_i \ge 0, \quad \sum_i a_i = 1
+
+    If every branch is c-Lipschitz, so is the combination, whereas a sum adds the constants. The
+    weights are the softmax of one trained logit for each branch, so the constraint always holds.
+
+    Args:
+        fused_activation: ``"linear"``, ``"relu"`` or ``"relu6"``.
+
+    Source: Cisse et al., *Parseval Networks*, ICML 2017, section 4.3.
+
+    Example:
+        >>> y = ConvexCombination()([x, f])  # in the place of Add()([x, f])
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Create one logit for each branch; equal weights at first.
+
+        Raises:
+            ValueError: there are fewer than two inputs, or their shapes differ.
+        """
+        if not isinstance(input_shape, list) or len(input_shape) < 2:
+            raise ValueError("ConvexCombination is called on a list of two or more tensors")
+        shapes = {tuple(shape) for shape in input_shape}
+        if len(shapes) > 1:
+            raise ValueError(f"the tensors to combine must have one shape, got {sorted(shapes)}")
+        self.branch_logits = self.add_weight(
+            name="branch_logits",
+            shape=(len(input_shape),),
+            initializer="zeros",
+            dtype=tf.float32,
+            experimental_autocast=False,
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Return the activated combination."""
+        shares = tf.unstack(tf.cast(tf.nn.softmax(self.branch_logits), inputs[0].dtype))
+        total = tf.add_n([share * x for share, x in zip(shares, inputs, strict=True)])
+        return self.activate(total)
+
+    def coefficients(self) -> np.ndarray:
+        """Return the weights of the branches, float32 ``(branches,)``, >= 0 with sum 1."""
+        return tf.nn.softmax(self.branch_logits).numpy()
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of one branch."""
+        return input_shape[0]

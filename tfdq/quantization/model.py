@@ -1,0 +1,176 @@
+"""Quantize a Keras model defensively: the main entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from tfdq.lipschitz.regularizers import Placement
+from tfdq.quantization.graph import read_graph
+from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
+from tfdq.quantization.rewrite import DefensiveLayoutTransform
+from tfdq.quantization.settings import ActivationRange, LayerBits, Settings
+from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
+
+
+def quantize_model(
+    model: tf_keras.Model,
+    lipschitz_beta: float = 2e-3,
+    *,
+    on: Placement = "deployed",
+    regularizer: tf_keras.regularizers.Regularizer | None = None,
+    weight_bits: int = 8,
+    activation_bits: int = 8,
+    first_last_bits: int | None = None,
+    layer_bits: Mapping[str, LayerBits] | None = None,
+    activation_range: ActivationRange = "relu6",
+    input_range: tuple[float, float] | None = None,
+    skip: Collection[str] = (),
+) -> tf_keras.Model:
+    r"""Return a quantization-aware copy of a model, with the Lipschitz penalty inside.
+
+    Compile and fit it as any Keras model. Every convolution and dense layer has its kernel
+    fake-quantized, its BatchNorm and ReLU taken in, and its output fake-quantized once, where the
+    integer runtime rounds. Gradients pass the rounding straight through. The penalty
+
+    .. math:: \frac{\beta}{2} \sum_l \lVert W_l^T W_l - I \rVert_F^2
+
+    appears in ``model.losses``, so ``fit`` adds it to the loss.
+
+    Outputs behind a ReLU have ``activation_bits``. What is not behind a ReLU (the image, a sum or
+    a convolution without a ReLU, an average, the logits) has 8 bits, on a range observed while
+    training.
+
+    Args:
+        model: a built Functional or Sequential tf_keras model, trained or not. It is not changed;
+            its weights are copied. Nested models are flattened. Layers annotated with tfmot's
+            ``quantize_annotate_layer`` keep the ``QuantizeConfig`` they were given.
+        lipschitz_beta: weight of the penalty, >= 0; 0 is vanilla quantization with the same
+            quantizers.
+        on: the kernel the penalty acts on: ``"deployed"`` (BatchNorm folded in, fake-quantized),
+            ``"folded"`` (BatchNorm folded in), ``"kernel"`` (the trained one, as in the paper).
+        regularizer: another penalty of the kernels in the place of the default, a registered
+            Keras ``Regularizer``; ``lipschitz_beta`` and ``on`` are then its own.
+        weight_bits: bits of the kernels, 2..8; symmetric, one scale for each output channel (for
+            the tensor in a Dense).
+        activation_bits: bits behind a ReLU, 1..8.
+        first_last_bits: bits, 2..8, of the layers that take the input and of the classifier, or
+            None for the same as all others.
+        layer_bits: bits of single layers: name -> bits, or (weight bits, activation bits).
+        activation_range: ``"relu6"``: every ReLU becomes ReLU6 and its range is [0, 6] (the
+            paper); ``"moving_average"``: ReLU stays, and its range follows the batches.
+        input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
+            None: the extremes seen in training.
+        skip: names of layers to leave in float. Such a model trains but does not export.
+
+    Returns:
+        A new, uncompiled tf_keras model with the same inputs and outputs; its layers are named
+        ``quant_<name>``.
+
+    Raises:
+        TypeError: ``model`` is not a tf_keras model.
+        ValueError: a setting is out of range, a weight is not finite, the model is not built, is
+            subclassed, is quantized already, or has layers that cannot be quantized (all of them
+            are listed).
+
+    Source: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019.
+
+    Example:
+        >>> qat = tfdq.quantize_model(model, lipschitz_beta=2e-3, activation_bits=4)
+        >>> qat.compile("adam", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> qat.fit(x_train, y_train)
+    """
+    settings = Settings(
+        lipschitz_beta=lipschitz_beta,
+        on=on,
+        regularizer=regularizer,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        first_last_bits=first_last_bits,
+        layer_bits=dict(layer_bits or {}),
+        activation_range=activation_range,
+        input_range=input_range,
+        skip=frozenset([skip] if isinstance(skip, str) else skip),
+    )
+    check_float_model(model)
+    names = [node.layer.name for node in read_graph(model).nodes if node.inputs]
+    names = [name.removeprefix("quantize_annotate_") for name in names]
+    settings.check_names(names)
+    transform = DefensiveLayoutTransform(settings)
+    quantized, _ = transform.apply(
+        model, {name: {} for name in names if name not in settings.skip}
+    )
+    return quantized
+
+
+def check_float_model(model: Any) -> None:
+    """Check that a model can be quantized at all.
+
+    Raises:
+        TypeError: it is not a tf_keras model.
+        ValueError: it is not built, is subclassed, is quantized already, or has a weight that is
+            not finite.
+    """
+    if not isinstance(model, tf_keras.Model):
+        module = type(model).__module__
+        if module.split(".")[0] == "keras":
+            raise TypeError(
+                f"{type(model).__name__} {getattr(model, 'name', '')!r} is a Keras 3 model; "
+                "convert it first: tfdq.from_keras3(model)"
+            )
+        raise TypeError(
+            f"model must be a tf_keras Functional or Sequential model, got {type(model).__name__}"
+        )
+    nodes = read_graph(model).nodes
+    for node in nodes:
+        if isinstance(node.layer, (PortableQuantizeWrapper, InputQuantizer)):
+            raise ValueError(
+                f"the model is quantized already (layer {node.layer.name!r}); "
+                "quantize the float model it was made from"
+            )
+    for weight in model.weights:
+        if weight.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(weight))):
+            raise ValueError(
+                f"weight {weight.name!r} has values that are NaN or infinite; "
+                "train the float model to a finite state first"
+            )
+
+
+def calibrate(model: tf_keras.Model, images: Any, batch_size: int = 128) -> tf_keras.Model:
+    """Set the observed ranges of a quantization-aware model from images, without training.
+
+    Only the quantizers see training mode: weights and BatchNorm statistics stay.
+
+    Args:
+        model: made by ``quantize_model``.
+        images: array ``(n, ...)`` in the range the model takes, or a ``tf.data.Dataset`` of
+            batches (a second component is ignored).
+        batch_size: images in a batch, where ``images`` is an array.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: the model has no observed ranges, or there are no images.
+    """
+    if not any(isinstance(_quantizer(layer), ObservedRangeQuantizer) for layer in model.layers):
+        raise ValueError(f"{model.name!r} has no layer whose range is observed")
+    if not isinstance(images, tf.data.Dataset):
+        images = tf.data.Dataset.from_tensor_slices(images).batch(batch_size)
+    seen = 0
+    with observing():
+        for batch in images:
+            model(batch[0] if isinstance(batch, tuple) else batch, training=False)
+            seen += 1
+    if not seen:
+        raise ValueError("there are no images to calibrate on")
+    return model
+
+
+def _quantizer(layer: tf_keras.layers.Layer) -> Any:
+    if isinstance(layer, InputQuantizer):
+        return layer.quantizer
+    return layer.quantize_config.output if isinstance(layer, QuantizeWrapper) else None

@@ -1,0 +1,121 @@
+"""The settings of a quantization, checked: bits, ranges, penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tf_keras
+
+from tfdq.lipschitz.regularizers import Placement, check_beta, check_placement
+from tfdq.quantization.quantizers import (
+    FixedRangeQuantizer,
+    ObservedRangeQuantizer,
+    check_bits,
+)
+
+ActivationRange = Literal["relu6", "moving_average"]
+LayerBits = int | tuple[int, int]
+LINEAR_BITS = 8
+SOFTMAX_RANGE = (0.0, 255 / 256)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is quantized; see ``tfdq.quantize_model`` for the meaning of each field."""
+
+    lipschitz_beta: float = 0.0
+    on: Placement = "deployed"
+    regularizer: tf_keras.regularizers.Regularizer | None = None
+    weight_bits: int = 8
+    activation_bits: int = 8
+    first_last_bits: int | None = None
+    layer_bits: Mapping[str, LayerBits] = field(default_factory=dict)
+    activation_range: ActivationRange = "relu6"
+    input_range: tuple[float, float] | None = None
+    skip: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_beta(self.lipschitz_beta)
+        check_placement(self.on)
+        check_bits(self.weight_bits, 2, 8, "weight_bits")
+        check_bits(self.activation_bits, 1, 8, "activation_bits")
+        if self.first_last_bits is not None:
+            check_bits(self.first_last_bits, 2, 8, "first_last_bits")
+        if not isinstance(self.layer_bits, Mapping):
+            raise ValueError(
+                "layer_bits maps layer names to bits or (weight bits, activation bits), "
+                f"got {self.layer_bits!r}"
+            )
+        for name, bits in self.layer_bits.items():
+            pair = bits if isinstance(bits, tuple) else (bits, bits)
+            if len(pair) != 2:
+                raise ValueError(f"layer_bits[{name!r}] must be an int or a pair, got {bits!r}")
+            check_bits(pair[0], 2, 8, f"layer_bits[{name!r}], weights,")
+            check_bits(pair[1], 1, 8, f"layer_bits[{name!r}], activations,")
+        if self.activation_range not in ("relu6", "moving_average"):
+            raise ValueError(
+                "activation_range must be 'relu6' or 'moving_average', "
+                f"got {self.activation_range!r}"
+            )
+        if self.input_range is not None:
+            low, high = self.input_range
+            FixedRangeQuantizer(8, low, high)
+        if self.regularizer is not None and not callable(self.regularizer):
+            raise ValueError(f"regularizer must be a Keras Regularizer, got {self.regularizer!r}")
+
+    def check_names(self, known: Collection[str]) -> None:
+        """Check that every layer named in the settings exists.
+
+        Raises:
+            ValueError: a name is unknown; the known ones are listed.
+        """
+        unknown = sorted((set(self.layer_bits) | set(self.skip)) - set(known))
+        if unknown:
+            raise ValueError(f"no layer is called {unknown}; the model has {sorted(known)}")
+
+    def bits_of(self, name: str, first: bool, last: bool) -> tuple[int, int]:
+        """Return the weight and activation bits of a layer.
+
+        Args:
+            name: the layer's name.
+            first: it has a kernel and takes the model's input.
+            last: it has a kernel and no other kernel follows.
+        """
+        if name in self.layer_bits:
+            bits = self.layer_bits[name]
+            return bits if isinstance(bits, tuple) else (bits, bits)
+        if self.first_last_bits is not None and (first or last):
+            return self.first_last_bits, self.first_last_bits
+        return self.weight_bits, self.activation_bits
+
+    def activation_quantizer(self, bits: int) -> FixedRangeQuantizer | ObservedRangeQuantizer:
+        """Return the quantizer that follows a ReLU."""
+        if self.activation_range == "relu6":
+            return FixedRangeQuantizer(bits)
+        return ObservedRangeQuantizer(bits, nonnegative=True)
+
+    @property
+    def fused_relu(self) -> str:
+        """What a ReLU becomes: ReLU6 where the range is ReLU6's."""
+        return "relu6" if self.activation_range == "relu6" else "relu"
+
+    def input_quantizer(self) -> FixedRangeQuantizer | ObservedRangeQuantizer:
+        """Return the quantizer of the model's input, 8 bits."""
+        if self.input_range is None:
+            return ObservedRangeQuantizer(LINEAR_BITS, update="extremes")
+        return FixedRangeQuantizer(LINEAR_BITS, *self.input_range)
+
+    def penalty(self, depthwise: bool) -> tf_keras.regularizers.Regularizer | None:
+        """Return a fresh regularizer for one kernel, or None."""
+        from tfdq.lipschitz.regularizers import OrthogonalityRegularizer
+
+        if self.regularizer is not None:
+            config: dict[str, Any] = self.regularizer.get_config()
+            if "depthwise" in config:
+                config["depthwise"] = depthwise
+            return type(self.regularizer).from_config(config)
+        if self.lipschitz_beta == 0:
+            return None
+        return OrthogonalityRegularizer(self.lipschitz_beta, self.on, depthwise)

@@ -1,0 +1,257 @@
+"""The layers that a quantization-aware model is made of: quantize wrappers, input quantizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from tensorflow_model_optimization.python.core.quantization.keras import quantize_wrapper
+
+from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
+from tfdq.quantization.grid import Grid
+from tfdq.quantization.layers import FusedKernel
+from tfdq.quantization.packing import pack, unpack
+
+register = tf_keras.saving.register_keras_serializable(package="tfdq")
+
+
+@register
+class PortableQuantizeWrapper(quantize_wrapper.QuantizeWrapperV2):
+    """tfmot's quantize wrapper, for any ``QuantizeConfig``, that saves, loads and freezes.
+
+    tfmot's own lists the layer's variables as its own as well, which ``.keras`` files do not
+    survive, and trains a layer whose ``trainable`` is False.
+    """
+
+    def _own_variables(self) -> list[tf.Variable]:
+        inside = {id(v) for v in (*self.layer._trainable_weights, *self.layer._non_trainable_weights)}
+        mine = self._dedup_weights(self._trainable_weights + self._non_trainable_weights)
+        return [v for v in mine if id(v) not in inside]
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the variables that the wrapped layer does not save itself."""
+        for index, variable in enumerate(self._own_variables()):
+            store[str(index)] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what ``save_own_variables`` saved.
+
+        Raises:
+            ValueError: the file holds another number of variables.
+        """
+        mine = self._own_variables()
+        if len(store.keys()) != len(mine):
+            raise ValueError(
+                f"layer {self.name!r} has {len(mine)} quantization variables, the file holds "
+                f"{len(store.keys())}: it was saved from another model"
+            )
+        for index, variable in enumerate(mine):
+            variable.assign(store[str(index)])
+
+    @property
+    def trainable_weights(self) -> list[tf.Variable]:
+        """The variables that training updates; none when the layer is frozen."""
+        if not self.layer.trainable:
+            return []
+        return self._dedup_weights(self._trainable_weights + self.layer.trainable_weights)
+
+    @property
+    def non_trainable_weights(self) -> list[tf.Variable]:
+        """The variables that training leaves to the layer itself."""
+        frozen = [] if self.layer.trainable else self._trainable_weights
+        return self._dedup_weights(
+            self.layer.non_trainable_weights + frozen + self._non_trainable_weights
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor, serialized."""
+        base = tf_keras.layers.Layer.get_config(self)
+        return {**base, "layer": pack(self.layer), "quantize_config": pack(self.quantize_config)}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> PortableQuantizeWrapper:
+        """Return the wrapper that ``get_config`` describes."""
+        config = dict(config)
+        layer = unpack(config.pop("layer"), custom_objects)
+        quantize_config = unpack(config.pop("quantize_config"), custom_objects)
+        return cls(layer, quantize_config, **config)
+
+
+@register
+class QuantizeWrapper(PortableQuantizeWrapper):
+    """A layer with tfdq's fake-quantization of its kernel and output, and the penalty.
+
+    Made by ``tfdq.quantize_model``; its export side is ``output_grid`` and ``quantized_kernel``.
+
+    Args:
+        layer: the layer, usually a fused one of ``tfdq.quantization.layers``.
+        quantize_config: which quantizers it gets.
+        **kwargs: arguments of ``tf_keras.layers.Wrapper``.
+    """
+
+    quantize_config: DefensiveQuantizeConfig
+
+    def build(self, input_shape: Any = None) -> None:
+        """Build the layer, the quantizers' variables and the penalty."""
+        tf_keras.layers.Wrapper.build(self, input_shape)
+        output = self.quantize_config.output
+        self._output_variables = (
+            {}
+            if output is None
+            else output.build(self.layer.compute_output_shape(input_shape), "output", self)
+        )
+        # A Keras model asks a layer with a callable loss for it at every step.
+        if isinstance(self.layer, FusedKernel) and self.layer.penalty is not None:
+            self.add_loss(self.penalty)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the layer's output."""
+        return self.layer.compute_output_shape(input_shape)
+
+    def call(self, inputs: Any, training: bool | None = None, **kwargs: Any) -> tf.Tensor:
+        """Call the layer with its kernel fake-quantized; fake-quantize the result."""
+        if training is None:
+            training = tf_keras.backend.learning_phase()
+        kernel = self.quantize_config.kernel
+        if self._call_takes_training:
+            kwargs["training"] = training
+        if kernel is None:
+            outputs = self.layer.call(inputs, **kwargs)
+        else:
+            self.layer.use_kernel(kernel(self.layer.trained_kernel, training, {}))
+            try:
+                outputs = self.layer.call(inputs, **kwargs)
+            finally:
+                self.layer.use_kernel(None)
+        return _quantize_output(
+            self.quantize_config.output, outputs, training, self._output_variables
+        )
+
+    @property
+    def _call_takes_training(self) -> bool:
+        return bool(self.layer._expects_training_arg)
+
+    @property
+    def kernel_quantizer(self) -> Any:
+        """The quantizer of the kernel, or None."""
+        return self.quantize_config.kernel
+
+    @property
+    def output_quantizer(self) -> OutputQuantizer | None:
+        """The quantizer of the output, or None."""
+        return self.quantize_config.output
+
+    @property
+    def bits(self) -> tuple[int | None, int | None]:
+        """Bits of the kernel and of the output; None where it is not quantized."""
+        kernel, output = self.quantize_config.kernel, self.quantize_config.output
+        return (None if kernel is None else kernel.bits, None if output is None else output.bits)
+
+    def penalized_kernel(self, on: str) -> tf.Tensor:
+        """Return the kernel that a penalty placed ``on`` acts on, a float32 tensor.
+
+        Args:
+            on: ``"kernel"``, the trained kernel; ``"folded"``, with BatchNorm folded in;
+                ``"deployed"``, that one fake-quantized.
+        """
+        kernel = tf.convert_to_tensor(self.layer.trained_kernel)
+        if on == "deployed" and self.quantize_config.kernel is not None:
+            kernel = self.quantize_config.kernel(kernel, False, {})
+        return kernel if on == "kernel" else self.layer.folded_kernel(kernel)
+
+    def penalty(self) -> tf.Tensor:
+        """Return the penalty of the kernel, a scalar."""
+        regularizer = self.layer.penalty
+        return regularizer(self.penalized_kernel(getattr(regularizer, "on", "kernel")))
+
+    def output_grid(self) -> Grid | None:
+        """Return the int8 grid of the output; None: that of the input.
+
+        Raises:
+            ValueError: the output's range has not seen any data.
+        """
+        output = self.quantize_config.output
+        if output is None:
+            return None
+        try:
+            return output.grid(self._output_variables)
+        except ValueError as error:
+            raise ValueError(f"layer {self.name!r}: {error}") from error
+
+    def quantized_kernel(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the kernel's integers (int8, Keras layout) and float32 scales.
+
+        The scales are one for each output channel, or a scalar (Dense without BatchNorm).
+
+        Raises:
+            ValueError: the layer has no quantized kernel.
+        """
+        if self.quantize_config.kernel is None:
+            raise ValueError(f"layer {self.name!r} has no quantized kernel")
+        return self.quantize_config.kernel.integers(self.layer.trained_kernel)
+
+
+@register
+class InputQuantizer(tf_keras.layers.Layer):
+    """Fake-quantize a model's input.
+
+    Args:
+        quantizer: the quantizer, or its serialized form.
+        **kwargs: arguments of ``tf_keras.layers.Layer``.
+    """
+
+    def __init__(self, quantizer: OutputQuantizer | dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.quantizer: OutputQuantizer = unpack(quantizer)
+
+    def build(self, input_shape: Any) -> None:
+        """Create the range's variables."""
+        self._variables = self.quantizer.build(input_shape, "input", self)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Return the inputs rounded to the grid."""
+        if training is None:
+            training = tf_keras.backend.learning_phase()
+        return _quantize_output(self.quantizer, inputs, training, self._variables)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the input."""
+        return input_shape
+
+    def output_grid(self) -> Grid:
+        """Return the int8 grid of the input.
+
+        Raises:
+            ValueError: the range has not seen any data.
+        """
+        try:
+            return self.quantizer.grid(self._variables)
+        except ValueError as error:
+            raise ValueError(f"layer {self.name!r}: {error}") from error
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor, serialized."""
+        return {**super().get_config(), "quantizer": pack(self.quantizer)}
+
+
+def _quantize_output(
+    quantizer: OutputQuantizer | None,
+    outputs: tf.Tensor,
+    training: Any,
+    variables: dict[str, tf.Variable],
+) -> tf.Tensor:
+    """Apply a quantizer; ``training`` may be a tensor while Keras builds a graph."""
+    if quantizer is None:
+        return outputs
+    if not tf.is_tensor(training):
+        return quantizer(outputs, bool(training), variables)
+    return tf.cond(
+        tf.cast(training, tf.bool),
+        lambda: quantizer(outputs, True, variables),
+        lambda: quantizer(outputs, False, variables),
+    )
