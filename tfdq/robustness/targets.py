@@ -1,4 +1,4 @@
-"""What can be attacked: one interface over Keras models, the integer twin, ``.tflite`` files and functions."""
+"""What can be attacked: Keras models, the integer twin, ``.tflite`` files and functions."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class BlackBoxTarget(Target):
         scores = np.asarray(self._predict(x))
         if len(scores) != len(x):
             raise ValueError(
-                f"{self.name} returned {len(scores)} rows for {len(x)} images; it must return one each"
+                f"{self.name} returned {len(scores)} rows for {len(x)} images: not one each"
             )
         return scores[:n]
 
@@ -305,7 +305,8 @@ def as_target(
         return _file_target(Path(model), name, batch_size, outputs)
     if _is_keras_model(model):
         return _keras_target(model, name, batch_size, outputs)
-    name = name or getattr(model, "name", None) or getattr(model, "__name__", type(model).__name__)
+    if name is None:
+        name = str(getattr(model, "name", getattr(model, "__name__", type(model).__name__)))
     if differentiable is None:
         differentiable = _is_tensorflow_callable(model)
     if differentiable:
@@ -334,9 +335,9 @@ def looks_like_probabilities(scores: np.ndarray) -> bool:
 def probabilities_message(name: str) -> str:
     """The error for a model that returns probabilities where logits are expected."""
     return (
-        f"{name} returns probabilities where logits are expected: its softmax flattens the losses "
-        "and hides gradients. Remove the softmax, or pass as_target(model, outputs='probabilities') "
-        "to attack their logarithms"
+        f"{name} returns probabilities where logits are expected: a softmax flattens losses and "
+        "hides gradients. Remove the softmax, or pass as_target(model, "
+        "outputs='probabilities') to attack their logarithms"
     )
 
 

@@ -14,7 +14,7 @@ from tfdq.robustness.attacks.base import (
     run_attack,
 )
 
-_BUILTIN = ("gradient_steps",)
+_BUILTIN = ("apgd", "fab", "gradient_steps", "square")
 
 
 def load_builtin_attacks() -> None:

@@ -117,6 +117,7 @@ class AttackTask:
         norm: ``"linf"`` or ``"l2"``.
         clip: Range of the inputs.
         rng: The source of every random number the attack draws.
+        clean_logits: The target's logits of the clean images, float32 [n, classes].
         early_stop: Leave images alone once they are misclassified. If False, an attack runs to its
             end and returns the images of highest loss, as wanted for transfer.
         adversarial: The best image so far for each example; clean images to begin with.
@@ -133,6 +134,7 @@ class AttackTask:
     norm: Norm
     clip: tuple[float, float]
     rng: np.random.Generator
+    clean_logits: np.ndarray
     early_stop: bool = True
     adversarial: np.ndarray = field(init=False)
     broken: np.ndarray = field(init=False)
@@ -166,7 +168,7 @@ class AttackTask:
         Returns:
             float32 images.
         """
-        rows = slice(None) if rows is None else rows
+        rows = np.arange(len(self.x)) if rows is None else rows
         x_adv = x_adv.astype(np.float32, copy=False)
         if self.norm == "linf":
             return np.minimum(np.maximum(x_adv, self.lower[rows]), self.upper[rows])
@@ -388,6 +390,7 @@ def run_attack(
                 norm,
                 (float(clip[0]), float(clip[1])),
                 np.random.default_rng([seed, number]),
+                clean_logits[rows - start],
                 early_stop,
             )
             final = spec.function(task, **options)
