@@ -258,10 +258,23 @@ def _average_pool_2d(step: Step, operands: list[np.ndarray]) -> np.ndarray:
     assert isinstance(options, Pooling)
     window = (options.filter_h, options.filter_w)
     sums = _windows(operands[0].astype(np.int64), window, options, 0).sum(axis=(4, 5))
-    ones = np.ones((1, *operands[0].shape[1:3], 1), np.int64)
-    counts = _windows(ones, window, options, 0).sum(axis=(4, 5))
+    counts = pool_counts(operands[0].shape[1:3], options)
     low, high = activation_range(options.activation, step.output)
     return np.clip(round_half_away_array(sums, counts), low, high)
+
+
+def pool_counts(size: tuple[int, ...], options: Pooling) -> np.ndarray:
+    """How many pixels each pooling window covers, padding left out.
+
+    Args:
+        size: height and width of the image.
+        options: window, strides, padding.
+
+    Returns:
+        int64, shape ``(1, out_h, out_w, 1)``.
+    """
+    ones = np.ones((1, size[0], size[1], 1), np.int64)
+    return _windows(ones, (options.filter_h, options.filter_w), options, 0).sum(axis=(4, 5))
 
 
 def _concatenation(step: Step, operands: list[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,268 @@
+"""Run an exported file on whatever TensorFlow Lite runtime is installed, without TensorFlow.
+
+``ai-edge-litert`` is taken first, then ``tflite-runtime`` (boards of 2023 and before), then TensorFlow's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tflite_export.graph import DTYPES, IntegerGraph, Tensor
+from tflite_export.metadata import facts_of
+from tflite_export.read import load, read
+from tflite_export.reference import dequantize, quantize
+from tflite_export.validate import check_digest, validate
+
+_RUNTIMES = (
+    ("ai_edge_litert", "ai_edge_litert.interpreter", "ai-edge-litert"),
+    ("tflite_runtime", "tflite_runtime.interpreter", "tflite-runtime"),
+    ("tensorflow", "tensorflow.lite", "tensorflow"),
+)
+_RESOLVERS = {
+    "default": "AUTO",
+    "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+    "reference": "BUILTIN_REF",
+}
+_QUIET_SECONDS = 2.0
+
+
+class Interpreter:
+    """A loaded model: floats in and out with `predict`, raw integers with `integers`.
+
+    The file is validated before the runtime sees it. The batch is resized to what is given.
+
+    Args:
+        model: path or bytes of a ``.tflite`` file.
+        threads: number of threads, at least 1.
+        kernels: ``"default"`` (XNNPACK where the runtime has it), ``"builtin"`` or ``"reference"``.
+        runtime: ``"ai-edge-litert"``, ``"tflite-runtime"``, ``"tensorflow"``, or None for the first installed.
+        batch_size: samples that go through the runtime at once.
+        trusted: skip the check that every operator is in this package's set, for a file another tool made and you
+            trust. The structure of the file is checked all the same.
+
+    Raises:
+        ValueError: for a damaged file, an operator outside the set, a wrong argument, or no runtime installed.
+
+    Example:
+        >>> model = Interpreter("model.tflite")              # doctest: +SKIP
+        >>> model.predict(images).argmax(-1)                 # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        *,
+        threads: int = 1,
+        kernels: str = "default",
+        runtime: str | None = None,
+        batch_size: int = 64,
+        trusted: bool = False,
+    ) -> None:
+        for name, value in (("threads", threads), ("batch_size", batch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
+        if kernels not in _RESOLVERS:
+            raise ValueError(f"kernels is {kernels!r}; choose from {', '.join(_RESOLVERS)}")
+        self.content = load(model)
+        self.graph = _checked(self.content, trusted)
+        self.batch_size = batch_size
+        self.threads = threads
+        module, self.runtime, self.version = find_runtime(runtime)
+        self.kernels = kernels
+        resolver = getattr(module, "OpResolverType", None) or module.experimental.OpResolverType
+        try:
+            self._interpreter = module.Interpreter(
+                model_content=self.content,
+                num_threads=threads,
+                experimental_op_resolver_type=getattr(resolver, _RESOLVERS[kernels]),
+            )
+            self._interpreter.allocate_tensors()
+        except RuntimeError as error:
+            raise ValueError(f"{self.runtime} {self.version} does not load the model: {error}") from error
+        details = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._inputs, self._outputs = ([entry["index"] for entry in part] for part in details)
+        self._resizable = all(self.graph.tensors[i].shape[:1] == (-1,) for i in self.graph.inputs)
+        self._batch = 1
+
+    @property
+    def input_tensors(self) -> list[Tensor]:
+        """The graph's inputs: name, shape, type, grid."""
+        return [self.graph.tensors[i] for i in self.graph.inputs]
+
+    @property
+    def output_tensors(self) -> list[Tensor]:
+        """The graph's outputs: name, shape, type, grid."""
+        return [self.graph.tensors[i] for i in self.graph.outputs]
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, as stored in the file; empty if there are none."""
+        return list(facts_of(self.graph).get("labels") or [])
+
+    @property
+    def kernel_set(self) -> str:
+        """The name in `reference.KERNEL_SETS` of the arithmetic that this runtime and choice of kernels have on x86."""
+        old = self.runtime == "tflite-runtime"
+        if self.kernels == "default":
+            return "builtin-2.14" if old else "xnnpack"
+        return f"{self.kernels}-2.14" if old else self.kernels
+
+    def predict(
+        self, x: np.ndarray | Sequence[np.ndarray], *, progress: bool | Callable[[int, int], None] = False
+    ) -> Any:
+        """Run on floats: quantize, compute in integers, dequantize.
+
+        Args:
+            x: images as trained on, shape ``(n, ...)``; a list of arrays if the model has several inputs.
+            progress: print a progress line to stderr when it takes longer than two seconds; or a function called with
+                (samples done, samples in all).
+
+        Returns:
+            float32, shape ``(n, ...)``; a list if the model has several outputs.
+
+        Raises:
+            ValueError: for a wrong shape or NaN.
+        """
+        arrays = self._arrays(x)
+        feeds = [
+            quantize(array, tensor) if tensor.quantization is not None else array.astype(DTYPES[tensor.dtype])
+            for array, tensor in zip(arrays, self.input_tensors, strict=True)
+        ]
+        raw = self._run(feeds, progress)
+        results = [
+            dequantize(value, tensor) if tensor.quantization is not None else value
+            for value, tensor in zip(raw, self.output_tensors, strict=True)
+        ]
+        return results[0] if len(results) == 1 else results
+
+    __call__ = predict
+
+    def integers(
+        self, x: np.ndarray | Sequence[np.ndarray], *, progress: bool | Callable[[int, int], None] = False
+    ) -> Any:
+        """The raw output integers.
+
+        Args:
+            x: floats as for `predict`, or integers already on the input grid (in the input's own type).
+            progress: as for `predict`.
+
+        Returns:
+            The integers as the runtime gives them, shape ``(n, ...)``; a list if the model has several outputs.
+        """
+        feeds = []
+        for array, tensor in zip(self._arrays(x), self.input_tensors, strict=True):
+            raw = array.dtype == DTYPES[tensor.dtype]
+            feeds.append(array if raw else quantize(array, tensor))
+        results = self._run(feeds, progress)
+        return results[0] if len(results) == 1 else results
+
+    def invoke(self, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One call of the runtime on one batch, in the inputs' own types: what a benchmark times.
+
+        Args:
+            feeds: one array per input, all with the same number of samples.
+
+        Returns:
+            One array per output.
+
+        Raises:
+            ValueError: if the runtime refuses.
+        """
+        count = feeds[0].shape[0]
+        try:
+            if count != self._batch:
+                for index, feed in zip(self._inputs, feeds, strict=True):
+                    self._interpreter.resize_tensor_input(index, list(feed.shape))
+                self._interpreter.allocate_tensors()
+                self._batch = count
+            for index, feed in zip(self._inputs, feeds, strict=True):
+                self._interpreter.set_tensor(index, feed)
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(index) for index in self._outputs]
+        except RuntimeError as error:
+            raise ValueError(f"{self.runtime} {self.version} failed on a batch of {count}: {error}") from error
+
+    def _arrays(self, x: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+        tensors = self.input_tensors
+        given = list(x) if len(tensors) > 1 else [x]
+        if len(given) != len(tensors):
+            raise ValueError(f"{len(given)} inputs given, the model takes {len(tensors)}")
+        arrays = [np.asarray(value) for value in given]
+        for array, tensor in zip(arrays, tensors, strict=True):
+            if array.shape[1:] != tensor.shape[1:] or array.ndim != len(tensor.shape):
+                raise ValueError(
+                    f"input {tensor.name!r} has shape {array.shape}, expected (n, {', '.join(map(str, tensor.shape[1:]))})"
+                )
+            if len(array) != len(arrays[0]):
+                raise ValueError(f"inputs of {len(arrays[0])} and {len(array)} samples")
+        return arrays
+
+    def _run(
+        self, feeds: Sequence[np.ndarray], progress: bool | Callable[[int, int], None]
+    ) -> list[np.ndarray]:
+        total = len(feeds[0])
+        if total == 0:
+            return [np.zeros((0, *t.shape[1:]), DTYPES[t.dtype]) for t in self.output_tensors]
+        step = self.batch_size if self._resizable else 1
+        report = _reporter(progress)
+        parts = []
+        for start in range(0, total, step):
+            parts.append(self.invoke([feed[start : start + step] for feed in feeds]))
+            report(min(start + step, total), total)
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def find_runtime(name: str | None = None) -> tuple[Any, str, str]:
+    """The runtime to use.
+
+    Args:
+        name: ``"ai-edge-litert"``, ``"tflite-runtime"`` or ``"tensorflow"``; None for the first that is installed.
+
+    Returns:
+        (module with ``Interpreter``, name of the package, its version).
+
+    Raises:
+        ValueError: if it is not installed, or the name is unknown.
+    """
+    known = [package for _, _, package in _RUNTIMES]
+    if name is not None and name not in known:
+        raise ValueError(f"runtime is {name!r}; choose from {', '.join(known)}")
+    reasons = []
+    for _, path, package in _RUNTIMES:
+        if name not in (None, package):
+            continue
+        try:
+            module = importlib.import_module(path)
+        except ImportError as error:
+            reasons.append(f"{package}: {error}")
+            continue
+        return module, package, importlib.metadata.version(package)
+    raise ValueError(f"no runtime: pip install ai-edge-litert ({'; '.join(reasons)})")
+
+
+def _checked(content: bytes, trusted: bool) -> IntegerGraph:
+    if not trusted:
+        return validate(content)
+    check_digest(content)
+    return read(content, strict=False)
+
+
+def _reporter(progress: bool | Callable[[int, int], None]) -> Callable[[int, int], None]:
+    if callable(progress):
+        return progress
+    began = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        if progress and time.monotonic() - began > _QUIET_SECONDS:
+            end = "\n" if done == total else ""
+            print(f"\r{done}/{total}", end=end, file=sys.stderr, flush=True)
+
+    return line

@@ -1,0 +1,215 @@
+"""The integer twin: a TensorFlow model that computes the deployed integers bit for bit, and has gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from tflite_export.graph import DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
+from tflite_export.reference import KERNEL_SETS
+from tflite_export.twin_kernels import KERNELS, Kernel, Site, clamp_range, to_centred
+from tflite_export.validate import check_graph, validate
+
+_SAME_BOUND = ("MAX_POOL_2D", "CONCATENATION", "PAD", "RESHAPE")
+
+
+class IntegerTwin(tf_keras.Model):
+    """Computes what the exported file computes, on every integer, and can be differentiated.
+
+    Called like the trained model: float images in, dequantized outputs out. Rounding passes the gradient through
+    (straight-through), so a white-box attack on the twin attacks exactly the function that ships.
+
+    Args:
+        model: a quantization-aware model of ``tfdq.quantize_model``, an `IntegerGraph`, an exported model, or a
+            ``.tflite`` file as path or bytes.
+        kernels: the kernel set to compute as, a key of `reference.KERNEL_SETS`; ``"xnnpack"`` is LiteRT's default.
+        name: of the model.
+
+    Raises:
+        ValueError: for a damaged file, a layer or operator that is not supported, or an unknown kernel set.
+
+    Example:
+        >>> twin = IntegerTwin("model.tflite")                # doctest: +SKIP
+        >>> twin(images), twin.integers(images)               # doctest: +SKIP
+    """
+
+    def __init__(self, model: Any, *, kernels: str = "xnnpack", name: str = "integer_twin") -> None:
+        super().__init__(name=name)
+        if kernels not in KERNEL_SETS:
+            raise ValueError(f"kernels is {kernels!r}; known: {', '.join(KERNEL_SETS)}")
+        self.kernels = kernels
+        self._source = graph_of(model)
+        bounds = _Bounds(self._source)
+        self._held: list[tf.Variable] = []
+        self._steps: list[tuple[Kernel, tuple[int, ...], int]] = []
+        for operator in self._source.operators:
+            present = [i for i in operator.inputs if i >= 0]
+            tensors = [self._source.tensors[i] for i in present]
+            output = operator.outputs[0]
+            site = Site(
+                operator,
+                tensors,
+                self._source.tensors[output],
+                [bounds.of(i) for i in present],
+                kernels,
+                self._hold,
+            )
+            moving = tuple(i for i, t in zip(present, tensors, strict=True) if not t.is_constant)
+            self._steps.append((KERNELS[operator.kind](site), moving, output))
+            bounds.add(operator)
+
+    def _hold(self, values: np.ndarray) -> tf.Variable:
+        """Keep an array as a variable: a constant could be folded into a convolution by TensorFlow's optimiser."""
+        variable = tf.Variable(np.ascontiguousarray(values), trainable=False)
+        self._held.append(variable)
+        return variable
+
+    @property
+    def graph(self) -> IntegerGraph:
+        """The integer graph that is computed."""
+        return self._source
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of the (first) input; None for the batch."""
+        return _open(self._source.tensors[self._source.inputs[0]].shape)
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of the (first) output; None for the batch."""
+        return _open(self._source.tensors[self._source.outputs[0]].shape)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Float images in, dequantized outputs out.
+
+        Args:
+            inputs: float32, shape ``(n, ...)``, on the scale of the training data; a list for several inputs.
+            training: ignored; the twin computes the same always.
+
+        Returns:
+            float32, shape ``(n, ...)``; a list for several outputs.
+        """
+        del training
+        values = self._values(inputs)
+        results = []
+        for index in self._source.outputs:
+            tensor = self._source.tensors[index]
+            results.append(values[index] * tensor.scale if tensor.quantization is not None else values[index])
+        return results[0] if len(results) == 1 else results
+
+    def integers(self, inputs: Any) -> Any:
+        """The raw output integers.
+
+        Args:
+            inputs: floats as for calling the twin, or integers on the input grid (in the type of the file's input).
+
+        Returns:
+            Integers in the output's type, shape ``(n, ...)``; a list for several outputs. Where the file's output is
+            float32, the integers that its last operator dequantizes.
+        """
+        values = self._values(inputs)
+        results = [self._as_integers(values, integer_output(self._source, i)) for i in self._source.outputs]
+        return results[0] if len(results) == 1 else results
+
+    def activations(self, inputs: Any) -> dict[int, tf.Tensor]:
+        """The integers of every tensor that is computed, by index in the graph."""
+        values = self._values(inputs)
+        return {
+            index: self._as_integers(values, index)
+            for index, _ in self._source.activations()
+            if self._source.tensors[index].quantization is not None
+        }
+
+    def _as_integers(self, values: dict[int, tf.Tensor], index: int) -> tf.Tensor:
+        tensor = self._source.tensors[index]
+        return tf.cast(values[index] + float(tensor.zero_point), DTYPES[tensor.dtype])
+
+    def _values(self, inputs: Any) -> dict[int, tf.Tensor]:
+        """Centred integers (or floats) of every tensor."""
+        given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        indices = self._source.inputs
+        if len(given) != len(indices):
+            raise ValueError(f"{len(given)} inputs given, the model takes {len(indices)}")
+        values: dict[int, tf.Tensor] = {}
+        for index, value in zip(indices, given, strict=True):
+            values[index] = _centred_input(value, self._source.tensors[index])
+        for kernel, moving, output in self._steps:
+            values[output] = kernel([values[i] for i in moving])
+        return values
+
+
+def graph_of(model: Any) -> IntegerGraph:
+    """The integer graph of a trained model, an exported model, a file or a graph.
+
+    Args:
+        model: see `IntegerTwin`.
+
+    Raises:
+        ValueError: if it can't be made.
+    """
+    if isinstance(model, IntegerGraph):
+        check_graph(model)
+        return model
+    if isinstance(model, str | Path | bytes):
+        return validate(model)
+    content = getattr(model, "content", None)
+    if isinstance(content, bytes):
+        return validate(content)
+    from tflite_export.lower import lower
+
+    return lower(model)
+
+
+def integer_output(graph: IntegerGraph, index: int) -> int:
+    """The tensor with the integers behind an output: itself, or what its ``DEQUANTIZE`` reads."""
+    for operator in graph.operators:
+        if operator.outputs == (index,) and operator.kind == "DEQUANTIZE":
+            return operator.inputs[0]
+    return index
+
+
+def _open(shape: tuple[int, ...]) -> tuple[int | None, ...]:
+    return tuple(None if size < 0 else size for size in shape)
+
+
+def _centred_input(value: Any, tensor: Tensor) -> tf.Tensor:
+    value = tf.convert_to_tensor(value)
+    if value.shape.rank != len(tensor.shape):
+        raise ValueError(f"input {tensor.name!r} has shape {value.shape}, expected {_open(tensor.shape)}")
+    if tensor.quantization is None:
+        return tf.cast(value, tf.float32)
+    if value.dtype == DTYPES[tensor.dtype]:
+        return tf.cast(value, tf.float32) - float(tensor.zero_point)
+    return to_centred(tf.cast(value, tf.float32), tensor)
+
+
+class _Bounds:
+    """The largest centred magnitude that each tensor can hold, found from clamps; few bits give small bounds."""
+
+    def __init__(self, graph: IntegerGraph) -> None:
+        self.graph = graph
+        self.known: dict[int, int] = {}
+
+    def of(self, index: int) -> int:
+        if index in self.known:
+            return self.known[index]
+        tensor = self.graph.tensors[index]
+        if tensor.quantization is None or tensor.is_constant or tensor.dtype not in INTEGER_RANGES:
+            return 0
+        low, high = INTEGER_RANGES[tensor.dtype]
+        return max(abs(low - tensor.zero_point), abs(high - tensor.zero_point))
+
+    def add(self, operator: Any) -> None:
+        output = self.graph.tensors[operator.outputs[0]]
+        if output.quantization is None:
+            return
+        low, high = clamp_range(operator, output)
+        bound = max(abs(low), abs(high))
+        if operator.kind in _SAME_BOUND:
+            moving = [i for i in operator.inputs if i >= 0 and not self.graph.tensors[i].is_constant]
+            bound = min(bound, max(self.of(i) for i in moving))
+        self.known[operator.outputs[0]] = bound

@@ -1,0 +1,422 @@
+"""Each operator's integer arithmetic in TensorFlow, with straight-through gradients: one builder per operator.
+
+Values are *centred integers*, ``q - zero_point``, held in float32, which is exact below 2**24 in magnitude. A centred
+zero is the real zero, so zero padding is the kernels' padding. Rounding has the gradient of the identity, clamping
+that of clamping, as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from tflite_export.graph import (
+    INTEGER_RANGES,
+    Concatenation,
+    Convolution,
+    Elementwise,
+    FullyConnected,
+    Operator,
+    Pooling,
+    Softmax,
+    Tensor,
+    activation_range,
+)
+from tflite_export.reference import (
+    KERNEL_SETS,
+    Rescale,
+    add_multipliers,
+    pool_counts,
+    softmax_table,
+    xnnpack_takes,
+)
+from tflite_export.rounding import fixed_point, requantization_scale, scale_away, scale_upward
+
+EXACT = 2**24
+"""Integers below this magnitude, and their sums, are exact in float32."""
+
+Kernel = Callable[[Sequence[tf.Tensor]], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a kernel is built: the operator, its tensors, and the largest magnitude its operands can have.
+
+    Attributes:
+        operator: the operator.
+        inputs: the operands that are present.
+        output: the result.
+        bounds: for each operand, the largest ``|q - zero_point|`` it can hold.
+        kernels: name of the kernel set to imitate.
+        constant: makes a tensor of an array, in a way that graph optimisers do not fold into convolutions.
+    """
+
+    operator: Operator
+    inputs: list[Tensor]
+    output: Tensor
+    bounds: list[int]
+    kernels: str
+    constant: Callable[[np.ndarray], tf.Tensor]
+
+    @property
+    def xnnpack(self) -> bool:
+        """Whether XNNPACK takes this operator."""
+        return KERNEL_SETS[self.kernels].xnnpack and xnnpack_takes(self.operator, self.inputs, self.output)
+
+
+def clamp_range(operator: Operator, output: Tensor) -> tuple[int, int]:
+    """The centred integers that an operator can leave in its output: type and fused activation."""
+    low, high = activation_range(getattr(operator.options, "activation", "NONE"), output)
+    return low - output.zero_point, high - output.zero_point
+
+
+def straight_through(exact: tf.Tensor, smooth: tf.Tensor, low: float, high: float, rectified: bool) -> tf.Tensor:
+    """The value of ``exact`` clamped to ``[low, high]``, with the gradient of clamping ``smooth``.
+
+    Args:
+        exact: integers, any shape.
+        smooth: the real numbers they were rounded from, same shape.
+        low: smallest integer that is left.
+        high: largest integer that is left.
+        rectified: the lower end comes from a ReLU, whose gradient is zero there.
+    """
+
+    @tf.custom_gradient
+    def clamp(value: tf.Tensor, real: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
+            above = real > low if rectified else real >= low
+            return None, tf.where(above & (real <= high), upstream, tf.zeros_like(upstream))
+
+        return tf.clip_by_value(value, low, high), gradient
+
+    return clamp(tf.stop_gradient(exact), smooth)
+
+
+def _finish(site: Site, exact: tf.Tensor, smooth: tf.Tensor) -> tf.Tensor:
+    low, high = clamp_range(site.operator, site.output)
+    rectified = getattr(site.operator.options, "activation", "NONE").startswith("RELU")
+    return straight_through(exact, smooth, low, high, rectified)
+
+
+def _weighted(site: Site, multiply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], axis: int, fixed: Rescale | None) -> Kernel:
+    """Convolution or matrix product, bias, rescaling.
+
+    Args:
+        site: where.
+        multiply: (centred input, weights in TensorFlow's layout) to sums.
+        axis: the dimension of the weights in the file that the output channels are on.
+        fixed: the fixed-point rounding if XNNPACK does not take the operator; None for float32.
+    """
+    weights = np.asarray(site.inputs[1].data)
+    grid = site.inputs[1].quantization
+    if grid is None:
+        raise ValueError(f"the weights {site.inputs[1].name!r} have no scale")
+    channels = weights.shape[axis]
+    bias = np.zeros(channels, np.int64)
+    if len(site.inputs) > 2:
+        bias = np.asarray(site.inputs[2].data).astype(np.int64)
+    divisor = max(int(np.gcd.reduce(weights, axis=None)), 1)
+    parts = [
+        (begin, end, site.constant(_in_tensorflow(site.operator.kind, part).astype(np.float32)))
+        for begin, end, part in _exact_parts(site, weights // divisor, axis)
+    ]
+    sums = np.abs(np.moveaxis(weights, axis, 0).reshape(channels, -1).astype(np.int64)).sum(axis=1)
+    narrow = int((sums * site.bounds[0] + np.abs(bias)).max()) < EXACT
+    whole = len(parts) == 1
+    offset = site.constant(bias.astype(np.float32) if narrow else bias.astype(np.int32))
+    factors = requantization_scale(site.inputs[0].scale, grid.scale, site.output.scale)
+    scale = site.constant(np.broadcast_to(factors, (channels,)))
+    real = np.float64(site.inputs[0].scale) * grid.scale.astype(np.float64) / np.float64(site.output.scale)
+    rescale = None if fixed is None or site.xnnpack else _fixed_point(fixed, np.broadcast_to(real, (channels,)))
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        centred = operands[0]
+        products = [
+            multiply(centred if whole else centred[..., begin:end], weight) for begin, end, weight in parts
+        ]
+        if narrow:
+            accumulator = tf.add_n(products) * float(divisor) + offset
+        else:
+            total = tf.add_n([tf.cast(product, tf.int32) for product in products])
+            integers = total * divisor + offset
+            smooth = tf.add_n(products) * float(divisor)
+            accumulator = _with_gradient(tf.cast(integers, tf.float32), smooth)
+        steps = accumulator * scale
+        if rescale is None:
+            return _finish(site, tf.round(steps), steps)
+        wide = tf.cast(accumulator, tf.int64) if narrow else tf.cast(integers, tf.int64)
+        return _finish(site, tf.cast(rescale(wide), tf.float32), steps)
+
+    return kernel
+
+
+@tf.custom_gradient
+def _with_gradient(exact: tf.Tensor, smooth: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """The value of ``exact`` with the gradient of ``smooth``."""
+    del smooth
+    return tf.identity(exact), lambda upstream: (None, upstream)
+
+
+def _exact_parts(site: Site, weights: np.ndarray, axis: int) -> list[tuple[int, int, np.ndarray]]:
+    """Weights cut along the input channels so that no partial sum of a part can reach `EXACT`.
+
+    Returns:
+        (first input channel, last + 1, weights of the part) of each part.
+    """
+    rows = np.abs(np.moveaxis(weights, axis, 0).astype(np.int64))
+    if site.operator.kind == "DEPTHWISE_CONV_2D":
+        largest = int(rows.reshape(rows.shape[0], -1).sum(axis=1).max()) * site.bounds[0]
+        if largest >= EXACT:
+            raise ValueError(
+                f"{site.output.name!r}: sums of up to {largest} in one depthwise window are not exact in float32"
+            )
+        return [(0, 0, weights)]
+    inputs = weights.shape[-1]
+    each = rows.reshape(rows.shape[0], -1, inputs).sum(axis=1) * site.bounds[0]
+    parts, begin, running = [], 0, np.zeros(rows.shape[0], np.int64)
+    for channel in range(inputs):
+        running = running + each[:, channel]
+        if running.max() >= EXACT and channel > begin:
+            parts.append((begin, channel, weights[..., begin:channel]))
+            begin, running = channel, each[:, channel].copy()
+    return [*parts, (begin, inputs, weights[..., begin:])]
+
+
+def _in_tensorflow(kind: str, weights: np.ndarray) -> np.ndarray:
+    """Weights in TensorFlow's layout: (h, w, in, out), (h, w, in * multiplier) or (in, out)."""
+    if kind == "CONV_2D":
+        return np.transpose(weights, (1, 2, 3, 0))
+    return weights[0] if kind == "DEPTHWISE_CONV_2D" else weights.T
+
+
+def _fixed_point(rounding: Rescale, factors: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The 31-bit fixed-point rescalings of `rounding`, on int64 tensors."""
+    pairs = np.array([fixed_point(float(factor)) for factor in factors], np.int64).reshape(-1, 2)
+    multiplier, left, right = pairs[:, 0], np.maximum(pairs[:, 1], 0), np.maximum(-pairs[:, 1], 0)
+    count = factors.size
+    upward = np.full(count, rounding is scale_upward)
+    if rounding not in (scale_upward, scale_away):
+        upward = np.arange(count) < count // 8 * 8
+    mask = (np.int64(1) << right) - 1
+
+    def rescale(accumulator: tf.Tensor) -> tf.Tensor:
+        product = tf.bitwise.left_shift(accumulator, tf.broadcast_to(left, tf.shape(accumulator))) * multiplier
+        high_up = _shift(product + (1 << 30), 31)
+        high_away = tf.where(
+            product >= 0, high_up, -_shift(-(product + (1 - (1 << 30))), 31)
+        )
+        high = tf.where(upward, high_up, high_away)
+        remainder = tf.bitwise.bitwise_and(high, tf.broadcast_to(mask, tf.shape(high)))
+        threshold = (mask >> 1) + tf.where(upward, tf.zeros_like(high), tf.cast(high < 0, tf.int64))
+        return _shift(high, right) + tf.cast(remainder > threshold, tf.int64)
+
+    return rescale
+
+
+def _shift(values: tf.Tensor, amount: np.ndarray | int) -> tf.Tensor:
+    return tf.bitwise.right_shift(values, tf.broadcast_to(tf.constant(amount, values.dtype), tf.shape(values)))
+
+
+def _conv_2d(site: Site) -> Kernel:
+    options = site.operator.options
+    assert isinstance(options, Convolution)
+    strides, dilations = (options.stride_h, options.stride_w), (options.dilation_h, options.dilation_w)
+
+    def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        return tf.nn.conv2d(centred, weights, strides, options.padding, dilations=dilations)
+
+    return _weighted(site, multiply, 0, KERNEL_SETS[site.kernels].convolution)
+
+
+def _depthwise_conv_2d(site: Site) -> Kernel:
+    options = site.operator.options
+    assert isinstance(options, Convolution)
+    height, width = site.inputs[1].shape[1:3]
+    shape = (height, width, -1, options.depth_multiplier)
+    dilations = (options.dilation_h, options.dilation_w)
+    size = site.inputs[0].shape[1:3]
+    fixed = KERNEL_SETS[site.kernels].depthwise
+
+    if (height, width) == (1, 1) and options.depth_multiplier == 1:
+
+        def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+            return centred[:, :: options.stride_h, :: options.stride_w] * weights[0, 0]
+
+    elif (height, width) == size and options.padding == "VALID" and options.depth_multiplier == 1:
+
+        def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_sum(centred * weights, axis=(1, 2), keepdims=True)
+
+    elif options.stride_h == options.stride_w:
+
+        def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+            strides = (1, options.stride_h, options.stride_w, 1)
+            kernel = tf.reshape(weights, shape)
+            return tf.nn.depthwise_conv2d(centred, kernel, strides, options.padding, dilations=dilations)
+
+    else:
+        raise ValueError(
+            f"{site.output.name!r}: TensorFlow has no depthwise convolution with strides "
+            f"{options.stride_h} and {options.stride_w}; use one stride"
+        )
+    return _weighted(site, multiply, 3, fixed)
+
+
+def _fully_connected(site: Site) -> Kernel:
+    assert isinstance(site.operator.options, FullyConnected)
+    inputs = site.inputs[1].shape[1]
+
+    def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(centred, weights)
+
+    kernel = _weighted(site, multiply, 0, KERNEL_SETS[site.kernels].dense)
+    return lambda operands: kernel([tf.reshape(operands[0], (-1, inputs))])
+
+
+def _add(site: Site) -> Kernel:
+    assert isinstance(site.operator.options, Elementwise)
+    scales = [tensor.scale for tensor in site.inputs]
+    ratios = [float(np.float32(scale / site.output.scale)) for scale in scales]
+    exact = _add_xnnpack(site) if site.xnnpack else _add_builtin(site)
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        smooth = operands[0] * ratios[0] + operands[1] * ratios[1]
+        return _finish(site, tf.cast(exact(operands), tf.float32), smooth)
+
+    return kernel
+
+
+def _add_xnnpack(site: Site) -> Kernel:
+    (first, second), shift = add_multipliers([t.scale for t in site.inputs], site.output.scale)
+
+    def sums(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        left, right = (tf.cast(operand, tf.int32) for operand in operands)
+        return _shift(left * first + right * second + (1 << (shift - 1)), shift)
+
+    return sums
+
+
+def _add_builtin(site: Site) -> Kernel:
+    largest = 2.0 * max(float(tensor.scale) for tensor in site.inputs)
+    factors = [_fixed_point(scale_away, np.array([float(t.scale) / largest])) for t in site.inputs]
+    last = _fixed_point(scale_away, np.array([largest / (2**20 * float(site.output.scale))]))
+
+    def sums(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        shifted = [
+            factor(tf.cast(operand, tf.int64) * (1 << 20))
+            for factor, operand in zip(factors, operands, strict=True)
+        ]
+        return last(tf.add_n(shifted))
+
+    return sums
+
+
+def _max_pool_2d(site: Site) -> Kernel:
+    options = site.operator.options
+    assert isinstance(options, Pooling)
+    low, high = clamp_range(site.operator, site.output)
+    window, strides = (options.filter_h, options.filter_w), (options.stride_h, options.stride_w)
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        pooled = tf.nn.max_pool2d(operands[0], window, strides, options.padding)
+        return pooled if options.activation == "NONE" else tf.clip_by_value(pooled, low, high)
+
+    return kernel
+
+
+def _average_pool_2d(site: Site) -> Kernel:
+    options = site.operator.options
+    assert isinstance(options, Pooling)
+    counts = site.constant(pool_counts(site.inputs[0].shape[1:3], options).astype(np.float32))
+    window, strides = (options.filter_h, options.filter_w), (options.stride_h, options.stride_w)
+    zero = float(site.inputs[0].zero_point)
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        mean = tf.nn.avg_pool2d(operands[0] + zero, window, strides, options.padding)
+        sums = tf.round(mean * counts)
+        magnitude = tf.floor((2.0 * tf.abs(sums) + counts) / (2.0 * counts))
+        return _finish(site, tf.sign(sums) * magnitude - zero, mean - zero)
+
+    return kernel
+
+
+def _concatenation(site: Site) -> Kernel:
+    options = site.operator.options
+    assert isinstance(options, Concatenation)
+    return lambda operands: tf.concat(list(operands), axis=options.axis)
+
+
+def _pad(site: Site) -> Kernel:
+    amounts = np.asarray(site.inputs[1].data)
+    return lambda operands: tf.pad(operands[0], amounts)
+
+
+def _reshape(site: Site) -> Kernel:
+    shape = [-1, *site.output.shape[1:]]
+    return lambda operands: tf.reshape(operands[0], shape)
+
+
+def _softmax(site: Site) -> Kernel:
+    options = site.operator.options
+    assert isinstance(options, Softmax)
+    scale, step = site.inputs[0].scale, site.output.scale
+    table = site.constant(softmax_table(scale, options.beta))
+    factor = float(scale) * options.beta
+    last = site.inputs[0].shape[-1]
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        logits = operands[0]
+        distance = tf.reduce_max(logits, axis=-1, keepdims=True) - logits
+        weights = tf.gather(table, tf.cast(distance, tf.int32))
+        # the kernels add one class after the other; any other order may round differently
+        total = tf.cumsum(weights, axis=-1)[..., last - 1 :]
+        scaled = weights * (1.0 / (total * step))
+        exact = tf.floor(tf.cast(scaled, tf.float64) + 0.5)
+        smooth = tf.nn.softmax(factor * logits) / step
+        return _finish_softmax(site, tf.cast(exact, tf.float32), smooth)
+
+    return kernel
+
+
+def _finish_softmax(site: Site, exact: tf.Tensor, smooth: tf.Tensor) -> tf.Tensor:
+    """Clamp to 255/256, which would stop the gradient of a sure prediction; let it pass instead."""
+    low, high = clamp_range(site.operator, site.output)
+    return _with_gradient(tf.clip_by_value(exact, low, high), smooth)
+
+
+def _quantize(site: Site) -> Kernel:
+    if site.inputs[0].dtype != "float32":
+        return lambda operands: operands[0]
+    return lambda operands: to_centred(operands[0], site.output)
+
+
+def _dequantize(site: Site) -> Kernel:
+    scale = site.inputs[0].scale
+    return lambda operands: operands[0] * scale
+
+
+def to_centred(reals: tf.Tensor, grid: Tensor) -> tf.Tensor:
+    """Floats to centred integers of a grid: ``clip(rint(x * (1 / scale)))``, straight-through."""
+    low, high = INTEGER_RANGES[grid.dtype]
+    steps = reals * (np.float32(1.0) / grid.scale)
+    return straight_through(tf.round(steps), steps, low - grid.zero_point, high - grid.zero_point, False)
+
+
+KERNELS: dict[str, Callable[[Site], Kernel]] = {
+    "ADD": _add,
+    "AVERAGE_POOL_2D": _average_pool_2d,
+    "CONCATENATION": _concatenation,
+    "CONV_2D": _conv_2d,
+    "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
+    "DEQUANTIZE": _dequantize,
+    "FULLY_CONNECTED": _fully_connected,
+    "MAX_POOL_2D": _max_pool_2d,
+    "PAD": _pad,
+    "QUANTIZE": _quantize,
+    "RESHAPE": _reshape,
+    "SOFTMAX": _softmax,
+}
+"""The builder of every operator's kernel."""
