@@ -98,8 +98,9 @@ def effective_kernel(layer: Any, kernel: KernelChoice = "fake_quantized") -> Arr
         raise ValueError(f"layer {layer.name!r} is not built: call it, or the model, once first")
     if kernel == "fake_quantized" and inner is not layer and not hasattr(layer, "quantized_kernel"):
         raise ValueError(
-            f"layer {layer.name!r} was quantized by another tool than tfdq ({type(layer).__name__}), "
-            "which does not tell its integers; measure it with kernel='float'"
+            f"layer {layer.name!r} was quantized by another tool than tfdq "
+            f"({type(layer).__name__}), which does not tell its integers; measure it with "
+            "kernel='float'"
         )
     depthwise = isinstance(inner, _layers.DepthwiseConv2D)
     if kernel == "fake_quantized" and getattr(layer, "kernel_quantizer", None) is not None:
