@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ def load_npz(path: Path) -> Dataset:
             f"there is no file {path}: np.savez_compressed(path, x_train=..., y_train=..., "
             "x_test=..., y_test=...) makes one."
         )
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not an .npz file, or is cut off: make it again.")
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in _ARRAYS if name not in archive.files]
@@ -35,14 +38,11 @@ def load_npz(path: Path) -> Dataset:
                     f"{path} has no {', '.join(missing)}: it must hold {', '.join(_ARRAYS)} "
                     f"(it holds {', '.join(archive.files) or 'nothing'})."
                 )
-            arrays = {name: archive[name] for name in _ARRAYS}
-            class_names = (
-                tuple(str(c) for c in archive["class_names"])
-                if "class_names" in archive.files
-                else ()
-            )
+            wanted = [*_ARRAYS, *(["class_names"] if "class_names" in archive.files else [])]
+            arrays = {name: _read(archive, name, path) for name in wanted}
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
+    class_names = tuple(str(name) for name in arrays.pop("class_names", ()))
     classes = len(class_names) or _count_classes(arrays)
     return Dataset(
         **arrays,
@@ -51,6 +51,14 @@ def load_npz(path: Path) -> Dataset:
         source=f"arrays of {path.name}",
         class_names=class_names,
     )
+
+
+def _read(archive: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    """Return one array; a ValueError names it where NumPy's would not."""
+    try:
+        return archive[name]
+    except ValueError as error:
+        raise ValueError(f"{path}: the array {name} can't be read ({error}).") from error
 
 
 def _count_classes(arrays: dict[str, np.ndarray]) -> int:

@@ -132,11 +132,7 @@ def pipeline(
         positions = within * batch_size + tf.range(*rows, dtype=tf.int64)
         if not drop_remainder:
             positions = positions[positions < len(labels)]
-        chosen = positions
-        if shuffle:
-            chosen = tf.random.experimental.index_shuffle(
-                positions, tf.stack([tf.constant(seed, tf.int64), epoch]), len(labels) - 1
-            )
+        chosen = _permute(positions, epoch, seed, len(labels)) if shuffle else positions
         pixels = tf.gather(x, chosen)
         if augment != "none":
             # Drawn for the whole batch, whichever slice this is.
@@ -186,6 +182,23 @@ def _shard_rows(batch_size: int, shard: tuple[int, int]) -> tuple[int, int]:
         )
     size = batch_size // count
     return index * size, (index + 1) * size
+
+
+def _permute(positions: tf.Tensor, epoch: tf.Tensor, seed: int, count: int) -> tf.Tensor:
+    """Return the images at the given positions of an epoch's random order.
+
+    The order is never written down: a block cipher maps positions to images, one by one. With
+    4 rounds and (seed, epoch) as its key, as `tf.random.experimental.index_shuffle` has it, the
+    first of 8 images comes up to 1.4 times too often; with a random key and 8 rounds counts are
+    those of true permutations.
+    """
+    # Negative numbers of epochs: the augmentation draws by (seed, step), from 0.
+    key = tf.random.stateless_uniform(
+        [3], tf.stack([tf.constant(seed, tf.int64), -1 - epoch]), None, None, tf.int32, "philox"
+    )
+    return tf.raw_ops.RandomIndexShuffle(
+        index=positions, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=8
+    )
 
 
 def _pad_crop(pixels: tf.Tensor, draws: tf.Tensor, flip: bool) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ class Dataset:
         Raises:
             ValueError: If a number is below 1 or above what there is.
         """
-        changes: dict[str, np.ndarray] = {}
+        changes: dict[str, Any] = {}
         notes = []
         for part, count in (("train", train), ("test", test)):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")

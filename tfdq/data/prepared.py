@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfdq.data.dataset import Dataset
@@ -28,6 +29,7 @@ def load_prepared(name: str, data_dir: Path | None, download: bool) -> Dataset:
 
     Raises:
         FileNotFoundError: If it is not prepared; says what to run.
+        ValueError: If the prepared files are damaged.
     """
     base, _, extra = name.partition("+")
     root = Path(tfds.core.constants.DATA_DIR) if data_dir is None else data_dir
@@ -101,16 +103,19 @@ def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     batches = builder.as_dataset(split=split, shuffle_files=False, read_config=config).batch(1024)
     start = 0
-    for batch in batches.prefetch(2).as_numpy_iterator():
-        stop = start + len(batch["label"])
-        images[start:stop] = batch["image"]
-        labels[start:stop] = batch["label"]
-        start = stop
-    if start != count:
+    try:
+        for batch in batches.prefetch(2).as_numpy_iterator():
+            stop = start + len(batch["label"])
+            images[start:stop] = batch["image"]
+            labels[start:stop] = batch["label"]
+            start = stop
+    except tf.errors.OpError as error:
+        # Cut or damaged files, or not as many images as the folder's metadata states.
+        reason = error.message.splitlines()[0]
         raise ValueError(
-            f"split {split} of {builder.data_path} holds {start} images, but its "
-            f"dataset_info.json states {count}: prepare it again."
-        )
+            f"split {split} in {builder.data_path} can't be read ({reason}): remove the folder "
+            "and prepare the data set again."
+        ) from error
     return images, labels
 
 

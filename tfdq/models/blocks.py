@@ -56,7 +56,7 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
 
 def check_fraction(name: str, value: Any) -> float:
     """Return `value` as a float in [0, 1), or raise a ValueError naming the argument."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < 1:
         raise ValueError(f"{name} is {value!r}, but must be a number in [0, 1).")
     return float(value)
 

@@ -56,7 +56,7 @@ def mobilenet_v2(
     """
     classes = check_count("classes", classes, 2)
     dropout = check_fraction("dropout", dropout)
-    if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real) or not 0 < alpha <= 4:
+    if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real) or not 0 < float(alpha) <= 4:
         raise ValueError(f"alpha is {alpha!r}, but must be a number in (0, 4].")
     image, _ = image_input(input_shape, multiple_of=8, minimum=8)
 
