@@ -13,7 +13,6 @@ from tfdq.lipschitz.layer_maps import KernelChoice, check_kernel_choice
 from tfdq.lipschitz.linear_maps import Array
 from tfdq.lipschitz.network import LipschitzReport, report
 
-
 _BINS = 30
 
 
