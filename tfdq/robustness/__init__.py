@@ -1,0 +1,97 @@
+"""Robustness that can be believed: attacks, evaluation, masking audit, adversarial training.
+
+The public names are loaded on first use, so that importing the package does not load TensorFlow.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfdq.robustness.adversarial_training import AdversarialTraining
+    from tfdq.robustness.amplification import ErrorAmplification, error_amplification
+    from tfdq.robustness.attacks import (
+        AttackResult,
+        AttackTask,
+        attack,
+        available_attacks,
+        register_attack,
+        run_attack,
+    )
+    from tfdq.robustness.catastrophic_overfitting import (
+        CatastrophicOverfittingMonitor,
+        CatastrophicOverfittingWarning,
+    )
+    from tfdq.robustness.evaluation import SUITES, evaluate
+    from tfdq.robustness.masking import AuditThresholds, MaskingAudit, audit
+    from tfdq.robustness.report import RobustnessReport
+    from tfdq.robustness.squeezing import BitDepthSqueeze, MedianSqueeze, squeeze
+    from tfdq.robustness.targets import Target, as_target
+    from tfdq.robustness.transfer import TransferMatrix, transfer_matrix
+
+_HOME = {
+    "AdversarialTraining": "tfdq.robustness.adversarial_training",
+    "AttackResult": "tfdq.robustness.attacks",
+    "AttackTask": "tfdq.robustness.attacks",
+    "AuditThresholds": "tfdq.robustness.masking",
+    "BitDepthSqueeze": "tfdq.robustness.squeezing",
+    "CatastrophicOverfittingMonitor": "tfdq.robustness.catastrophic_overfitting",
+    "CatastrophicOverfittingWarning": "tfdq.robustness.catastrophic_overfitting",
+    "ErrorAmplification": "tfdq.robustness.amplification",
+    "MaskingAudit": "tfdq.robustness.masking",
+    "MedianSqueeze": "tfdq.robustness.squeezing",
+    "RobustnessReport": "tfdq.robustness.report",
+    "SUITES": "tfdq.robustness.evaluation",
+    "Target": "tfdq.robustness.targets",
+    "TransferMatrix": "tfdq.robustness.transfer",
+    "as_target": "tfdq.robustness.targets",
+    "attack": "tfdq.robustness.attacks",
+    "audit": "tfdq.robustness.masking",
+    "available_attacks": "tfdq.robustness.attacks",
+    "error_amplification": "tfdq.robustness.amplification",
+    "evaluate": "tfdq.robustness.evaluation",
+    "register_attack": "tfdq.robustness.attacks",
+    "run_attack": "tfdq.robustness.attacks",
+    "squeeze": "tfdq.robustness.squeezing",
+    "transfer_matrix": "tfdq.robustness.transfer",
+}
+
+__all__ = [
+    "AdversarialTraining",
+    "AttackResult",
+    "AttackTask",
+    "AuditThresholds",
+    "BitDepthSqueeze",
+    "CatastrophicOverfittingMonitor",
+    "CatastrophicOverfittingWarning",
+    "ErrorAmplification",
+    "MaskingAudit",
+    "MedianSqueeze",
+    "RobustnessReport",
+    "SUITES",
+    "Target",
+    "TransferMatrix",
+    "as_target",
+    "attack",
+    "audit",
+    "available_attacks",
+    "error_amplification",
+    "evaluate",
+    "register_attack",
+    "run_attack",
+    "squeeze",
+    "transfer_matrix",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in _HOME:
+        raise AttributeError(
+            f"module 'tfdq.robustness' has no attribute {name!r}; it has {sorted(_HOME)}"
+        )
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(_HOME)

@@ -1,0 +1,315 @@
+"""Adversarial training as a Keras model: compile it, fit it, take the trained model out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from tfdq.robustness.catastrophic_overfitting import (
+    CatastrophicOverfittingMonitor,
+    monitor_examples,
+)
+
+TRAINING_ATTACKS = ("r+fgsm", "fgsm", "pgd")
+
+
+@tf_keras.utils.register_keras_serializable(package="tfdq")
+class AdversarialTraining(tf_keras.Model):
+    """Train a model on batches of which a share is replaced by adversarial examples.
+
+    Each step perturbs the first `ratio` of the batch against the model as it stands, inside the
+    same `tf.function`, and takes one ordinary gradient step on the mixed batch. So the loss, its
+    weights, the penalties of the model (`model.losses`), `jit_compile`, mixed precision and
+    `tf.distribute` work as in plain training, and a step costs `ratio` extra gradients (times the
+    steps of the attack).
+
+    The attack runs the model in inference mode: it leaves the BatchNormalization statistics and
+    the quantizer ranges as they are.
+
+    - `"fgsm"`: `x + eps * sign(g(x))`. Trained with it, a network learns to hide its gradient.
+    - `"r+fgsm"`: `x' = x + eps/2 * sign(N(0, I))`, then `x' + eps/2 * sign(g(x'))`: the cure.
+    - `"pgd"`: a uniform start in the ball, then `steps` steps of `step_size`.
+
+    While it trains with a single-step attack it watches for catastrophic overfitting (the attack
+    it trains with seems to do nothing while PGD breaks everything): see
+    `CatastrophicOverfittingMonitor` and the attribute `catastrophic_overfitting`.
+
+    Args:
+        model: The tf_keras model to train, float or quantized; it is trained in place.
+        attack: `"r+fgsm"`, `"fgsm"` or `"pgd"`, in the L_inf norm.
+        eps: Radius in input units, > 0; `8/255` for images in [0, 1].
+        ratio: Share of each batch that is perturbed, in (0, 1]. The batches must be shuffled.
+        clip: `(lo, hi)` of valid inputs.
+        steps: Steps of `"pgd"`, at least 1.
+        step_size: Step of `"pgd"` in input units; `2.5 * eps / steps` by default.
+        seed: Seed of the random starts. They depend on it and on the step number alone, so a
+            resumed run draws what the uninterrupted one would have.
+        **kwargs: Passed to `tf_keras.Model`.
+
+    Attributes:
+        model: The model being trained; `trainer.model.save(...)`, or `trainer.save(...)`, which
+            saves that model and not the trainer.
+        catastrophic_overfitting: Epochs (from 0) at which it was seen; empty if it never was.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If `model` is not a tf_keras model.
+
+    Example:
+        >>> trainer = AdversarialTraining(qat, attack="r+fgsm", eps=8 / 255)
+        >>> trainer.compile("adam", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> trainer.fit(x, y, validation_data=(x_val, y_val))
+        >>> trainer.model.save("robust.h5")
+
+    Source: Goodfellow et al. 2015 (FGSM), Tramer et al. 2018 (R+FGSM, label leaking and masking),
+    Madry et al. 2018 (PGD), Kurakin et al. 2017 (mixed batches).
+    """
+
+    def __init__(
+        self,
+        model: tf_keras.Model,
+        attack: str = "r+fgsm",
+        eps: float = 8 / 255,
+        ratio: float = 0.5,
+        clip: Sequence[float] = (0.0, 1.0),
+        steps: int = 7,
+        step_size: float | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(model, tf_keras.Model):
+            raise TypeError(
+                f"model must be a tf_keras model, got {type(model).__module__}."
+                f"{type(model).__name__}; tfdq.quantize_model turns a Keras 3 model into one"
+            )
+        _check_settings(attack, eps, ratio, clip, steps, step_size)
+        super().__init__(**{"name": f"adversarial_{model.name}", **kwargs})
+        self.model = model
+        self.attack = attack
+        self.eps = float(eps)
+        self.ratio = float(ratio)
+        self.clip = (float(clip[0]), float(clip[1]))
+        self.steps = int(steps)
+        self.step_size = 2.5 * self.eps / self.steps if step_size is None else float(step_size)
+        self.seed = int(seed)
+        self.catastrophic_overfitting: tuple[int, ...] = ()
+        # With no clean examples in the batch there is no clean accuracy to report.
+        self._clean_accuracy = (
+            tf_keras.metrics.Mean(name="clean_accuracy") if self.ratio < 1 else None
+        )
+        self._adversarial_accuracy = tf_keras.metrics.Mean(name="adversarial_accuracy")
+        self._attack_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Return what the model in training returns."""
+        return self.model(inputs, training=training)
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
+        """Compile as any Keras model; the attack ascends the same loss, per example.
+
+        Raises:
+            ValueError: If the loss is missing or not a single one.
+        """
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        if loss is None or isinstance(loss, (list, tuple, dict)):
+            raise ValueError(
+                f"AdversarialTraining needs one loss to attack and to train with, got {loss!r}; "
+                "e.g. tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)"
+            )
+        resolved = tf_keras.losses.get(loss)
+        self._attack_loss = getattr(resolved, "call", resolved)
+
+    def perturb(
+        self, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, attack: str | None = None, steps: int = 0
+    ) -> tf.Tensor:
+        """Return adversarial examples against the model as it stands; traceable.
+
+        Args:
+            x: Inputs, shape (n, ...), floats inside `clip`.
+            y: Labels in the form the loss takes.
+            seed: Seed of the random start, int32 of shape (2,).
+            attack: One of `TRAINING_ATTACKS`; the one it trains with by default.
+            steps: Steps of `"pgd"`; 0 means the trainer's own.
+
+        Returns:
+            Examples of the shape of `x`, within `eps` of it and inside `clip`.
+
+        Raises:
+            RuntimeError: If the trainer is not compiled, so that there is no loss to ascend.
+        """
+        attack = attack or self.attack
+        steps = steps or self.steps
+        low = tf.maximum(x - self.eps, self.clip[0])
+        high = tf.minimum(x + self.eps, self.clip[1])
+        if attack == "fgsm":
+            return self._ascend(x, y, low, high, self.eps, 1)
+        if attack == "r+fgsm":
+            noise = tf.sign(tf.random.stateless_normal(tf.shape(x), seed, dtype=x.dtype))
+            start = tf.clip_by_value(x + self.eps / 2 * noise, low, high)
+            return self._ascend(start, y, low, high, self.eps / 2, 1)
+        noise = tf.random.stateless_uniform(tf.shape(x), seed, -self.eps, self.eps, x.dtype)
+        start = tf.clip_by_value(x + noise, low, high)
+        size = self.step_size if steps == self.steps else 2.5 * self.eps / steps
+        return self._ascend(start, y, low, high, size, steps)
+
+    def _ascend(
+        self,
+        start: tf.Tensor,
+        y: tf.Tensor,
+        low: tf.Tensor,
+        high: tf.Tensor,
+        step_size: float,
+        steps: int,
+    ) -> tf.Tensor:
+        """Take sign-gradient steps inside a box; a loop in the graph, not an unrolled one."""
+        shape = start.shape
+
+        def step(i: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            moved = x + step_size * tf.sign(self._input_gradient(x, y))
+            return i + 1, tf.ensure_shape(tf.clip_by_value(moved, low, high), shape)
+
+        if steps == 1:
+            return tf.stop_gradient(step(tf.constant(0), start)[1])
+        _, end = tf.while_loop(
+            lambda i, _: i < steps, step, (tf.constant(0), start), maximum_iterations=steps
+        )
+        return tf.stop_gradient(end)
+
+    def _input_gradient(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        if self._attack_loss is None:
+            raise RuntimeError("compile the trainer first: the attack ascends its loss")
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(self._attack_loss(y, self.model(x, training=False)))
+            # In float16 a small gradient would be flushed to zero and its sign lost.
+            scale = getattr(getattr(self, "optimizer", None), "get_scaled_loss", None)
+            if scale is not None:
+                loss = scale(loss)
+        return tape.gradient(loss, x)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Perturb a share of the batch, then train on the batch as Keras does."""
+        x, y, weights = tf_keras.utils.unpack_x_y_sample_weight(data)
+        if not tf.is_tensor(x) or y is None:
+            raise ValueError(
+                "AdversarialTraining takes batches (x, y) or (x, y, sample_weight), x one tensor; "
+                f"got x of type {type(x).__name__} and y of type {type(y).__name__}"
+            )
+        x = x if x.dtype.is_floating else tf.cast(x, tf.float32)
+        count = tf.shape(x)[0]
+        share = tf.cast(tf.round(self.ratio * tf.cast(count, tf.float32)), tf.int32)
+        share = tf.minimum(tf.maximum(share, 1), count)
+        context = tf.distribute.get_replica_context()
+        replica = context.replica_id_in_sync_group if context is not None else 0
+        step = tf.cast(self.optimizer.iterations, tf.int32)
+        seed = tf.stack([tf.cast(replica, tf.int32) * 7919 + self.seed, step])
+        attacked = self.perturb(x[:share], y[:share], seed)
+        x = tf.ensure_shape(tf.concat([attacked, x[share:]], 0), x.shape)
+        with tf.GradientTape() as tape:
+            outputs = self(x, training=True)
+            loss = self.compute_loss(x, y, outputs, weights)
+        self._validate_target_and_loss(y, loss)
+        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        right = _right(y, outputs)
+        self._adversarial_accuracy.update_state(right[:share])
+        if self._clean_accuracy is not None:
+            is_clean = tf.cast(tf.range(count) >= share, tf.float32)
+            self._clean_accuracy.update_state(right, sample_weight=is_clean)
+        return self.compute_metrics(x, y, outputs, weights)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Evaluate on the examples as they are; robust accuracy is for `evaluate` of tfdq."""
+        own = ("clean_accuracy", "adversarial_accuracy")
+        return {name: v for name, v in super().test_step(data).items() if name not in own}
+
+    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> tf_keras.callbacks.History:
+        """Fit as any Keras model, with a monitor for catastrophic overfitting.
+
+        Single-step training is watched on (at most) 256 examples of `validation_data`, or of the
+        training data if there is none, unless `callbacks` holds a monitor already. Data that
+        cannot be looked at without using it up (a Python generator) is not watched, and a warning
+        says so.
+
+        Args:
+            x: As `tf_keras.Model.fit` takes it.
+            y: As `tf_keras.Model.fit` takes it.
+            **kwargs: As `tf_keras.Model.fit` takes them, by name.
+
+        Returns:
+            The history; with `monitor_single_step_accuracy` and `monitor_pgd_accuracy` per epoch.
+        """
+        callbacks = kwargs.pop("callbacks", None) or []
+        listed = list(getattr(callbacks, "callbacks", callbacks))
+        watched = any(isinstance(c, CatastrophicOverfittingMonitor) for c in listed)
+        if self.attack != "pgd" and not watched:
+            examples = monitor_examples(x, y, kwargs.get("validation_data"))
+            if examples is not None:
+                listed = [CatastrophicOverfittingMonitor(*examples), *listed]
+                callbacks = listed
+        return super().fit(x, y, callbacks=callbacks, **kwargs)
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Save the model that was trained (so a ModelCheckpoint keeps that, too)."""
+        self.model.save(filepath, *args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, the model serialized."""
+        return {
+            "name": self.name,
+            "model": tf_keras.saving.serialize_keras_object(self.model),
+            "attack": self.attack,
+            "eps": self.eps,
+            "ratio": self.ratio,
+            "clip": self.clip,
+            "steps": self.steps,
+            "step_size": self.step_size,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> AdversarialTraining:
+        """Build the trainer from `get_config`."""
+        inner = tf_keras.saving.deserialize_keras_object(
+            config["model"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "model": inner})
+
+
+def _right(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Return 1.0 where the class is right, for integer labels (n,) or (n, 1) or one-hot ones."""
+    if y.shape.rank == outputs.shape.rank and y.shape[-1] == outputs.shape[-1]:
+        labels = tf.argmax(y, axis=-1)
+    else:
+        labels = tf.reshape(tf.cast(y, tf.int64), [-1])
+    return tf.cast(tf.equal(labels, tf.argmax(outputs, axis=-1)), tf.float32)
+
+
+def _check_settings(
+    attack: str,
+    eps: float,
+    ratio: float,
+    clip: Sequence[float],
+    steps: int,
+    step_size: float | None,
+) -> None:
+    """Raise a ValueError that names the first setting that is out of range."""
+    if attack not in TRAINING_ATTACKS:
+        raise ValueError(f"attack must be one of {TRAINING_ATTACKS}, got {attack!r}")
+    if len(clip) != 2 or not clip[0] < clip[1]:
+        raise ValueError(f"clip must be (lo, hi) with lo < hi, got {tuple(clip)}")
+    if not 0 < eps <= clip[1] - clip[0]:
+        raise ValueError(
+            f"eps is in input units and must lie in (0, {clip[1] - clip[0]}] for inputs in "
+            f"{tuple(clip)}, e.g. 8/255 of the range; got {eps}"
+        )
+    if not 0 < ratio <= 1:
+        raise ValueError(
+            f"ratio is the share of the batch that is attacked, in (0, 1]; got {ratio}"
+        )
+    if int(steps) != steps or steps < 1:
+        raise ValueError(f"steps must be a whole number, at least 1; got {steps}")
+    if step_size is not None and not step_size > 0:
+        raise ValueError(f"step_size must be positive, got {step_size}")

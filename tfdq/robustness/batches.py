@@ -1,0 +1,85 @@
+"""Examples in batches, from arrays or a `tf.data.Dataset`, one batch in memory at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tfdq.robustness.attacks.inputs import checked_images_and_labels
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+def is_dataset(x: Any) -> bool:
+    """Return whether `x` is a `tf.data.Dataset`, without importing TensorFlow."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(x, tensorflow.data.Dataset)
+
+
+def count_batches(x: Any, batch_size: int) -> int | None:
+    """Return how many batches `iterate_batches` will give, or None if that is not known."""
+    if not is_dataset(x):
+        return -(-len(x) // batch_size)
+    size = int(x.cardinality())
+    if size < 0:
+        return None
+    return -(-size // batch_size) if _unbatched(x) else None
+
+
+def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) -> Iterator[Batch]:
+    """Yield images and labels, checked, one batch at a time.
+
+    Args:
+        x: Images, shape (n, ...), or a `tf.data.Dataset` of `(image, label)` pairs, batched or not.
+            A finite one: it is read once.
+        y: Labels, (n,) or one-hot (n, classes); None for a dataset.
+        batch_size: Examples per batch; a dataset is cut anew to this size.
+        clip: `(lo, hi)` that the images must lie in.
+
+    Yields:
+        Images, float32 (m, ...), and labels, int64 (m,); m is `batch_size` but for the last batch.
+
+    Raises:
+        ValueError: If images hold NaN or lie outside `clip`, labels are missing or of the wrong
+            number, the dataset is empty or infinite.
+        TypeError: If labels are no class numbers.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if not is_dataset(x):
+        images, labels = np.asarray(x), y
+        if labels is None:
+            raise ValueError("y is None: pass the true labels")
+        labels = np.asarray(labels)
+        if len(images) != len(labels):
+            raise ValueError(f"x has {len(images)} examples but y has {len(labels)} labels")
+        if len(images) == 0:
+            raise ValueError("x is empty: pass at least one example")
+        for at in range(0, len(images), batch_size):
+            part = slice(at, at + batch_size)
+            yield checked_images_and_labels(images[part], labels[part], clip)
+        return
+    if y is not None:
+        raise ValueError("x is a dataset and must hold the labels itself: pass y=None")
+    if not isinstance(x.element_spec, tuple) or len(x.element_spec) < 2:
+        raise ValueError(f"the dataset must give (image, label), it gives {x.element_spec}")
+    if int(x.cardinality()) == -1:
+        raise ValueError("the dataset is infinite: use dataset.take(n)")
+    cut = x.batch(batch_size) if _unbatched(x) else x.rebatch(batch_size)
+    empty = True
+    for element in cut.as_numpy_iterator():
+        empty = False
+        yield checked_images_and_labels(element[0], element[1], clip)
+    if empty:
+        raise ValueError("the dataset is empty")
+
+
+def _unbatched(dataset: Any) -> bool:
+    """Whether the elements are single examples: a label is then a scalar or a one-hot vector."""
+    image, label = dataset.element_spec[0], dataset.element_spec[1]
+    if label.shape.rank != 1:
+        return label.shape.rank == 0
+    return label.shape[0] is not None and label.shape[0] != image.shape[0]

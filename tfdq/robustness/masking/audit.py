@@ -1,0 +1,216 @@
+"""Run the checks of the gradient-masking audit on one model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from tfdq.robustness.attacks.base import attack_spec
+from tfdq.robustness.attacks.inputs import checked_settings
+from tfdq.robustness.batches import iterate_batches
+from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
+from tfdq.robustness.masking.features import features_of
+from tfdq.robustness.masking.planted import planted_image
+from tfdq.robustness.masking.subject import Subject, WhiteBox
+from tfdq.robustness.masking.verdict import AuditThresholds, Check, MaskingAudit
+from tfdq.robustness.progress import progress_bar
+from tfdq.robustness.targets import Target, as_target
+from tfdq.robustness.versions import package_versions
+
+WHITE_BOX: tuple[WhiteBox, ...] = (
+    ("apgd-ce", {}),
+    ("pgd", {"steps": 50, "restarts": 2, "loss": "margin"}),
+)
+
+# Name, function, and whether it needs gradients; in the order of the report.
+_CHECKS: tuple[tuple[str, Callable[[Subject], Check], bool], ...] = (
+    ("determinism", deployment_checks.determinism, False),
+    ("zero gradients", gradient_checks.zero_gradients, True),
+    ("local linearity", gradient_checks.local_linearity, True),
+    ("logit scale", attack_checks.logit_scale, True),
+    ("single step vs iterated", attack_checks.single_step, True),
+    ("plateau in steps", attack_checks.steps_plateau, True),
+    ("plateau in restarts", attack_checks.restarts_plateau, True),
+    ("monotone in epsilon", attack_checks.monotone, True),
+    ("unbounded epsilon", attack_checks.unbounded, True),
+    ("random sampling", attack_checks.random_sampling, True),
+    ("white box vs transfer", attack_checks.transfer, True),
+    ("white box vs black box", attack_checks.black_box, True),
+    ("model vs twin vs runtime", deployment_checks.twin_and_runtime, True),
+)
+_PLANTED = "planted adversarial image"
+CHECK_NAMES = (*(name for name, _, _ in _CHECKS), _PLANTED)
+
+
+def audit(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    *,
+    eps: float = 8 / 255,
+    clip: tuple[float, float] = (0.0, 1.0),
+    examples: int = 256,
+    surrogate: Any = None,
+    transfer_from: Mapping[str, Any] | None = None,
+    twin: Any = None,
+    tflite: Any = None,
+    white_box: Sequence[WhiteBox] = WHITE_BOX,
+    queries: int = 1000,
+    thresholds: AuditThresholds | None = None,
+    checks: Sequence[str] | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    name: str | None = None,
+    progress: bool | None = None,
+) -> MaskingAudit:
+    """Check whether a model's robust accuracy can be believed, or its gradients are masked.
+
+    Works on the first `examples` images that the model classifies rightly, in L_inf. Each check
+    keeps the figures behind its verdict, its threshold and its source; one that lacks what it needs
+    says "not run".
+
+    Args:
+        model: Anything `as_target` takes.
+        x: Images, shape (n, ...), or a `tf.data.Dataset` of `(image, label)`.
+        y: Labels, (n,) or one-hot; None for a dataset.
+        eps: Radius in input units, > 0: the one whose figures are to be believed.
+        clip: `(lo, hi)` of valid inputs.
+        examples: Largest number of images used, at least 8.
+        surrogate: Where gradients come from if the model gives none (a `.tflite` file): its
+            fake-quantized model or integer twin.
+        transfer_from: Independently trained models `{name: model}` for the transfer check.
+        twin: The exact integer twin of the model, a callable from images to logits.
+        tflite: The deployed file: its path, or an `Interpreter`.
+        white_box: `(attack, options)` that stand for the best white-box effort, after PGD-20 on the
+            cross-entropy. Give the strongest there are: the black-box checks look at what they
+            leave.
+        queries: Forward passes per image of Square and of random sampling.
+        thresholds: Where to draw the lines; the defaults are in `AuditThresholds`.
+        checks: Names of the checks to run, all by default; the others are "not run".
+        batch_size: Images per batch.
+        seed: Seed of every random choice.
+        name: Name of the model in reports.
+        progress: Show a progress bar on stderr; by default if that is a terminal.
+
+    Returns:
+        The audit; `.passed` says whether no check failed.
+
+    Raises:
+        ValueError: If an argument is out of range, an unknown check is named, or fewer than 8
+            images are classified rightly.
+
+    Source: Athalye, Carlini, Wagner, Obfuscated Gradients, ICML 2018; Carlini et al., On
+    Evaluating Adversarial Robustness, 2019; and those named in the checks.
+
+    Example:
+        >>> verdict = audit(qat, x, y, eps=8 / 255, transfer_from={"float": model})
+        >>> print(verdict.to_markdown())
+    """
+    started = time.perf_counter()
+    checked_settings("audit", ("linf",), eps, "linf", clip, batch_size)
+    if eps == 0:
+        raise ValueError("eps must be > 0: there is nothing to audit in an empty ball")
+    if examples < 8 or queries < 1:
+        raise ValueError(f"need examples >= 8 and queries >= 1, got {examples} and {queries}")
+    wanted = CHECK_NAMES if checks is None else tuple(checks)
+    unknown = set(wanted) - set(CHECK_NAMES)
+    if unknown:
+        raise ValueError(f"unknown checks {sorted(unknown)}; there are {list(CHECK_NAMES)}")
+    for attack_name, _ in white_box:
+        attack_spec(attack_name)
+    target = as_target(model)
+    source = target if surrogate is None else as_target(surrogate)
+    images, labels = _rightly_classified(target, x, y, examples, batch_size, clip)
+    subject = Subject(
+        target,
+        source if source.differentiable else None,
+        images,
+        labels,
+        float(eps),
+        (float(clip[0]), float(clip[1])),
+        batch_size,
+        int(seed),
+        tuple(white_box),
+        int(queries),
+        thresholds or AuditThresholds(),
+        {other: _named(other, given) for other, given in (transfer_from or {}).items()},
+        None if twin is None else as_target(twin),
+        None if tflite is None else as_target(tflite),
+    )
+    features = features_of(surrogate if surrogate is not None else model, source)
+    done = []
+    with progress_bar(f"auditing {name or target.name}", len(CHECK_NAMES), progress) as advance:
+        for check_name, function, needs_gradients in _CHECKS:
+            done.append(_run(check_name, function, needs_gradients, check_name in wanted, subject))
+            advance(check_name)
+        done.append(
+            _run(_PLANTED, lambda s: planted_image(s, features), True, _PLANTED in wanted, subject)
+        )
+        advance(_PLANTED)
+    settings = {
+        "clip": list(subject.clip),
+        "surrogate": None if source is target else source.name,
+        "transfer_from": sorted(subject.transfer_from),
+        "white_box": [[attack_name, dict(options)] for attack_name, options in white_box],
+        "queries": subject.queries,
+        "batch_size": batch_size,
+        "seed": subject.seed,
+    }
+    return MaskingAudit(
+        name or target.name,
+        subject.eps,
+        len(images),
+        tuple(done),
+        settings,
+        AuditThresholds(**asdict(subject.thresholds)),
+        package_versions(),
+        time.perf_counter() - started,
+    )
+
+
+def _named(name: str, model: Any) -> Target:
+    target = as_target(model)
+    if not target.differentiable:
+        raise ValueError(f"transfer_from[{name!r}] gives no gradients: it can't make the images")
+    return target
+
+
+def _run(
+    name: str,
+    function: Callable[[Subject], Check],
+    needs_gradients: bool,
+    wanted: bool,
+    subject: Subject,
+) -> Check:
+    """Run a check, or say why it was not."""
+    if not wanted:
+        return Check(name, "not run", {}, "", "", "not asked for")
+    if needs_gradients and subject.surrogate is None:
+        return Check(
+            name, "not run", {}, "", "", "the model gives no gradients and no surrogate was given"
+        )
+    return function(subject)
+
+
+def _rightly_classified(
+    target: Target, x: Any, y: Any, examples: int, batch_size: int, clip: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first `examples` images that the target classifies rightly, and their labels."""
+    images, labels, have = [], [], 0
+    for batch, truth in iterate_batches(x, y, batch_size, clip):
+        right = target.predict(batch) == truth
+        images.append(batch[right])
+        labels.append(truth[right])
+        have += int(right.sum())
+        if have >= examples:
+            break
+    if have < 8:
+        raise ValueError(
+            f"{target.name} classifies only {have} of the images rightly; an audit needs at least "
+            "8. Are the labels and the clip range right?"
+        )
+    return np.concatenate(images)[:examples], np.concatenate(labels)[:examples]

@@ -1,0 +1,77 @@
+"""Checks that what is attacked is what is deployed: one function, the same every time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdq.robustness.masking.attack_checks import ATHALYE, CARLINI
+from tfdq.robustness.masking.subject import Subject
+from tfdq.robustness.masking.verdict import Check
+
+
+def determinism(subject: Subject) -> Check:
+    """The same image must get the same logits: asked twice, and in another order."""
+    limit = subject.thresholds.nondeterminism
+    first = subject.target.logits(subject.x)
+    again = subject.target.logits(subject.x)
+    order = np.random.default_rng([subject.seed, 21]).permutation(len(subject.x))
+    shuffled = np.empty_like(first)
+    shuffled[order] = subject.target.logits(subject.x[order])
+    spread = max(float(np.median(np.ptp(first, axis=1))), 1e-12)
+    repeated = float(np.abs(again - first).max()) / spread
+    reordered = float(np.abs(shuffled - first).max()) / spread
+    flips = float(np.mean((again.argmax(1) != subject.y) | (shuffled.argmax(1) != subject.y)))
+    return subject.verdict(
+        "determinism",
+        max(repeated, reordered) <= limit,
+        {
+            "difference_when_repeated": repeated,
+            "difference_when_reordered": reordered,
+            "share_of_changed_labels": flips,
+        },
+        f"logits differ by at most {limit:g} of their spread",
+        f"{ATHALYE} (stochastic gradients); {CARLINI}, section 4.8",
+        "the model draws random numbers, or mixes the images of a batch: attack its expectation",
+    )
+
+
+def twin_and_runtime(subject: Subject) -> Check:
+    """The model, its exact integer twin and the deployed file must decide alike."""
+    bounds = subject.thresholds
+    name = "model vs twin vs runtime"
+    criterion = (
+        f"equal labels >= {bounds.label_agreement:g} and accuracies under the same adversarial "
+        f"images within {bounds.deployed_accuracy_gap:g}"
+    )
+    source = "what is attacked must be what is deployed; Carlini et al. 2019, section 3.1"
+    others = {"twin": subject.twin, "runtime": subject.runtime}
+    given = {label: target for label, target in others.items() if target is not None}
+    if not given:
+        remark = "neither the integer twin (twin=) nor the deployed file (tflite=) was given"
+        return Check(name, "not run", {}, criterion, source, remark)
+    images = np.concatenate([subject.x, subject.pgd.x_adv])
+    labels = subject.target.predict(images)
+    accuracy = _accuracy_on_adversarial(labels, subject.y)
+    figures: dict[str, float] = {"model_accuracy": accuracy}
+    good = True
+    for label, target in given.items():
+        theirs = target.predict(images)
+        agreement = float(np.mean(theirs == labels))
+        figures[f"{label}_label_agreement"] = agreement
+        figures[f"{label}_accuracy"] = _accuracy_on_adversarial(theirs, subject.y)
+        gap = abs(figures[f"{label}_accuracy"] - accuracy)
+        # A small tolerance keeps 0.98 from failing against 0.98 for a rounding error.
+        good &= agreement >= bounds.label_agreement - 1e-9
+        good &= gap <= bounds.deployed_accuracy_gap + 1e-9
+    return subject.verdict(
+        name,
+        good,
+        figures,
+        criterion,
+        source,
+        "the attacked model is not the one that ships: its figures do not carry over",
+    )
+
+
+def _accuracy_on_adversarial(labels: np.ndarray, y: np.ndarray) -> float:
+    return float(np.mean(labels[len(y) :] == y))

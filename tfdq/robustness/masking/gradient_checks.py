@@ -1,0 +1,95 @@
+"""Checks of the gradient itself: it exists, points uphill, and holds nearby."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdq.robustness.attacks.losses import cross_entropy, margin
+from tfdq.robustness.masking.attack_checks import ATHALYE, CARLINI
+from tfdq.robustness.masking.subject import Subject
+from tfdq.robustness.masking.verdict import Check
+
+STEP_SHARE = 0.5
+NEAR_SHARE = 0.05
+
+
+def zero_gradients(subject: Subject) -> Check:
+    """The gradient of the cross-entropy must not vanish."""
+    limit = subject.thresholds.zero_gradients
+    _, _, clean = subject.source.loss_gradient(cross_entropy, subject.x, subject.y)
+    _, _, moved = subject.source.loss_gradient(
+        cross_entropy, _noisy(subject, 1.0, stream=11), subject.y
+    )
+    shares, sizes = [], []
+    for gradient in (clean, moved):
+        size = np.abs(gradient.reshape(len(gradient), -1)).max(1)
+        shares.append(float(np.mean(~np.isfinite(size) | (size == 0))))
+        sizes.append(float(np.median(size)))
+    return subject.verdict(
+        "zero gradients",
+        max(shares) <= limit,
+        {
+            "share_at_clean_images": shares[0],
+            "share_at_random_points_of_the_ball": shares[1],
+            "median_largest_entry": sizes[0],
+        },
+        f"share of all-zero or non-finite gradients <= {limit:g}",
+        f"{ATHALYE} (vanishing gradients); {CARLINI}, section 4.7",
+        "the attack stands still where the gradient is zero",
+    )
+
+
+def local_linearity(subject: Subject) -> Check:
+    """A short step along the gradient raises the loss, and the gradient is alike nearby.
+
+    The margin of the logits is used, so that the softmax's saturation has no part in it. "Uphill":
+    of the examples whose margin loss changes at all half of eps along the gradient's sign (where a
+    quantizer rounds the step away it does not, and rightly so), the share where it rises.
+    "Alignment": the mean cosine between the gradients at the image and at a random point within a
+    twentieth of eps.
+    """
+    bounds = subject.thresholds
+    source = subject.source
+    _, before, gradient = source.loss_gradient(margin, subject.x, subject.y)
+    step = STEP_SHARE * subject.eps
+    stepped = np.clip(subject.x + step * np.sign(gradient), *subject.clip).astype(np.float32)
+    _, after, _ = source.loss_gradient(margin, stepped, subject.y)
+    near = _noisy(subject, NEAR_SHARE, stream=12)
+    _, _, other = source.loss_gradient(margin, near, subject.y)
+    predicted = (gradient * (stepped - subject.x)).reshape(len(gradient), -1).sum(1)
+    risen = after - before
+    uphill = float(np.sum(risen > 0) / max(np.sum(risen != 0), 1))
+    alignment = float(np.mean(_cosine(gradient, other)))
+    ratio = risen / np.where(predicted > 0, predicted, np.inf)
+    return subject.verdict(
+        "local linearity",
+        uphill >= bounds.uphill and alignment >= bounds.alignment,
+        {
+            "uphill": uphill,
+            "unchanged": float(np.mean(risen == 0)),
+            "alignment": alignment,
+            "median_rise_over_predicted_rise": float(np.median(ratio)),
+            "step": step,
+            "distance_of_near_points": NEAR_SHARE * subject.eps,
+        },
+        f"loss rises along the gradient for >= {bounds.uphill:g} of the examples, mean cosine of "
+        f"near gradients >= {bounds.alignment:g}",
+        "Qin et al. 2019 (Local Linearization); Andriushchenko and Flammarion 2020 (gradient "
+        f"alignment); {ATHALYE} (shattered gradients)",
+        "the gradient does not describe the loss around it",
+    )
+
+
+def _noisy(subject: Subject, share: float, stream: int) -> np.ndarray:
+    rng = np.random.default_rng([subject.seed, stream])
+    radius = share * subject.eps
+    noise = rng.uniform(-radius, radius, subject.x.shape)
+    return np.clip(subject.x + noise, *subject.clip).astype(np.float32)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine per example; 0 where a gradient is zero or not finite."""
+    a = np.nan_to_num(a.reshape(len(a), -1).astype(np.float64), posinf=0, neginf=0)
+    b = np.nan_to_num(b.reshape(len(b), -1).astype(np.float64), posinf=0, neginf=0)
+    sizes = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.sum(a * b, 1) / np.where(sizes > 0, sizes, np.inf)

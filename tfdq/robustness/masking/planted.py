@@ -1,0 +1,158 @@
+"""Plant an adversarial image by construction and see whether the gradients lead to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfdq.robustness.masking.subject import Subject
+from tfdq.robustness.masking.verdict import Check
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Features = Callable[["tf.Tensor"], "tf.Tensor"]
+
+EXAMPLES = 32
+INNER_POINTS = 128
+BOUNDARY_POINTS = 4
+INNER_RADIUS = 0.9
+STEPS = 60
+STARTS = 2
+RIDGE = 1e-3
+
+
+def planted_image(subject: Subject, features: Features) -> Check:
+    """The binarization test: find an adversarial image that is known to exist.
+
+    For each example a linear readout of the model's features is fitted that tells random points
+    inside the ball (class 0, the clean image among them) from a few of its corners (class 1). Where
+    it separates them, a corner is by construction an adversarial image of this binary classifier,
+    and random sampling inside found none. PGD through the features must find one: where it does
+    not, the gradients of the features are masked.
+
+    Args:
+        subject: What is audited.
+        features: TensorFlow function from images (n, ...) to features (n, ...), differentiable as
+            the attacks differentiate the model.
+    """
+    limit = subject.thresholds.planted_found
+    name = "planted adversarial image"
+    criterion = f"share of planted adversarial images found >= {limit:g}"
+    source = "Zimmermann et al. 2022 (Increasing Confidence in Adversarial Robustness Evaluations)"
+    rng = np.random.default_rng([subject.seed, 31])
+    clean = subject.x[:EXAMPLES]
+    readouts, thresholds, planted = _plant(_in_batches(features, subject), clean, subject, rng)
+    figures: dict[str, Any] = {"tried": len(clean), "planted": int(planted.sum())}
+    if planted.sum() < max(1, len(clean) // 4):
+        remark = "no linear readout of the features tells corners of the ball from inner points"
+        return Check(name, "not run", figures, criterion, source, remark)
+    found = _search(features, clean[planted], readouts[planted], thresholds[planted], subject, rng)
+    share = float(np.mean(found))
+    return subject.verdict(
+        name,
+        share >= limit,
+        {**figures, "share_found": share, "steps": STEPS, "starts": STARTS},
+        criterion,
+        source,
+        "the gradients do not lead to adversarial images that are there by construction",
+    )
+
+
+def _in_batches(features: Features, subject: Subject) -> Callable[[np.ndarray], np.ndarray]:
+    import tensorflow as tf
+
+    compiled = tf.function(features, reduce_retracing=True, autograph=False)
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        size = subject.batch_size
+        parts = [
+            compiled(tf.constant(images[at : at + size])).numpy()
+            for at in range(0, len(images), size)
+        ]
+        return np.concatenate([part.reshape(len(part), -1) for part in parts]).astype(np.float64)
+
+    return compute
+
+
+def _plant(
+    features: Callable[[np.ndarray], np.ndarray],
+    clean: np.ndarray,
+    subject: Subject,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit one readout per example.
+
+    Returns:
+        Weights (n, features), thresholds (n,), and which examples have a planted image (n,).
+    """
+    weights, thresholds, planted = [], [], []
+    for image in clean:
+        inner = rng.uniform(-1, 1, (INNER_POINTS, *image.shape))
+        inner[: INNER_POINTS // 2] = np.sign(inner[: INNER_POINTS // 2])
+        inner[0] = 0.0
+        corners = np.sign(rng.uniform(-1, 1, (BOUNDARY_POINTS, *image.shape)))
+        moves = subject.eps * np.concatenate([INNER_RADIUS * inner, corners])
+        points = np.clip(image + moves, *subject.clip).astype(np.float32)
+        values = features(points)
+        middle, spread = values.mean(0), values.std(0)
+        scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0.0)
+        direction = _ridge((values - middle) * scale) * scale
+        scores = (values - middle) @ direction
+        highest_inner = scores[:INNER_POINTS].max()
+        highest_corner = scores[INNER_POINTS:].max()
+        weights.append(direction)
+        thresholds.append(middle @ direction + (highest_inner + highest_corner) / 2)
+        planted.append(highest_corner - highest_inner > 1e-6 * max(1.0, float(np.ptp(scores))))
+    return np.stack(weights), np.array(thresholds), np.array(planted)
+
+
+def _ridge(values: np.ndarray) -> np.ndarray:
+    """Return the least-squares readout of +1 at the corners and -1 inside, classes balanced."""
+    points = len(values)
+    wanted = np.where(np.arange(points) < INNER_POINTS, -1.0, 1.0)
+    share = np.where(wanted < 0, 0.5 / INNER_POINTS, 0.5 / BOUNDARY_POINTS)
+    root = np.sqrt(share)[:, None]
+    gram = (root * values) @ (root * values).T
+    ridge = RIDGE * np.trace(gram) / points + 1e-12
+    return (root * values).T @ np.linalg.solve(gram + ridge * np.eye(points), root[:, 0] * wanted)
+
+
+def _search(
+    features: Features,
+    clean: np.ndarray,
+    readouts: np.ndarray,
+    thresholds: np.ndarray,
+    subject: Subject,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Climb each readout with PGD; return which examples crossed their threshold."""
+    import tensorflow as tf
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def climb(images: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            values = features(images)
+            flat = tf.reshape(values, [tf.shape(values)[0], -1])
+            scores = tf.reduce_sum(tf.cast(flat, tf.float32) * weights, axis=1)
+        return scores, tape.gradient(scores, images, unconnected_gradients="zero")
+
+    weights = tf.constant(readouts.astype(np.float32))
+    low = np.maximum(clean - subject.eps, subject.clip[0]).astype(np.float32)
+    high = np.minimum(clean + subject.eps, subject.clip[1]).astype(np.float32)
+    found = np.zeros(len(clean), bool)
+    for start in range(STARTS):
+        noise = rng.uniform(-subject.eps, subject.eps, clean.shape) * (start > 0)
+        images = np.clip(clean + noise, low, high).astype(np.float32)
+        for step in range(STEPS + 1):
+            scores, gradient = (t.numpy() for t in climb(tf.constant(images), weights))
+            found |= scores > thresholds
+            if found.all():
+                return found
+            # From a quarter of the radius down to a fiftieth, so that it both travels and settles.
+            size = subject.eps * 0.25 * (0.08 ** (step / STEPS))
+            images = np.clip(images + size * np.sign(gradient), low, high).astype(np.float32)
+    return found

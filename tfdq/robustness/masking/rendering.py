@@ -1,0 +1,93 @@
+"""A masking audit as Markdown and as a figure."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tfdq.robustness.masking.verdict import MaskingAudit
+
+COLOURS = {"passed": "tab:green", "failed": "tab:red", "not run": "tab:gray"}
+
+
+def markdown(audit: MaskingAudit) -> str:
+    """Return the verdict and a table of the checks with figures, criteria and sources."""
+    ran = sum(check.status != "not run" for check in audit.checks)
+    verdict = "passed" if audit.passed else "FAILED: " + ", ".join(audit.failures)
+    if not audit.failures and not audit.passed:
+        verdict = "not run"
+    lines = [
+        f"## Gradient-masking audit of {audit.model}: {verdict}",
+        "",
+        f"eps {audit.epsilon:.5g}, {audit.examples} correctly classified examples, "
+        f"{ran} of {len(audit.checks)} checks run, {audit.seconds:.0f} s, "
+        f"seed {audit.settings.get('seed')}.",
+        "",
+        "| check | verdict | figures | criterion | source |",
+        "|---|---|---|---|---|",
+    ]
+    for check in audit.checks:
+        figures = "; ".join(f"{key} {_plain(value)}" for key, value in check.figures.items())
+        verdict = check.status + (f": {check.remark}" if check.remark else "")
+        cells = [check.name, verdict, figures, check.criterion, check.source]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(audit: MaskingAudit, path: str | os.PathLike[str] | None) -> Figure:
+    """Plot accuracy against epsilon, steps and logit scale beside the list of verdicts.
+
+    Args:
+        audit: The audit.
+        path: Image file to write, or None.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    plot = Figure(figsize=(11, 6.5), layout="constrained")
+    grid = plot.add_gridspec(3, 2, width_ratios=(1, 1.2))
+    panels = (
+        ("monotone in epsilon", "epsilons", "eps"),
+        ("plateau in steps", "steps", "PGD steps"),
+        ("logit scale", "scales", "logits multiplied by"),
+    )
+    for row, (name, key, label) in enumerate(panels):
+        axes = plot.add_subplot(grid[row, 0])
+        check = audit.check(name)
+        if check.status != "not run":
+            xs = np.asarray(check.figures[key], float)
+            order = np.argsort(xs)
+            ys = np.asarray(check.figures["accuracies"], float)
+            axes.plot(xs[order], ys[order], marker="o", color=COLOURS[check.status])
+            if key == "scales":
+                axes.set_xscale("log")
+        axes.set(xlabel=label, ylabel="PGD accuracy", ylim=(-0.02, 1.02))
+        axes.set_title(f"{name}: {check.status}", fontsize=9, color=COLOURS[check.status])
+        axes.grid(alpha=0.3)
+    listing = plot.add_subplot(grid[:, 1])
+    listing.axis("off")
+    for row, check in enumerate(audit.checks):
+        height = 1 - (row + 0.5) / len(audit.checks)
+        text = f"{check.status:8s}"
+        listing.text(
+            0, height, text, color=COLOURS[check.status], family="monospace", fontsize=9,
+        )  # fmt: skip
+        listing.text(0.14, height, f"{check.name}   ({check.criterion})", fontsize=8)
+    verdict = "passed" if audit.passed else "failed"
+    plot.suptitle(f"Gradient-masking audit of {audit.model}, eps {audit.epsilon:.4g}: {verdict}")
+    if path is not None:
+        plot.savefig(path, dpi=150)
+    return plot
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_plain(item) for item in value) + "]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

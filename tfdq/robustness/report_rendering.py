@@ -1,0 +1,171 @@
+"""A robustness report as Markdown and as a figure; never without the attacks and the audit."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tfdq.robustness.report import RobustnessReport
+
+CAVEAT = "under these attacks"
+
+
+def in_255ths(epsilon: float, clip: tuple[float, float]) -> str:
+    """Return an epsilon as people write it: `8/255` for images in [0, 1], a plain number else."""
+    steps = epsilon * 255
+    whole = round(steps)
+    if tuple(clip) == (0.0, 1.0) and whole >= 1 and abs(steps - whole) < 1e-4:
+        return f"{whole}/255"
+    return f"{epsilon:.4g}"
+
+
+def markdown(report: RobustnessReport) -> str:
+    """Return the report's figures as Markdown.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Headline, accuracy table, one table of attacks per epsilon, comparisons, and how it was
+        computed. The words "under these attacks" and each model's audit verdict are always there.
+    """
+    parts = [_heading(report), _accuracy_table(report)]
+    parts += [_attack_table(report, epsilon) for epsilon in report.epsilons]
+    if len(report.models) > 1:
+        parts.append(_comparison_table(report))
+    parts.append(_provenance(report))
+    return "\n\n".join(parts) + "\n"
+
+
+def _label(report: RobustnessReport, epsilon: float) -> str:
+    return in_255ths(epsilon, tuple(report.settings.get("clip", (0.0, 1.0))))
+
+
+def _heading(report: RobustnessReport) -> str:
+    percent = f"{100 * report.confidence:g} %"
+    return (
+        f"## Robust accuracy {CAVEAT}\n\n"
+        f"Attacks: {', '.join(report.attacks)} ({report.settings.get('norm', 'linf')}). "
+        f"{report.examples} examples. Worst case per example over the attacks; every figure is an "
+        f"upper bound on the true robust accuracy. Brackets: Wilson {percent} intervals."
+    )
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    rule = "|" + "---|" * len(header)
+    return "\n".join([_row(header), rule, *(_row(row) for row in rows)])
+
+
+def _accuracy_table(report: RobustnessReport) -> str:
+    header = ["model", "clean"]
+    header += [f"eps {_label(report, e)}, {CAVEAT}" for e in report.epsilons]
+    header.append("gradient-masking audit")
+    rows = [
+        [
+            record.name,
+            str(report.clean(record.name)),
+            *(str(report.robust(record.name, e)) for e in report.epsilons),
+            report.verdict(record.name),
+        ]
+        for record in report.models
+    ]
+    return _table(header, rows)
+
+
+def _attack_table(report: RobustnessReport, epsilon: float) -> str:
+    each = "after it and all before it" if report.survivors_only else "alone"
+    header = ["model", "attack", f"accuracy {each}", "broken", "queries", "gradients", "seconds"]
+    rows = []
+    for record in report.models:
+        for piece in record.attacks:
+            if not np.isclose(piece.epsilon, epsilon):
+                continue
+            name = piece.attack + (f" (via {piece.surrogate})" if piece.surrogate else "")
+            if not piece.applicable:
+                rows.append([record.name, name, "not applicable: no gradients", *("-" * 4)])
+                continue
+            share = report.robust(record.name, epsilon, piece.attack)
+            broken = f"{int(piece.broken.sum())} of {int(piece.attempted.sum())}"
+            rows.append(
+                [
+                    record.name,
+                    name,
+                    f"{100 * share.value:.1f} %",
+                    broken,
+                    f"{piece.queries}",
+                    f"{piece.gradients}",
+                    f"{piece.seconds:.1f}",
+                ]
+            )
+    return f"### eps {_label(report, epsilon)}\n\n" + _table(header, rows)
+
+
+def _comparison_table(report: RobustnessReport) -> str:
+    header = ["eps", "models", "difference", "only first right", "only second right"]
+    header += ["McNemar p", "p, Holm-adjusted"]
+    rows = [
+        [
+            "clean" if row.epsilon == 0 else _label(report, row.epsilon),
+            f"{row.first} - {row.second}",
+            f"{100 * row.difference:+.1f} points",
+            str(row.only_first),
+            str(row.only_second),
+            f"{row.p_value:.3g}",
+            f"{row.p_adjusted:.3g}",
+        ]
+        for row in report.comparisons()
+    ]
+    return f"### Paired comparisons, worst case {CAVEAT}\n\n" + _table(header, rows)
+
+
+def _provenance(report: RobustnessReport) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return (
+        f"Seed {report.settings.get('seed')}, batch size {report.settings.get('batch_size')}, "
+        f"examples {report.data_digest}, started {report.started or 'unknown'}. {versions}."
+    )
+
+
+def figure(report: RobustnessReport, path: str | os.PathLike[str] | None) -> Figure:
+    """Plot the worst-case accuracy of every model against epsilon.
+
+    Args:
+        report: The report.
+        path: Image file to write, or None.
+
+    Returns:
+        The figure: one line per model with its interval as a band, its audit verdict in the legend,
+        and the attacks in the title.
+    """
+    from matplotlib.figure import Figure
+
+    plot = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = plot.subplots()
+    xs = np.array([0.0, *report.epsilons])
+    for record in report.models:
+        shares = [report.robust(record.name, e) for e in report.epsilons]
+        shares.insert(0, report.clean(record.name))
+        label = f"{record.name} ({report.verdict(record.name)})"
+        (line,) = axes.plot(xs, [s.value for s in shares], marker="o", label=label)
+        lows, highs = [s.low for s in shares], [s.high for s in shares]
+        axes.fill_between(xs, lows, highs, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xticks(xs, ["clean", *(_label(report, e) for e in report.epsilons)])
+    axes.set(xlabel="perturbation (eps)", ylabel="accuracy", ylim=(0, 1))
+    axes.set_title(
+        f"Worst-case accuracy {CAVEAT}:\n{', '.join(report.attacks)}, n = {report.examples}",
+        fontsize=10,
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    if path is not None:
+        plot.savefig(path, dpi=150)
+    return plot

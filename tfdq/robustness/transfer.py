@@ -1,0 +1,252 @@
+"""Transfer of adversarial images: every model as surrogate against every model as victim."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfdq.robustness.attacks.base import Norm, attack_spec, run_attack
+from tfdq.robustness.attacks.inputs import checked_settings
+from tfdq.robustness.batches import count_batches, iterate_batches
+from tfdq.robustness.progress import progress_bar
+from tfdq.robustness.result_store import write_atomically
+from tfdq.robustness.statistics import Proportion, wilson
+from tfdq.robustness.targets import as_target
+from tfdq.robustness.versions import package_versions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class TransferMatrix:
+    """Accuracy of every victim on the images made on every surrogate.
+
+    Attributes:
+        surrogates: Names of the models the images were made on.
+        victims: Names of the models they were shown to.
+        correct: Clean images each victim gets right, shape (victims,), int.
+        standing: Images it still gets right, shape (surrogates, victims), int: right on the clean
+            image and on the surrogate's version of it.
+        examples: Number of images.
+        settings: Attack, its options, epsilon, norm, clip, seed, confidence.
+        versions: Versions of the packages.
+    """
+
+    surrogates: tuple[str, ...]
+    victims: tuple[str, ...]
+    correct: np.ndarray
+    standing: np.ndarray
+    examples: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def accuracy(self, surrogate: str, victim: str) -> Proportion:
+        """Return the victim's accuracy on the surrogate's images, with its Wilson interval.
+
+        Raises:
+            ValueError: If a name is unknown.
+        """
+        at = self.surrogates.index(surrogate), self.victims.index(victim)
+        confidence = float(self.settings.get("confidence", 0.95))
+        return wilson(int(self.standing[at]), self.examples, confidence)
+
+    def success_rate(self, surrogate: str, victim: str) -> float:
+        """Return the share of the images the victim gets right clean that the attack breaks.
+
+        NaN if it gets none right.
+
+        Raises:
+            ValueError: If a name is unknown.
+        """
+        at = self.surrogates.index(surrogate), self.victims.index(victim)
+        right = int(self.correct[at[1]])
+        return float(1 - self.standing[at] / right) if right else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the matrix as plain data."""
+        return {
+            "surrogates": list(self.surrogates),
+            "victims": list(self.victims),
+            "examples": self.examples,
+            "correct": self.correct.tolist(),
+            "standing": self.standing.tolist(),
+            "settings": self.settings,
+            "versions": self.versions,
+        }
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the matrix as JSON, and write it to `path` if one is given.
+
+        Raises:
+            OSError: If the file can't be written.
+        """
+        text = json.dumps(self.to_dict(), indent=1)
+        if path is not None:
+            write_atomically(path, text + "\n")
+        return text
+
+    @classmethod
+    def from_json(cls, text: str) -> TransferMatrix:
+        """Read a matrix back from its JSON text."""
+        data = json.loads(text)
+        return cls(
+            tuple(data["surrogates"]),
+            tuple(data["victims"]),
+            np.array(data["correct"]),
+            np.array(data["standing"]).reshape(len(data["surrogates"]), len(data["victims"])),
+            data["examples"],
+            data["settings"],
+            data["versions"],
+        )
+
+    def to_markdown(self) -> str:
+        """Return accuracies in percent: a row per surrogate, a column per victim."""
+        lines = [
+            f"Accuracy under {self._what()}, images made on the row's model, shown to the column's",
+            "",
+            "| made on | " + " | ".join(self.victims) + " |",
+            "|---|" + "---|" * len(self.victims),
+            "| (clean) | "
+            + " | ".join(f"{100 * right / self.examples:.1f} %" for right in self.correct)
+            + " |",
+        ]
+        for surrogate in self.surrogates:
+            cells = [str(self.accuracy(surrogate, victim)) for victim in self.victims]
+            lines.append(f"| {surrogate} | " + " | ".join(cells) + " |")
+        return "\n".join(lines) + "\n"
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Plot the accuracies as a heat map.
+
+        Args:
+            path: Image file to write, or None.
+
+        Returns:
+            The figure.
+        """
+        from matplotlib.figure import Figure
+
+        rows, columns = self.standing.shape
+        plot = Figure(figsize=(2.5 + 1.1 * columns, 1.8 + 0.8 * rows), layout="constrained")
+        axes = plot.subplots()
+        shares = self.standing / self.examples
+        image = axes.imshow(shares, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        for row in range(rows):
+            for column in range(columns):
+                share = shares[row, column]
+                colour = "black" if share > 0.6 else "white"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
+        axes.set_xticks(range(columns), self.victims, rotation=30, ha="right")
+        axes.set_yticks(range(rows), self.surrogates)
+        axes.set(xlabel="victim", ylabel="surrogate")
+        axes.set_title(f"Accuracy (%) under {self._what()}", fontsize=9)
+        plot.colorbar(image, ax=axes)
+        if path is not None:
+            plot.savefig(path, dpi=150)
+        return plot
+
+    def _what(self) -> str:
+        return f"{self.settings.get('attack')}, eps {self.settings.get('epsilon', 0):.4g}"
+
+
+def transfer_matrix(
+    models: Mapping[str, Any],
+    x: Any,
+    y: Any = None,
+    *,
+    eps: float,
+    attack: str = "pgd",
+    victims: Mapping[str, Any] | None = None,
+    norm: Norm = "linf",
+    clip: tuple[float, float] = (0.0, 1.0),
+    batch_size: int = 256,
+    seed: int = 0,
+    confidence: float = 0.95,
+    progress: bool | None = None,
+    **options: Any,
+) -> TransferMatrix:
+    """Make adversarial images on every model and show them to every model.
+
+    The images are made on all examples and to the attack's full strength (no early stop), as is
+    right for transfer; the diagonal is the white-box attack. A model that gives no gradients (a
+    `.tflite` file, a function) is a victim only.
+
+    Args:
+        models: `{name: model}`, each anything `as_target` takes.
+        x: Images, shape (n, ...), or a `tf.data.Dataset` of `(image, label)`, streamed.
+        y: Labels, (n,) or one-hot; None for a dataset.
+        eps: Radius in input units, > 0.
+        attack: Name of the attack to make them with.
+        victims: Further models that are shown the images and make none.
+        norm: `"linf"` or `"l2"`.
+        clip: `(lo, hi)` of valid inputs.
+        batch_size: Examples per batch.
+        seed: Seed of every random choice.
+        confidence: Coverage of the Wilson intervals.
+        progress: Show a progress bar on stderr; by default if that is a terminal.
+        **options: Options of the attack.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        ValueError: If there is no surrogate, a name is given twice, or an argument is out of range.
+
+    Source: Papernot et al., Transferability in Machine Learning, 2016.
+    """
+    spec = attack_spec(attack)
+    checked_settings(attack, spec.norms, eps, norm, clip, batch_size)
+    twice = set(models) & set(victims or {})
+    if twice:
+        raise ValueError(f"{sorted(twice)} are among both models and victims: name each once")
+    targets = {name: as_target(model) for name, model in {**models, **(victims or {})}.items()}
+    makers = [name for name in models if targets[name].differentiable or not spec.gradients]
+    if not makers:
+        raise ValueError(f"none of {sorted(models)} can make images with {attack}: no gradients")
+    correct = np.zeros(len(targets), np.int64)
+    standing = np.zeros((len(makers), len(targets)), np.int64)
+    total = 0
+    batches = count_batches(x, batch_size)
+    steps = None if batches is None else batches * len(makers)
+    with progress_bar("transfer", steps, progress) as advance:
+        for number, (images, labels) in enumerate(iterate_batches(x, y, batch_size, clip)):
+            right = {name: t.predict(images) == labels for name, t in targets.items()}
+            correct += [int(r.sum()) for r in right.values()]
+            total += len(images)
+            for row, maker in enumerate(makers):
+                made = run_attack(
+                    attack,
+                    targets[maker],
+                    images,
+                    labels,
+                    eps,
+                    norm=norm,
+                    clip=clip,
+                    batch_size=batch_size,
+                    seed=seed + number,
+                    early_stop=False,
+                    **options,
+                )
+                for column, (name, target) in enumerate(targets.items()):
+                    held = right[name] & (target.predict(made.x_adv) == labels)
+                    standing[row, column] += int(held.sum())
+                advance(maker)
+    settings = {
+        "attack": attack,
+        "options": {**spec.defaults(), **options},
+        "epsilon": float(eps),
+        "norm": norm,
+        "clip": [float(clip[0]), float(clip[1])],
+        "batch_size": batch_size,
+        "seed": seed,
+        "confidence": confidence,
+    }
+    return TransferMatrix(
+        tuple(makers), tuple(targets), correct, standing, total, settings, package_versions()
+    )
