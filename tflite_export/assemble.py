@@ -1,0 +1,387 @@
+"""Build an `IntegerGraph` operator by operator, so that each computes exactly what is asked in integers.
+
+This module knows what int8 kernels can and can't do, and nothing of Keras:
+
+- A convolution, a dense layer, a BatchNorm, a pool and a change of grid are all "sums times a factor, plus an offset";
+  each becomes one operator whose rounding is known.
+- An activation of few bits lives on an int8 grid; its clamp is a fused ReLU6, or, where the range is not [0, 6], the
+  end of the int8 range itself, to which the zero point is moved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tflite_export.graph import (
+    BATCH,
+    Concatenation,
+    Convolution,
+    Elementwise,
+    FullyConnected,
+    IntegerGraph,
+    NoOptions,
+    Operator,
+    Options,
+    Pooling,
+    Quantization,
+    Softmax,
+    Tensor,
+    activation_range,
+)
+from tflite_export.reference import same_padding
+
+INT8_LOW, INT8_HIGH = -128, 127
+_UNIT = 127
+_LARGEST_BIAS = 2**30
+_SMALLEST_FACTOR = 2.0**-30
+_LARGEST_FACTOR = 255.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """The grid an operator's result is to be on: ``real = scale * (q - zero_point)``, ``low <= q <= high``."""
+
+    scale: float
+    zero_point: int
+    low: int = INT8_LOW
+    high: int = INT8_HIGH
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A linear layer in integers: ``real = scale * sum(weights * x) + offset``, for each output channel.
+
+    Attributes:
+        weights: int8 in the layout of the file (see `Assembler.weighted`), magnitudes up to ``largest``.
+        scale: float64, ``(channels,)``, positive.
+        offset: float64, ``(channels,)``.
+        largest: magnitude up to which the weights may be stretched in storage: 127 for int8, 7 for int4.
+    """
+
+    weights: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+    largest: int = _UNIT
+
+
+class Assembler:
+    """Appends operators to a graph.
+
+    Args:
+        name: of the graph.
+        int4: store weights of at most 4 bits as packed INT4 tensors.
+    """
+
+    def __init__(self, name: str, int4: bool = False) -> None:
+        self.graph = IntegerGraph(name=name)
+        self.int4 = int4
+        self.in_use: dict[int, tuple[int, int]] = {}
+        self._names: set[str] = set()
+
+    def unique(self, name: str) -> str:
+        """A tensor name not used yet."""
+        candidate, count = name, 1
+        while candidate in self._names:
+            candidate, count = f"{name}_{count}", count + 1
+        self._names.add(candidate)
+        return candidate
+
+    def value(self, name: str, shape: tuple[int, ...], target: Target) -> int:
+        """A new int8 tensor on a grid; returns its index."""
+        grid = Quantization.per_tensor(target.scale, target.zero_point)
+        index = self.graph.add_tensor(Tensor(self.unique(name), shape, "int8", grid))
+        self.in_use[index] = (target.low, target.high)
+        return index
+
+    def constant(self, name: str, data: np.ndarray, grid: Quantization | None, dtype: str) -> int:
+        """A new constant; returns its index."""
+        return self.graph.add_tensor(Tensor(self.unique(name), data.shape, dtype, grid, data))
+
+    def emit(self, kind: str, inputs: tuple[int, ...], output: int, options: Options, label: str) -> int:
+        """Append an operator; returns its output."""
+        self.graph.operators.append(Operator(kind, inputs, (output,), options, label))
+        return output
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Shape of a tensor, the batch `BATCH`."""
+        return self.graph.tensors[index].shape
+
+    def grid(self, index: int) -> Target:
+        """The grid of a tensor, with the integers in use."""
+        tensor = self.graph.tensors[index]
+        return Target(float(tensor.scale), tensor.zero_point, *self.in_use[index])
+
+    def weighted(
+        self,
+        kind: str,
+        source: int,
+        affine: Affine,
+        target: Target,
+        options: Convolution | FullyConnected,
+        shape: tuple[int, ...],
+        label: str,
+    ) -> int:
+        """A convolution or dense layer.
+
+        Args:
+            kind: ``CONV_2D`` with weights (out, h, w, in), ``DEPTHWISE_CONV_2D`` with (1, h, w, out), or
+                ``FULLY_CONNECTED`` with (out, in) and one scale for all channels.
+            source: the input.
+            affine: what to compute.
+            target: grid of the result.
+            options: strides, padding, dilation; the activation is set here.
+            shape: of the result.
+            label: name of the layer.
+
+        Returns:
+            The result.
+        """
+        axis = 3 if kind == "DEPTHWISE_CONV_2D" else 0
+        stored, scale = _stretched(affine)
+        source_scale = float(self.graph.tensors[source].scale)
+        stored, scale = _representable(stored, scale, affine.offset, axis, source_scale, target.scale)
+        bias = np.rint(affine.offset / (scale * source_scale)).astype(np.int32)
+        # beyond this factor one unit of the sum saturates the output, and so it does at it
+        scale = np.minimum(scale, _LARGEST_FACTOR * target.scale / source_scale)
+        steps = scale.astype(np.float32)
+        unit = np.float32(source_scale) * steps
+        one_scale = kind == "FULLY_CONNECTED"
+        weight_grid = Quantization.per_channel(steps[:1] if one_scale else steps, axis if not one_scale else 0)
+        bias_grid = Quantization.per_channel(unit[:1] if one_scale else unit, 0)
+        dtype = "int4" if affine.largest < 8 else "int8"
+        weights = self.constant(f"{label}/weights", stored.astype(np.int8), weight_grid, dtype)
+        biases = self.constant(f"{label}/bias", bias, bias_grid, "int32")
+        first, activation, second = clamp_plan(target)
+        output = self.value(label, shape, first)
+        self.emit(kind, (source, weights, biases), output, replace(options, activation=activation), label)
+        return output if second is None else self.rescale(output, second, label)
+
+    def rescale(
+        self,
+        source: int,
+        target: Target,
+        label: str,
+        factor: np.ndarray | float = 1.0,
+        offset: np.ndarray | float = 0.0,
+    ) -> int:
+        """``factor * x + offset`` for each channel on another grid, as a 1 x 1 depthwise convolution.
+
+        With factor 1, offset 0 and the same scale the integers are unchanged but for the zero point.
+
+        Args:
+            source: the input, any rank; the last dimension holds the channels.
+            target: grid of the result.
+            label: name of the layer.
+            factor: float64, a number or ``(channels,)``; may be negative.
+            offset: float64, a number or ``(channels,)``.
+        """
+        shape = self.shape(source)
+        channels = shape[-1]
+        factors = np.broadcast_to(np.asarray(factor, np.float64), (channels,))
+        offsets = np.broadcast_to(np.asarray(offset, np.float64), (channels,))
+        image = shape
+        if len(shape) != 4:
+            image = (BATCH, 1, int(np.prod(shape[1:-1])), channels)
+            source = self.reshape(source, image, label)
+        weights = np.where(factors < 0, -_UNIT, _UNIT).reshape(1, 1, 1, channels)
+        affine = Affine(weights, np.maximum(np.abs(factors), 1e-30) / _UNIT, offsets)
+        result = self.weighted(
+            "DEPTHWISE_CONV_2D", source, affine, target, Convolution(), image, label
+        )
+        return result if len(shape) == 4 else self.reshape(result, shape, label)
+
+    def reshape(self, source: int, shape: tuple[int, ...], label: str) -> int:
+        """The same integers in another shape (the batch first)."""
+        if self.shape(source) == shape:
+            return source
+        goal = self.constant(f"{label}/shape", np.array(shape, np.int32), None, "int32")
+        output = self.value(label, shape, self.grid(source))
+        return self.emit("RESHAPE", (source, goal), output, NoOptions(), label)
+
+    def pad(self, source: int, amounts: tuple[tuple[int, int], tuple[int, int]], label: str) -> int:
+        """Zeros (the zero point) around an image: ((top, bottom), (left, right))."""
+        pairs = np.array([(0, 0), *amounts, (0, 0)], np.int32)
+        batch, height, width, channels = self.shape(source)
+        shape = (batch, height + sum(amounts[0]), width + sum(amounts[1]), channels)
+        goal = self.constant(f"{label}/amounts", pairs, None, "int32")
+        output = self.value(label, shape, self.grid(source))
+        return self.emit("PAD", (source, goal), output, NoOptions(), label)
+
+    def max_pool(self, source: int, options: Pooling, label: str) -> int:
+        """The largest integer of each window; the grid stays."""
+        output = self.value(label, self._pooled(source, options), self.grid(source))
+        return self.emit("MAX_POOL_2D", (source,), output, options, label)
+
+    def average_pool(self, source: int, options: Pooling, target: Target, label: str) -> int:
+        """The mean of each window on a grid of its own.
+
+        As a depthwise convolution with equal weights it is exact up to the one rounding. Only where ``SAME`` padding
+        cuts windows off at the border it is the pool operator between two changes of grid.
+        """
+        shape = self._pooled(source, options)
+        size = self.shape(source)[1:3]
+        window, strides = (options.filter_h, options.filter_w), (options.stride_h, options.stride_w)
+        cut = options.padding == "SAME" and any(
+            sum(same_padding(size[i], window[i], strides[i])) for i in (0, 1)
+        )
+        if cut:
+            fine = self.rescale(source, _finer(self.grid(source)), label)
+            pooled = self.value(label, shape, self.grid(fine))
+            self.emit("AVERAGE_POOL_2D", (fine,), pooled, options, label)
+            return self.rescale(pooled, target, label)
+        channels = shape[3]
+        weights = np.full((1, *window, channels), _UNIT)
+        count = window[0] * window[1]
+        affine = Affine(weights, np.full(channels, 1.0 / (_UNIT * count)), np.zeros(channels))
+        geometry = Convolution("VALID", options.stride_w, options.stride_h)
+        return self.weighted("DEPTHWISE_CONV_2D", source, affine, target, geometry, shape, label)
+
+    def softmax(self, source: int, label: str) -> int:
+        """Probabilities in units of 1/256."""
+        output = self.value(label, self.shape(source), Target(1 / 256, INT8_LOW))
+        return self.emit("SOFTMAX", (source,), output, Softmax(1.0), label)
+
+    def concatenate(self, sources: list[int], axis: int, target: Target, label: str) -> int:
+        """Tensors side by side; those on another grid than ``target`` are brought onto it first."""
+        goal, _, _ = clamp_plan(target)
+        same = [s for s in sources if _on_grid(self.grid(s), target.scale, None)]
+        if len(same) == len(sources) and len({self.grid(s).zero_point for s in sources}) == 1:
+            goal = replace(goal, zero_point=self.grid(sources[0]).zero_point)
+        aligned = [
+            s if _on_grid(self.grid(s), goal.scale, goal.zero_point) else self.rescale(s, target, label)
+            for s in sources
+        ]
+        shapes = [self.shape(s) for s in aligned]
+        total = sum(shape[axis] for shape in shapes)
+        shape = (*shapes[0][:axis], total, *shapes[0][axis + 1 :])
+        low, high = zip(*(self.in_use[s] for s in aligned), strict=True)
+        output = self.value(label, shape, replace(goal, low=min(low), high=max(high)))
+        return self.emit("CONCATENATION", tuple(aligned), output, Concatenation(axis), label)
+
+    def add(self, terms: list[tuple[int, float]], target: Target, label: str) -> int:
+        """``sum(coefficient * x)`` on a grid. With more than two terms the partial sums have 8-bit grids of their own.
+
+        Args:
+            terms: pairs (tensor, coefficient > 0).
+            target: grid of the result.
+            label: name of the layer.
+        """
+        scaled = [self._in_units(tensor, coefficient, label) for tensor, coefficient in terms]
+        total = scaled[0]
+        for position, term in enumerate(scaled[1:], 2):
+            last = position == len(scaled)
+            goal = target if last else _covering(self.grid(total), self.grid(term))
+            total = self._add_two(total, term, goal, label)
+        return total
+
+    def _add_two(self, left: int, right: int, target: Target, label: str) -> int:
+        largest = max(self.grid(left).scale, self.grid(right).scale) / target.scale
+        if largest > _LARGEST_FACTOR:
+            raise ValueError(
+                f"layer {label!r}: a step of an input is {largest:.3g} steps of the sum, integer kernels take up to "
+                f"{_LARGEST_FACTOR:.0f}; the range of the sum is far too small: train or calibrate on more data"
+            )
+        first, activation, second = clamp_plan(target)
+        output = self.value(label, self.shape(left), first)
+        self.emit("ADD", (left, right), output, Elementwise(activation), label)
+        return output if second is None else self.rescale(output, second, label)
+
+    def _in_units(self, source: int, coefficient: float, label: str) -> int:
+        """``coefficient * x`` with unchanged integers: only the declared step changes."""
+        if coefficient == 1.0:
+            return source
+        grid = self.grid(source)
+        return self.rescale(source, replace(grid, scale=grid.scale * coefficient), label, coefficient)
+
+    def _pooled(self, source: int, options: Pooling) -> tuple[int, ...]:
+        batch, height, width, channels = self.shape(source)
+        rows = window_count(height, options.filter_h, options.stride_h, options.padding)
+        columns = window_count(width, options.filter_w, options.stride_w, options.padding)
+        return (batch, rows, columns, channels)
+
+
+def window_count(size: int, window: int, stride: int, padding: str, dilation: int = 1) -> int:
+    """How many windows fit one dimension."""
+    span = (window - 1) * dilation + 1
+    return -(-size // stride) if padding == "SAME" else (size - span) // stride + 1
+
+
+def clamp_plan(target: Target) -> tuple[Target, str, Target | None]:
+    """How an int8 operator leaves exactly the integers ``target.low .. target.high``.
+
+    Returns:
+        (grid of the operator's result, its fused activation, grid of a change of grid behind it or None). The zero
+        point of the result can differ from the one asked for: a range that ends below 127 is moved to end there.
+    """
+    tensor = Tensor("", (), "int8", Quantization.per_tensor(target.scale, target.zero_point))
+    for activation in ("RELU6", "RELU", "NONE"):
+        if activation_range(activation, tensor) == (target.low, target.high):
+            return target, activation, None
+    up = INT8_HIGH - target.high
+    moved = Target(target.scale, target.zero_point + up, target.low + up, INT8_HIGH)
+    if target.low == target.zero_point:
+        return moved, "RELU", None
+    down = moved.low - INT8_LOW
+    if not moved.zero_point <= INT8_HIGH:
+        raise ValueError(f"the range of {target} does not contain 0")
+    last = Target(target.scale, moved.zero_point - down, INT8_LOW, INT8_HIGH - down)
+    return replace(moved, low=INT8_LOW), "NONE", last
+
+
+def _stretched(affine: Affine) -> tuple[np.ndarray, np.ndarray]:
+    """Weights times a whole number that fills the storage, their scale divided by it.
+
+    The bias is counted in units of input step times weight step; of few-bit weights that step is large and would round
+    the bias away.
+    """
+    largest = max(int(np.abs(affine.weights).max(initial=0)), 1)
+    stretch = affine.largest // largest
+    return affine.weights.astype(np.int64) * stretch, affine.scale / stretch
+
+
+def _representable(
+    weights: np.ndarray,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    axis: int,
+    source_scale: float,
+    target_scale: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Widen the step of channels whose weights are so small that bias or factor leave their number range.
+
+    Such a channel is all but constant (BatchNorm's gamma is near 0, or the kernel is); its weights are rounded to
+    the wider step.
+    """
+    least = np.maximum(
+        np.abs(offset) / (_LARGEST_BIAS * source_scale), _SMALLEST_FACTOR * target_scale / source_scale
+    )
+    if scale.size == 1 or np.ptp(scale) == 0.0:
+        least = np.full_like(scale, least.max()) if axis == 0 and weights.ndim == 2 else least
+    wider = np.maximum(scale, least)
+    ratio = np.ones(weights.ndim, int)
+    ratio[axis] = -1
+    shrunk = np.rint(weights * (scale / wider).reshape([int(n) for n in ratio]))
+    return np.where((scale < wider).reshape([int(n) for n in ratio]), shrunk, weights), wider
+
+
+def _finer(grid: Target) -> Target:
+    """The same range on a grid that uses all of int8, a whole number of steps for each old one."""
+    factor = max((INT8_HIGH - INT8_LOW) // max(grid.high - grid.low, 1), 1)
+    zero_point = INT8_LOW + (grid.zero_point - grid.low) * factor
+    return Target(grid.scale / factor, min(zero_point, INT8_HIGH))
+
+
+def _covering(left: Target, right: Target) -> Target:
+    """An 8-bit grid that holds every sum of two tensors."""
+    low = sum(g.scale * (g.low - g.zero_point) for g in (left, right))
+    high = sum(g.scale * (g.high - g.zero_point) for g in (left, right))
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / (INT8_HIGH - INT8_LOW)
+    return Target(scale, int(np.clip(round(INT8_LOW - low / scale), INT8_LOW, INT8_HIGH)))
+
+
+def _on_grid(grid: Target, scale: float, zero_point: int | None) -> bool:
+    same_scale = np.float32(grid.scale) == np.float32(scale)
+    return bool(same_scale) and zero_point in (None, grid.zero_point)
