@@ -14,7 +14,7 @@ from tfdq.robustness.attacks.base import (
     run_attack,
 )
 
-_BUILTIN = ("apgd", "fab", "gradient_steps", "square")
+_BUILTIN = ("apgd", "carlini_wagner", "fab", "gradient_steps", "spsa", "square", "temperature")
 
 
 def load_builtin_attacks() -> None:

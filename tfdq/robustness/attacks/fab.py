@@ -49,7 +49,7 @@ def fab(
 def _run(
     task: AttackTask, rows: np.ndarray, aims: np.ndarray, steps: int, random_start: bool
 ) -> None:
-    low, high = np.float32(task.clip[0]), np.float32(task.clip[1])
+    low, high = task.clip
     x = task.x[rows]
     current = x.copy()
     if random_start:

@@ -68,3 +68,10 @@ def targeted_dlr(logits: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor) -> tf.Ten
     ordered = tf.sort(logits, axis=1)
     spread = ordered[:, -1] - 0.5 * (ordered[:, -3] + ordered[:, -4]) + 1e-12
     return targeted_margin(logits, labels, aux) / spread
+
+
+def single_logit(logits: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor) -> tf.Tensor:
+    """The logit of the class `aux`, z_aux: a row of the Jacobian when differentiated."""
+    import tensorflow as tf
+
+    return tf.gather(logits, tf.cast(aux, tf.int32), batch_dims=1)

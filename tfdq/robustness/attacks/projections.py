@@ -72,12 +72,12 @@ def project_l2(
 
 def l2_norm(delta: np.ndarray) -> np.ndarray:
     """L2 norms of the perturbations, [n, ...] -> [n]."""
-    return np.sqrt(np.sum(np.square(delta.reshape(len(delta), -1)), axis=1))
+    return np.sqrt(np.sum(np.square(delta), axis=tuple(range(1, delta.ndim))))
 
 
 def linf_norm(delta: np.ndarray) -> np.ndarray:
     """L_inf norms of the perturbations, [n, ...] -> [n]."""
-    return np.max(np.abs(delta.reshape(len(delta), -1)), axis=1, initial=0.0)
+    return np.max(np.abs(delta), axis=tuple(range(1, delta.ndim)), initial=0.0)
 
 
 def per_image(values: np.ndarray, like: np.ndarray) -> np.ndarray:
