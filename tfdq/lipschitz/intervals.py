@@ -8,13 +8,14 @@ from the signs of the weights. The bounds are computed by the operators' own ari
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tfdq.lipschitz.linear_maps import ConvolutionMap, padding_amounts
+from tfdq.lipschitz.linear_maps import ConvolutionMap, dense_map, padding_amounts
 from tflite_export.graph import (
     DTYPES,
     INTEGER_RANGES,
@@ -28,7 +29,7 @@ from tflite_export.graph import (
 )
 from tflite_export.reference import KERNEL_SETS, KERNELS, Step
 
-IntegerArray = npt.NDArray[np.generic]
+IntegerArray = npt.NDArray[Any]
 Box = tuple[IntegerArray, IntegerArray]
 
 _MONOTONE = (
@@ -149,22 +150,31 @@ def accumulator_box(step: Step, boxes: list[Box]) -> tuple[npt.NDArray, npt.NDAr
     low, high = (np.asarray(side, np.float64) - zero for side in boxes[0])
     centre, radius = low + high, high - low
     weights = np.asarray(boxes[1][0], np.float64)
-    apply = _linear(step, weights, centre.shape)
-    spread = _linear(step, np.abs(weights), centre.shape)(radius)
-    middle = apply(centre)
+    if isinstance(step.operator.options, FullyConnected):
+        centre, radius = (side.reshape(-1, 1, 1, weights.shape[1]) for side in (centre, radius))
+    middle = linear_part(step.operator, weights, centre.shape[1:]).apply(centre)
+    spread = linear_part(step.operator, np.abs(weights), centre.shape[1:]).apply(radius)
+    if isinstance(step.operator.options, FullyConnected):
+        middle, spread = middle[:, 0, 0], spread[:, 0, 0]
     return (middle - spread) / 2, (middle + spread) / 2
 
 
-def _linear(
-    step: Step, weights: npt.NDArray, shape: tuple[int, ...]
-) -> Callable[[npt.NDArray], npt.NDArray]:
-    """Return the operator's linear part as a function of centred inputs."""
-    options = step.operator.options
+def linear_part(
+    operator: Operator, weights: npt.NDArray[np.float64], shape: tuple[int, ...]
+) -> ConvolutionMap:
+    """Return the linear part of an operator with weights, on centred inputs.
+
+    Args:
+        operator: a ``CONV_2D``, ``DEPTHWISE_CONV_2D`` or ``FULLY_CONNECTED``.
+        weights: its weights in the runtime's layout, or values to take their place.
+        shape: of one input, without the batch.
+    """
+    options = operator.options
     if isinstance(options, FullyConnected):
-        return lambda values: values.reshape(-1, weights.shape[1]) @ weights.T
+        return dense_map(weights.T)
     assert isinstance(options, Convolution)
-    height, width, channels = shape[1:]
-    depthwise = step.operator.kind == "DEPTHWISE_CONV_2D"
+    height, width, channels = shape
+    depthwise = operator.kind == "DEPTHWISE_CONV_2D"
     if depthwise:
         kernel = weights[0].reshape(*weights.shape[1:3], 1, -1)
     else:
@@ -172,8 +182,8 @@ def _linear(
     strides = (options.stride_h, options.stride_w)
     dilation = (options.dilation_h, options.dilation_w)
     amounts = [
-        padding_amounts(options.padding.lower(), size, kernel.shape[axis], stride, step_size)
-        for axis, (size, stride, step_size) in enumerate(
+        padding_amounts(options.padding.lower(), size, kernel.shape[axis], stride, distance)
+        for axis, (size, stride, distance) in enumerate(
             zip((height, width), strides, dilation, strict=True)
         )
     ]
@@ -184,7 +194,7 @@ def _linear(
         (amounts[0], amounts[1]),
         dilation,
         channels if depthwise else 1,
-    ).apply
+    )
 
 
 def _requantize(step: Step, accumulator: npt.NDArray, bias: Sequence[IntegerArray]) -> IntegerArray:
@@ -199,7 +209,7 @@ def _requantize(step: Step, accumulator: npt.NDArray, bias: Sequence[IntegerArra
     values = accumulator + step.inputs[0].zero_point
     if isinstance(options, Convolution):
         options = Convolution(activation=options.activation)
-        identity = np.ones((1, 1, 1, channels), np.int8)
+        identity: IntegerArray = np.ones((1, 1, 1, channels), np.int8)
         if kind == "CONV_2D":
             identity = np.eye(channels, dtype=np.int8).reshape(channels, 1, 1, channels)
     else:
@@ -252,7 +262,6 @@ def robust_classes(
         bool ``(n,)``.
     """
     rows = np.arange(len(classes))
-    classes = np.asarray(classes, np.intp)
     low, high = bounds.values[graph.outputs[0]]
     low, high = low.reshape(len(rows), -1), high.reshape(len(rows), -1)
     others = np.ones(low.shape, bool)

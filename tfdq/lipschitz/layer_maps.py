@@ -124,7 +124,7 @@ def _per_channel(factor: Any, shape: tuple[int, ...], depthwise: bool) -> Array:
 def linear_map(
     layer: Any,
     kernel: KernelChoice = "fake_quantized",
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: tuple[int | None, ...] | None = None,
     scale: Array | None = None,
 ) -> ConvolutionMap:
     """Return the linear part of a convolution, depthwise convolution or dense layer.
@@ -166,7 +166,7 @@ def linear_map(
     )
 
 
-def _image_size(layer: Any, input_shape: tuple[int, ...] | None) -> tuple[int, int]:
+def _image_size(layer: Any, input_shape: tuple[int | None, ...] | None) -> tuple[int, int]:
     """Return height and width of a layer's input."""
     if getattr(unwrap(layer), "data_format", "channels_last") != "channels_last":
         raise ValueError(f"layer {layer.name!r} is channels_first; only channels_last is measured")
@@ -178,7 +178,7 @@ def _image_size(layer: Any, input_shape: tuple[int, ...] | None) -> tuple[int, i
             f"the input size of layer {layer.name!r} is not fixed (it is {input_shape}), and the "
             "norm of a padded convolution depends on it: give input_shape=(height, width, channels)"
         )
-    return int(input_shape[0]), int(input_shape[1])
+    return input_shape[0], input_shape[1]
 
 
 def activation_constant(activation: Any) -> float:

@@ -114,7 +114,7 @@ class LipschitzReport:
 
 
 def report(
-    model: tf_keras.Model,
+    model: Any,
     x: Any = None,
     kernel: KernelChoice = "fake_quantized",
     tolerance: float = 1e-6,
@@ -134,7 +134,9 @@ def report(
 
     Args:
         model: a built Functional or Sequential tf_keras model with one output, float or made by
-            ``tfdq.quantize_model``.
+            ``tfdq.quantize_model``; or an integer network (a ``.tflite`` path or bytes, or an
+            `IntegerGraph`), whose kernels are the integers times their scales. For the latter the
+            other arguments but ``tolerance`` do not apply.
         x: images ``(n, height, width, channels)`` that the search starts from; None: no search.
         kernel: of quantized layers, ``"fake_quantized"`` or ``"float"``.
         tolerance: relative residual of the measured norms.
@@ -147,6 +149,11 @@ def report(
             has several outputs.
     """
     check_kernel_choice(kernel)
+    if not isinstance(model, tf_keras.Model):
+        from tfdq.lipschitz.integer_network import integer_report
+        from tflite_export.twin import graph_of
+
+        return integer_report(graph_of(model), tolerance=tolerance)
     graph = read_graph(model)
     if len(graph.outputs) != 1:
         raise ValueError(
@@ -189,6 +196,8 @@ class _Measurement:
         inner = unwrap(node.layer)
         reshaped: float | None = None
         stacked = isinstance(inner, tf_keras.layers.Concatenate)
+        sigmas: tuple[float, ...]
+        uppers: tuple[float, ...]
         if has_kernel(node.layer):
             sigma, upper, reshaped = self._measure_kernel(node)
             sigmas, uppers = (sigma,), (upper,)

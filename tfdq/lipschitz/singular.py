@@ -81,7 +81,8 @@ def largest_singular_value(
     start /= np.linalg.norm(start)
     if peak == 0.0:
         return PowerIteration(0.0, start.reshape(shape), 0, 0.0)
-    rights, lefts = [start], []
+    rights: list[Array] = [start]
+    lefts: list[Array] = []
     alphas: list[float] = []
     betas: list[float] = []
     limit = min(max_iterations, 1 + min(size, math.prod(linear_map.output_shape)))
@@ -244,13 +245,11 @@ def _symbol_blocks(linear_map: ConvolutionMap) -> Iterator[Array]:
             * ((part[:, :1] * place_h) % height / height + (part[:, 1:] * place_w) % width / width)
         )
         shape = (len(part), rows, groups, columns)
-        real = (np.cos(angle) @ flat).reshape(shape).transpose(0, 2, 1, 3)
-        real = real.reshape(-1, rows, columns)
+        real = _by_group(np.cos(angle) @ flat, shape)
         if steps_h * steps_w == 1:
             yield real
             continue
-        imaginary = (np.sin(angle) @ flat).reshape(shape).transpose(0, 2, 1, 3)
-        imaginary = imaginary.reshape(-1, rows, columns)
+        imaginary = _by_group(np.sin(angle) @ flat, shape)
         yield np.concatenate(
             [
                 np.concatenate([real, -imaginary], axis=2),
@@ -258,6 +257,11 @@ def _symbol_blocks(linear_map: ConvolutionMap) -> Iterator[Array]:
             ],
             axis=1,
         )
+
+
+def _by_group(part: Array, shape: tuple[int, int, int, int]) -> Array:
+    """Order ``(frequencies, rows, groups, columns)`` as one matrix for each frequency and group."""
+    return part.reshape(shape).transpose(0, 2, 1, 3).reshape(-1, shape[1], shape[3])
 
 
 def _verified(blocks: Iterator[Array], block_error: float) -> float:

@@ -1,0 +1,264 @@
+"""The Lipschitz-margin certificate: an L2 radius from a network's norm and its logits' margin.
+
+If no change of the input by ``r`` can move the difference of two logits by their margin, the
+prediction stands. A quantized network is not Lipschitz: each rounding may add a fixed distance,
+however small the change. Those distances are composed along the graph like the norms, and taken
+off the margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tf_keras
+
+from tfdq.lipschitz.certificate import Certificate, check_examples
+from tfdq.lipschitz.integer_network import integer_network
+from tfdq.lipschitz.layer_maps import KernelChoice, effective_kernel, has_kernel, unwrap
+from tfdq.lipschitz.linear_maps import Array
+from tfdq.lipschitz.network import LayerRow, compose, report
+from tfdq.quantization.graph import Graph, Node, read_graph
+from tflite_export.graph import IntegerGraph
+from tflite_export.reference import quantize, run
+
+_ROUND_UP = 1 + 1e-12
+
+
+@dataclass(frozen=True)
+class OutputSensitivity:
+    """How far the difference of two logits can move when the input moves by ``r`` in L2.
+
+    The difference of logits ``y`` and ``j`` moves by at most ``slope[y, j] * r + offset[y, j]``.
+
+    Attributes:
+        slope: float64 ``(classes, classes)``.
+        offset: float64 ``(classes, classes)``, what rounding may add; 0 for a float network.
+        network: the bound of the network's Lipschitz constant, up to the logits.
+    """
+
+    slope: Array
+    offset: Array
+    network: float
+
+
+def rounding_distances(rows: Sequence[LayerRow], own: Sequence[float]) -> list[float]:
+    """Compose what rounding may add along a network.
+
+    Args:
+        rows: a report's rows.
+        own: for each row, what its own rounding may add to the distance of two outputs.
+
+    Returns:
+        For each row, the distance that all roundings up to there may add, in L2.
+    """
+    total: list[float] = []
+    for row, mine in zip(rows, own, strict=True):
+        before = [total[i] for i in row.inputs]
+        total.append((compose(row.upper, before, row.stacked) if before else 0.0) + mine)
+    return total
+
+
+def lipschitz_certificate(
+    model: Any,
+    x: Any,
+    y: Any,
+    kernel: KernelChoice = "fake_quantized",
+    kernels: str = "xnnpack",
+    batch_size: int = 256,
+) -> Certificate:
+    """Certify a network in L2 by its Lipschitz constant and its margins.
+
+    The radius is ``min_j (z_y - z_j - rounding) / L_yj`` with ``L_yj = sqrt(2) L``, or, behind a
+    last dense layer, ``||w_y - w_j||`` times the constant up to there. A float network's is
+    ``margin / (sqrt(2) L)`` as usual; logits are taken before a softmax. For a quantized network
+    the rounding is accounted for by its worst case, which grows with the square root of the
+    number of activations: the certificate is then commonly vacuous, and says so.
+
+    A float or fake-quantized network is taken to compute in real numbers; its float32 arithmetic
+    is not accounted for. An integer network's is.
+
+    Args:
+        model: a built tf_keras model, float or quantized; or an `IntegerGraph`.
+        x: examples ``(n, ...)``, on the scale of the training data.
+        y: integer labels ``(n,)``.
+        kernel: of a quantized Keras model, ``"fake_quantized"``, or ``"float"`` for the network
+            without any quantization of its weights.
+        kernels: of an integer network, whose arithmetic (a key of
+            `tflite_export.reference.KERNEL_SETS`).
+        batch_size: examples at a time.
+
+    Raises:
+        ValueError: the network has layers without a known constant, or the arguments do not fit.
+
+    Source: Tsuzuku, Sato, Sugiyama, *Lipschitz-Margin Training*, NeurIPS 2018, proposition 1.
+    """
+    images, labels = check_examples(x, y)
+    if isinstance(model, IntegerGraph):
+        logits, sensitivity = _integer_logits(model, images, kernels, batch_size)
+    else:
+        logits, sensitivity = _keras_logits(model, images, kernel, batch_size)
+    if labels.max() >= logits.shape[1]:
+        raise ValueError(f"label {labels.max()} is beyond the network's {logits.shape[1]} classes")
+    predicted = np.argmax(logits, axis=1)
+    rows = np.arange(len(logits))
+    margin = logits[rows, predicted][:, None] - logits
+    slope, offset = sensitivity.slope[predicted], sensitivity.offset[predicted]
+    other = np.ones(margin.shape, bool)
+    other[rows, predicted] = False
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reach = np.where(other, (margin - offset) / slope, np.inf)
+    radius = np.maximum(np.min(np.nan_to_num(reach, nan=0.0, posinf=np.inf), axis=1), 0.0)
+    correct = predicted == labels
+    closest = np.min(np.where(other, margin, np.inf), axis=1)
+    note = ""
+    if not np.any(correct & (radius > 0)):
+        note = (
+            f"Vacuous: rounding alone may move the difference of two logits by "
+            f"{float(np.max(sensitivity.offset)):.4g}, the median margin is "
+            f"{float(np.median(closest)):.4g}. Use norm='linf' (intervals) or smoothing."
+        )
+    details = {
+        "network_constant": sensitivity.network,
+        "rounding": float(np.max(sensitivity.offset)),
+        "median_margin": float(np.median(closest)),
+    }
+    abstained = np.zeros(len(images), bool)
+    return Certificate(radius, correct, abstained, "l2", "lipschitz", 1.0, note, details)
+
+
+def pair_sensitivity(
+    constant: float,
+    rounding: float,
+    classes: int,
+    last: tuple[Array, float, float, float] | None,
+) -> OutputSensitivity:
+    """Bound the movement of every difference of two logits.
+
+    Args:
+        constant: of the network up to the logits.
+        rounding: distance that roundings may add to the logits, in L2.
+        classes: number of logits.
+        last: behind a last dense layer, its kernel ``(features, classes)``, the constant and the
+            rounding up to its input, and what its own rounding may put between two values of one
+            logit; None: there is none.
+    """
+    slope = np.full((classes, classes), np.sqrt(2.0) * constant)
+    offset = np.full((classes, classes), np.sqrt(2.0) * rounding)
+    if last is not None:
+        weights, before, rounding_before, own = last
+        rows = np.linalg.norm(weights.T[:, None] - weights.T[None], axis=2)
+        slope = np.minimum(slope, rows * before)
+        offset = np.minimum(offset, rows * rounding_before + 2 * own)
+    return OutputSensitivity(slope * _ROUND_UP, offset * _ROUND_UP, constant)
+
+
+def _keras_logits(
+    model: tf_keras.Model,
+    images: npt.NDArray[np.float32],
+    kernel: KernelChoice,
+    batch_size: int,
+) -> tuple[Array, OutputSensitivity]:
+    """Return the logits of a Keras model and how they move."""
+    graph = read_graph(model)
+    rows = report(model, kernel=kernel).rows
+    own = [_keras_rounding(node) for node in graph.nodes]
+    distances = rounding_distances(rows, own)
+    output, fused_softmax = _logits_node(graph)
+    outputs = np.asarray(model.predict(images, batch_size=batch_size, verbose=0), np.float64)
+    if output != graph.outputs[0] or fused_softmax:
+        # Differences of log-probabilities are differences of logits.
+        outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
+        if output != graph.outputs[0] and _has_grid(graph.nodes[graph.outputs[0]]):
+            logits = tf_keras.Model(model.inputs, _logits_tensor(model))
+            found = logits.predict(images, batch_size=batch_size, verbose=0)
+            outputs = np.asarray(found, np.float64)
+    constant = rows[output].cumulative * (2.0 if fused_softmax else 1.0)
+    return outputs, pair_sensitivity(
+        constant,
+        distances[output],
+        outputs.shape[1],
+        _last_dense(graph, output, rows, distances, kernel),
+    )
+
+
+def _keras_rounding(node: Node) -> float:
+    """Return what the quantizer of a node may put between two of its outputs, in L2."""
+    grid = _grid(node)
+    if grid is None:
+        return 0.0
+    return float(grid.scale) * math.sqrt(math.prod(size or 1 for size in node.shape[1:]))
+
+
+def _grid(node: Node) -> Any:
+    method = getattr(node.layer, "output_grid", None)
+    return None if method is None else method()
+
+
+def _has_grid(node: Node) -> bool:
+    return _grid(node) is not None
+
+
+def _logits_node(graph: Graph) -> tuple[int, bool]:
+    """Return the node of the logits, and whether a softmax is part of its own layer."""
+    index = graph.outputs[0]
+    inner = unwrap(graph.nodes[index].layer)
+    name = getattr(getattr(inner, "activation", None), "__name__", "")
+    if has_kernel(graph.nodes[index].layer):
+        return index, name == "softmax"
+    if isinstance(inner, tf_keras.layers.Softmax) or name == "softmax":
+        return graph.nodes[index].inputs[0], False
+    return index, False
+
+
+def _logits_tensor(model: tf_keras.Model) -> Any:
+    """Return the tensor that a model's last layer takes."""
+    return model.outputs[0].node.keras_inputs[0]
+
+
+def _last_dense(
+    graph: Graph,
+    index: int,
+    rows: Sequence[LayerRow],
+    distances: Sequence[float],
+    kernel: KernelChoice,
+) -> tuple[Array, float, float, float] | None:
+    """Return what `pair_sensitivity` needs when the logits come from a dense layer."""
+    node = graph.nodes[index]
+    inner = unwrap(node.layer)
+    activation = getattr(getattr(inner, "activation", None), "__name__", "linear")
+    if not isinstance(inner, tf_keras.layers.Dense) or activation not in ("linear", "softmax"):
+        return None
+    if getattr(inner, "fused_activation", "linear") != "linear" or len(node.shape) != 2:
+        return None
+    before = node.inputs[0]
+    grid = _grid(node)
+    step = 0.0 if grid is None else float(grid.scale)
+    weights = effective_kernel(node.layer, kernel)
+    return weights, rows[before].cumulative, distances[before], step
+
+
+def _integer_logits(
+    graph: IntegerGraph, images: npt.NDArray[np.float32], kernels: str, batch_size: int
+) -> tuple[Array, OutputSensitivity]:
+    """Return the dequantized logits of an integer graph and how they move."""
+    network = integer_network(graph, kernels)
+    distances = rounding_distances(network.rows, network.roundings)
+    row = network.tensors.index(graph.outputs[0])
+    while network.rows[row].kind in ("DEQUANTIZE", "SOFTMAX"):
+        row = network.rows[row].inputs[0]
+    tensor = graph.tensors[network.tensors[row]]
+    source = graph.tensors[graph.inputs[0]]
+    parts = []
+    for begin in range(0, len(images), batch_size):
+        part = images[begin : begin + batch_size]
+        fed = part if source.dtype == "float32" else quantize(part, source)
+        values = run(graph, [fed], kernels)[network.tensors[row]]
+        parts.append(values.reshape(len(part), -1).astype(np.float64))
+    logits = (np.concatenate(parts) - tensor.zero_point) * float(tensor.scale)
+    constant = network.rows[row].cumulative
+    return logits, pair_sensitivity(constant, distances[row], logits.shape[1], None)
