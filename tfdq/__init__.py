@@ -4,20 +4,9 @@ The public names are loaded on first use, so that ``import tfdq`` does not load 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfdq._version import __version__
-
-if TYPE_CHECKING:
-    from tfdq.lipschitz.regularizers import OrthogonalityRegularizer
-    from tfdq.quantization import (
-        ConvexCombination,
-        DefensiveQuantizeScheme,
-        calibrate,
-        load_model,
-        quantize_model,
-        quantize_scope,
-    )
 
 _HOME = {
     "ConvexCombination": "tfdq.quantization",

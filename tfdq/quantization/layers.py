@@ -57,9 +57,9 @@ class FusedKernel(_Activated):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.batch_norm: Any = batch_norm
         if isinstance(batch_norm, dict):
-            batch_norm = tf_keras.layers.BatchNormalization.from_config(batch_norm)
-        self.batch_norm = batch_norm
+            self.batch_norm = tf_keras.layers.BatchNormalization.from_config(batch_norm)
         self.penalty = unpack(penalty)
         self._present_kernel: tf.Tensor | None = None
 
@@ -130,9 +130,14 @@ class FusedKernel(_Activated):
         norm = self.batch_norm
         return {
             **super().get_config(),
-            "batch_norm": None if norm is None else norm.get_config(),
+            "batch_norm": None if norm is None else norm_config(norm),
             "penalty": pack(self.penalty),
         }
+
+
+def norm_config(norm: tf_keras.layers.BatchNormalization) -> dict[str, Any]:
+    """Return the whole config of a BatchNormalization; Keras' own forgets ``synchronized``."""
+    return {**norm.get_config(), "synchronized": norm.synchronized}
 
 
 def batch_norm_affine(
@@ -210,6 +215,10 @@ class FusedBatchNormalization(_Activated, tf_keras.layers.BatchNormalization):
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the float64 factor and offset, ``(channels,)``, at inference."""
         return batch_norm_affine(self)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "synchronized": self.synchronized}
 
 
 @register

@@ -11,7 +11,7 @@ import tf_keras
 from tfdq.lipschitz.regularizers import Placement
 from tfdq.quantization.graph import read_graph
 from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
-from tfdq.quantization.rewrite import DefensiveLayoutTransform
+from tfdq.quantization.rewrite import DefensiveLayoutTransform, unwrap_annotations
 from tfdq.quantization.settings import ActivationRange, LayerBits, Settings
 from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
 
@@ -90,19 +90,15 @@ def quantize_model(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         first_last_bits=first_last_bits,
-        layer_bits=dict(layer_bits or {}),
+        layer_bits={} if layer_bits is None else layer_bits,
         activation_range=activation_range,
         input_range=input_range,
         skip=frozenset([skip] if isinstance(skip, str) else skip),
     )
     check_float_model(model)
-    names = [node.layer.name for node in read_graph(model).nodes if node.inputs]
-    names = [name.removeprefix("quantize_annotate_") for name in names]
-    settings.check_names(names)
-    transform = DefensiveLayoutTransform(settings)
-    quantized, _ = transform.apply(
-        model, {name: {} for name in names if name not in settings.skip}
-    )
+    graph, _ = unwrap_annotations(read_graph(model))
+    wanted = {node.layer.name for node in graph.nodes if node.inputs} - settings.skip
+    quantized, _ = DefensiveLayoutTransform(settings).apply(model, {name: {} for name in wanted})
     return quantized
 
 

@@ -60,7 +60,7 @@ class Step:
     role: Role
     inputs: tuple[int, ...]
     result: int
-    norm: L.BatchNormalization | None = None
+    norm: tf_keras.layers.BatchNormalization | None = None
     activation: str = "linear"
 
 

@@ -259,13 +259,18 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
 
     def _ranges(self, columns: tf.Tensor) -> tf.Tensor:
         magnitude = tf.reduce_max(tf.abs(columns), axis=0 if self.per_channel else None)
-        return tf.stop_gradient(tf.maximum(magnitude, SMALLEST_RANGE))
+        return tf.maximum(magnitude, SMALLEST_RANGE)
 
     def __call__(
         self, inputs: tf.Tensor, training: bool, weights: Variables, **kwargs: Any
     ) -> tf.Tensor:
         """Return the kernel rounded to its grid."""
-        columns = self._as_columns(tf.convert_to_tensor(inputs))
+        return self._round(tf.convert_to_tensor(inputs))
+
+    @tf.custom_gradient
+    def _round(self, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        """Round; pass the gradient, also at the ends, which the op's own rounds off."""
+        columns = self._as_columns(kernel)
         ends = self._ranges(columns)
         fake_quantize = (
             tf.quantization.fake_quant_with_min_max_vars_per_channel
@@ -273,7 +278,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
             else tf.quantization.fake_quant_with_min_max_vars
         )
         quantized = fake_quantize(columns, -ends, ends, num_bits=self.bits, narrow_range=True)
-        return tf.cast(tf.reshape(quantized, inputs.shape), inputs.dtype)
+        return tf.cast(tf.reshape(quantized, kernel.shape), kernel.dtype), tf.identity
 
     def integers(self, kernel: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return the integers and scales of a kernel's grid points.

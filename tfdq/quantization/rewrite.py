@@ -23,6 +23,7 @@ from tfdq.quantization.layers import (
     FusedDense,
     FusedDepthwiseConv2D,
     FusedReLU,
+    norm_config,
 )
 from tfdq.quantization.plan import Step, plan
 from tfdq.quantization.quantizers import (
@@ -67,6 +68,7 @@ class DefensiveLayoutTransform(quantize_layout_transform.QuantizeLayoutTransform
             ValueError: some layers cannot be quantized; all of them are listed.
         """
         graph, annotated = unwrap_annotations(read_graph(model))
+        self.settings.check_names({node.layer.name for node in graph.nodes if node.inputs})
         quantized = {
             name: entry.get("quantize_config") for name, entry in layer_quantize_map.items()
         }
@@ -160,6 +162,9 @@ class _Builder:
         if step.role == "input":
             self._add_input(step)
             return
+        if step.role not in ("skip", "foreign", "dropped"):
+            for source in step.inputs:
+                self._quantize_float(source)
         arguments = [self.tensors[i] for i in step.inputs]
         if step.role == "dropped":
             self._finish(step, arguments[0], self.quantizers[step.inputs[0]])
@@ -192,12 +197,24 @@ class _Builder:
         layer = InputQuantizer(quantizer, name=self._unique(PREFIX + name))
         self._finish(step, layer(source), quantizer)
 
+    def _quantize_float(self, source: int) -> None:
+        """Quantize the output of a layer left in float, for the quantized layer that takes it."""
+        if self.quantizers[source] is None:
+            name = self._unique(f"{PREFIX}{self.graph.nodes[source].layer.name}_output")
+            self.quantizers[source] = ObservedRangeQuantizer(LINEAR_BITS)
+            layer = InputQuantizer(self.quantizers[source], name=name)
+            self.tensors[source] = layer(self.tensors[source])
+
     def _add_plain(self, step: Step, arguments: list[Any]) -> None:
         layer = self._clone(step.node.layer)
         self._finish(step, layer(self._pick(arguments)), None)
 
     def _add_foreign(self, step: Step, arguments: list[Any]) -> None:
         layer = self._clone(step.node.layer)
+        if step.node.layer.weights:
+            # tfmot's wrapper takes the variables away from the layer, so they are set before it.
+            layer.build(self._pick([argument.shape for argument in arguments]))
+            layer.set_weights(self.weights.pop()[1])
         wrapper = PortableQuantizeWrapper(
             layer,
             self.quantized[step.node.layer.name],
@@ -241,7 +258,7 @@ class _Builder:
         relu = self.settings.fused_relu
         return kind(
             **config,
-            batch_norm=None if step.norm is None else step.norm.get_config(),
+            batch_norm=None if step.norm is None else norm_config(step.norm),
             fused_activation=relu if step.activation == "relu" else "linear",
             penalty=self.settings.penalty(depthwise),
         )
@@ -256,11 +273,15 @@ class _Builder:
         values = layer.get_weights() + (step.norm.get_weights() if step.norm else [])
         weight_bits, activation_bits = self._bits(step)
         given = self.quantized[layer.name]
-        quantizer = given.kernel if given is not None and given.kernel is not None else (
-            KernelQuantizer(
-                weight_bits,
-                per_channel=not isinstance(layer, L.Dense) or step.norm is not None,
-                depthwise=depthwise,
+        quantizer = (
+            given.kernel
+            if given is not None and given.kernel is not None
+            else (
+                KernelQuantizer(
+                    weight_bits,
+                    per_channel=not isinstance(layer, L.Dense) or step.norm is not None,
+                    depthwise=depthwise,
+                )
             )
         )
         output = self._output_quantizer(step, activation_bits)
@@ -274,9 +295,7 @@ class _Builder:
 
     def _bits(self, step: Step) -> tuple[int, int]:
         index = step.node.index
-        return self.settings.bits_of(
-            step.node.layer.name, index in self.first, index in self.last
-        )
+        return self.settings.bits_of(step.node.layer.name, index in self.first, index in self.last)
 
     def _add_separable(self, step: Step, argument: Any) -> None:
         layer = step.node.layer
@@ -318,7 +337,8 @@ class _Builder:
     def _add_other(self, step: Step, arguments: list[Any]) -> None:
         """Append a layer without a kernel."""
         layer = step.node.layer
-        config = {**layer.get_config(), "name": self._unique(layer.name)}
+        config = norm_config(layer) if step.role == "norm" else layer.get_config()
+        config["name"] = self._unique(layer.name)
         relu = self.settings.fused_relu if step.activation == "relu" else "linear"
         _, bits = self._bits(step)
         output: OutputQuantizer | None = None

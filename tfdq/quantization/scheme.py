@@ -10,48 +10,26 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
     quantize_scheme,
 )
 
-from tfdq.quantization.configs import DefensiveQuantizeConfig
-from tfdq.quantization.quantizers import KernelQuantizer, ObservedRangeQuantizer
 from tfdq.quantization.rewrite import DefensiveLayoutTransform
-from tfdq.quantization.settings import LINEAR_BITS, Settings
-
-_KERNEL_LAYERS = (
-    tf_keras.layers.Conv2D,
-    tf_keras.layers.DepthwiseConv2D,
-    tf_keras.layers.Dense,
-)
+from tfdq.quantization.settings import Settings
 
 
 class DefensiveQuantizeRegistry(quantize_registry.QuantizeRegistry):
-    """The ``QuantizeConfig`` of a layer with a kernel that stands by itself.
-
-    Args:
-        settings: how to quantize.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    """The registry tfmot asks after the layout transform; nothing is left to wrap then."""
 
     def supports(self, layer: tf_keras.layers.Layer) -> bool:
-        """Tell whether the layer has a kernel that can be quantized."""
-        return type(layer) in _KERNEL_LAYERS
+        """Return False: the transform has wrapped every layer that is to be quantized."""
+        return False
 
-    def get_quantize_config(self, layer: tf_keras.layers.Layer) -> DefensiveQuantizeConfig:
-        """Return the config of a layer.
+    def get_quantize_config(self, layer: tf_keras.layers.Layer) -> Any:
+        """Say where a layer's config comes from.
 
         Raises:
-            ValueError: the layer has no kernel.
+            ValueError: always.
         """
-        if not self.supports(layer):
-            raise ValueError(f"no config for {layer.name!r} ({type(layer).__name__})")
-        weight_bits, _ = self.settings.bits_of(layer.name, first=False, last=False)
-        return DefensiveQuantizeConfig(
-            KernelQuantizer(
-                weight_bits,
-                per_channel=not isinstance(layer, tf_keras.layers.Dense),
-                depthwise=isinstance(layer, tf_keras.layers.DepthwiseConv2D),
-            ),
-            ObservedRangeQuantizer(LINEAR_BITS),
+        raise ValueError(
+            f"the scheme chooses the config of {layer.name!r} in its layout transform; to give "
+            "one of your own, annotate the layer with it"
         )
 
 
@@ -82,4 +60,4 @@ class DefensiveQuantizeScheme(quantize_scheme.QuantizeScheme):
 
     def get_quantize_registry(self) -> DefensiveQuantizeRegistry:
         """Return the registry of configs."""
-        return DefensiveQuantizeRegistry(self.settings)
+        return DefensiveQuantizeRegistry()

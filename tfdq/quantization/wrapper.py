@@ -25,8 +25,17 @@ class PortableQuantizeWrapper(quantize_wrapper.QuantizeWrapperV2):
     survive, and trains a layer whose ``trainable`` is False.
     """
 
+    def __init__(self, layer: tf_keras.layers.Layer, quantize_config: Any, **kwargs: Any) -> None:
+        # Taken before tfmot puts its own objects into the layer; in a function, since Keras would
+        # track a dictionary as part of the model's state.
+        packed = pack(layer)
+        self._describe_layer = lambda: packed
+        super().__init__(layer, quantize_config, **kwargs)
+
     def _own_variables(self) -> list[tf.Variable]:
-        inside = {id(v) for v in (*self.layer._trainable_weights, *self.layer._non_trainable_weights)}
+        inside = {
+            id(v) for v in (*self.layer._trainable_weights, *self.layer._non_trainable_weights)
+        }
         mine = self._dedup_weights(self._trainable_weights + self._non_trainable_weights)
         return [v for v in mine if id(v) not in inside]
 
@@ -65,10 +74,21 @@ class PortableQuantizeWrapper(quantize_wrapper.QuantizeWrapperV2):
             self.layer.non_trainable_weights + frozen + self._non_trainable_weights
         )
 
+    @property
+    def losses(self) -> list[tf.Tensor]:
+        """The penalties of the layer; tfmot's wrapper leaves out those evaluated on demand."""
+        return tf_keras.layers.Layer.losses.fget(self)
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor, serialized."""
         base = tf_keras.layers.Layer.get_config(self)
-        return {**base, "layer": pack(self.layer), "quantize_config": pack(self.quantize_config)}
+        described = self._describe_layer()
+        layer_config = {**described["config"], "trainable": self.layer.trainable}
+        return {
+            **base,
+            "layer": {**described, "config": layer_config},
+            "quantize_config": pack(self.quantize_config),
+        }
 
     @classmethod
     def from_config(
