@@ -1,4 +1,4 @@
-"""Lipschitz-margin certificates: closed forms, attacks inside the radius, rounding accounted for."""
+"""Lipschitz-margin certificates: closed forms, attacks inside the radius, rounding counted."""
 
 import itertools
 
