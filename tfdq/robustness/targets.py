@@ -173,6 +173,8 @@ class DifferentiableTarget(Target):
         name: str,
         batch_size: int = DEFAULT_BATCH_SIZE,
         outputs: Outputs = "logits",
+        model: Any = None,
+        values_of: Target | None = None,
     ) -> None:
         """Wraps a TensorFlow function from float32 images to logits.
 
@@ -182,16 +184,23 @@ class DifferentiableTarget(Target):
             batch_size: The most images per call.
             outputs: What the function returns; probabilities are turned into logits by a
                 logarithm, through which gradients flow.
+            model: The Keras model behind the function, for attacks that look inside.
+            values_of: A target whose logits this one reproduces, with other gradients (BPDA): an
+                attack then need not ask that target again.
         """
         super().__init__(name, batch_size, outputs)
-        self._function = function
+        self.model = model
+        self.values_of = values_of
+        # Targets derived from this one, kept so that they are traced once.
+        self.companions: dict[Any, Any] = {}
+        self.function = function
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def logits_tensor(self, x: tf.Tensor) -> tf.Tensor:
         """Logits as a tensor; see `Target.logits_tensor`."""
         import tensorflow as tf
 
-        scores = tf.cast(self._function(x), tf.float32)
+        scores = tf.cast(self.function(x), tf.float32)
         if self.outputs == "probabilities":
             return tf.math.log(tf.maximum(scores, _SMALLEST_PROBABILITY))
         return scores
@@ -204,7 +213,7 @@ class DifferentiableTarget(Target):
             spec = tf.TensorSpec([None, *shape], tf.float32)
 
             def forward(images: tf.Tensor) -> tf.Tensor:
-                return tf.cast(self._function(images), tf.float32)
+                return tf.cast(self.function(images), tf.float32)
 
             self._compiled[shape] = tf.function(forward, input_signature=[spec], autograph=False)
         return self._compiled[shape](tf.constant(x)).numpy()
@@ -406,6 +415,7 @@ def _keras_target(
         name=name or model.name,
         batch_size=batch_size,
         outputs="logits" if recovered else outputs,
+        model=model,
     )
     # Written past Keras' own __setattr__, which would try to track the target as a layer.
     model.__dict__.setdefault(_TARGET_ATTRIBUTE, {})[key] = target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from tfdq.robustness.attacks.base import (
     AttackResult,
@@ -14,7 +15,26 @@ from tfdq.robustness.attacks.base import (
     run_attack,
 )
 
-_BUILTIN = ("apgd", "carlini_wagner", "fab", "gradient_steps", "spsa", "square", "temperature")
+if TYPE_CHECKING:
+    from tfdq.robustness.attacks.surrogates import smooth_surrogate
+
+_BUILTIN = (
+    "apgd",
+    "carlini_wagner",
+    "fab",
+    "gradient_steps",
+    "low_bit",
+    "spsa",
+    "square",
+    "temperature",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `smooth_surrogate` on first use: it needs TensorFlow (PEP 562)."""
+    if name == "smooth_surrogate":
+        return import_module(f"{__name__}.surrogates").smooth_surrogate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_builtin_attacks() -> None:
@@ -32,4 +52,5 @@ __all__ = [
     "load_builtin_attacks",
     "register_attack",
     "run_attack",
+    "smooth_surrogate",
 ]

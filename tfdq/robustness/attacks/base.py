@@ -203,8 +203,8 @@ class AttackTask:
         """Logits, losses and input gradients, counted; misclassified candidates are noted.
 
         With a surrogate, losses and gradients are the surrogate's and the logits are the target's
-        (one query more); without `record` the target is not asked and the logits are the
-        surrogate's.
+        (one query more, unless the surrogate is known to have the target's values); without
+        `record` the target is not asked and the logits are the surrogate's.
 
         Args:
             loss: See `Target.loss_gradient`.
@@ -219,7 +219,7 @@ class AttackTask:
         logits, losses, gradients = self.surrogate.loss_gradient(loss, x_adv, self.y[rows], aux)
         self.gradients[rows] += 1
         if record:
-            if self.surrogate is not self.target:
+            if self.target not in (self.surrogate, getattr(self.surrogate, "values_of", None)):
                 logits = self.logits(x_adv, rows)
             else:
                 self.record(x_adv, logits, rows)

@@ -20,7 +20,6 @@ def square(
     p_init: float = 0.8,
     restarts: int = 1,
     rescale_schedule: bool = False,
-    start: np.ndarray | None = None,
 ) -> np.ndarray:
     """Random search over squares of the perturbation's corners, +eps or -eps per channel.
 
@@ -34,7 +33,6 @@ def square(
         p_init: Share of the pixels in the first square, in (0, 1].
         restarts: Runs from new stripes.
         rescale_schedule: Stretch the schedule of sizes (made for 10,000 queries) to `queries`.
-        start: Images to start from instead of stripes, like `task.x`.
 
     Returns:
         The image of lowest margin for each example.
@@ -54,7 +52,9 @@ def square(
         rows = task.active()
         if len(rows) == 0:
             break
-        found, margins = _search(task, rows, queries, p_init, rescale_schedule, start)
+        found, margins = search_squares(
+            task, rows, queries, p_init=p_init, rescale_schedule=rescale_schedule
+        )
         better = margins < best_margin[rows]
         best[rows[better]] = found[better]
         best_margin[rows[better]] = margins[better]
@@ -74,25 +74,37 @@ def square_share(iteration: int, p_init: float) -> float:
     return p_init / 2 ** sum(iteration > limit for limit in _HALVINGS)
 
 
-def _search(
+def search_squares(
     task: AttackTask,
     rows: np.ndarray,
     queries: int,
+    *,
     p_init: float,
     rescale_schedule: bool,
-    start: np.ndarray | None,
+    start: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One run on `rows`: the images of lowest margin and those margins.
+    """One run of the random search.
 
     The candidates live in one array of which only the square changes: it is written, queried, and
     put back where the query did not help. So an iteration costs its forward pass and little else.
+
+    Args:
+        task: The batch.
+        rows: The examples to attack.
+        queries: Squares tried (one query more goes to the starting images).
+        p_init: Share of the pixels in the first square.
+        rescale_schedule: Stretch the schedule of sizes to `queries`.
+        start: Images to start from, [len(rows), ...]; stripes by default.
+
+    Returns:
+        The images of lowest margin and those margins, for each of `rows`.
     """
     height, width, channels = task.x.shape[1:]
     if start is None:
         stripes = _signs(task, (len(rows), 1, width, channels))
         candidates = task.project(task.x[rows] + task.eps * stripes, rows)
     else:
-        candidates = task.project(start[rows], rows)
+        candidates = task.project(start, rows)
     found, margins = candidates.copy(), np.empty(len(rows), np.float32)
     margins[:] = margin_of(task.logits(candidates, rows), task.y[rows])
     # `live` are positions in `rows` (and `found`); the packed arrays hold only those.

@@ -1,8 +1,8 @@
-"""Differentiable stand-ins of a quantized network, with other roundings than the straight-through.
+"""Differentiable stand-ins of a quantized network, with other slopes than the straight-through.
 
 A k-bit activation is a staircase; its derivative is zero almost everywhere. The straight-through
-estimator puts 1 inside the clip range and 0 outside, which misleads at low bits: a unit clipped to
-zero can never be woken up, and a unit in the middle of a step looks as movable as one at its edge.
+estimator puts 1 inside the clip range and 0 outside, which misleads at low bits: a unit in the
+middle of a step looks as movable as one at its edge. Slopes that rise near the edges do not.
 """
 
 from __future__ import annotations
@@ -13,12 +13,51 @@ import tensorflow as tf
 import tf_keras
 
 from tfdq.quantization import Grid, InputQuantizer, QuantizeWrapper, read_graph
+from tfdq.robustness.targets import DifferentiableTarget, as_target
 
-Forward = Literal["exact", "smooth"]
-_MOST_SIGMOIDS = 16
+Values = Literal["exact", "smooth"]
+# Finer staircases are so close to their clip that the straight-through slope serves.
+_MOST_SMOOTHED_LEVELS = 16
 
 
-class SmoothSurrogate:
+def smooth_surrogate(
+    model: tf_keras.Model,
+    *,
+    values: Values = "exact",
+    temperature: float = 0.12,
+    leak: float = 0.1,
+) -> DifferentiableTarget:
+    """A target to take gradients from when attacking a quantized network.
+
+    Pass it as `surrogate=` to any gradient attack on the model, on its integer twin or on its
+    ``.tflite`` file. Ranges are read when it is made: make a new one after further training.
+
+    Args:
+        model: Made by `tfdq.quantize_model`, its ranges observed.
+        values: See `SmoothNetwork`.
+        temperature: See `SmoothNetwork`.
+        leak: See `SmoothNetwork`.
+
+    Returns:
+        The target; with ``"exact"`` values it is known to give the model's own logits, so that an
+        attack on the model does not ask for them again.
+
+    Raises:
+        ValueError: The model is not made by `tfdq.quantize_model`, or an argument is out of range.
+
+    Example:
+        >>> run_attack("pgd", model, x, y, 8 / 255, surrogate=smooth_surrogate(model))
+    """
+    network = SmoothNetwork(model, values=values, temperature=temperature, leak=leak)
+    return DifferentiableTarget(
+        network,
+        name=f"{model.name} with {values} values and smooth slopes",
+        model=model,
+        values_of=as_target(model) if values == "exact" else None,
+    )
+
+
+class SmoothNetwork:
     r"""A tfdq network whose activations are rounded along a smooth staircase.
 
     For the levels :math:`0, s, \dots, ns` the staircase is
@@ -26,42 +65,43 @@ class SmoothSurrogate:
     .. math:: \sigma_\tau(z) = s \sum_{j=1}^{n} \mathrm{sigmoid}\left(
         \frac{z - (j - 1/2)s}{\tau s}\right)
 
-    the exact one as tau -> 0; as tau grows its slope tends to a wide bump that reaches past both
-    ends of the clip range. Activations of more than 16 levels, where the staircase is fine, keep the
+    the exact one as tau -> 0; its slope is a bump around the edge of each step, and wider bumps
+    reach past both ends of the clip range. Activations of more than 16 levels keep the
     straight-through slope of 1, with `leak` outside the range.
 
     Args:
         model: Made by `tfdq.quantize_model`.
-        forward: ``"exact"``: the values are the network's own and only slopes are smooth (BPDA,
-            Athalye et al. 2018); ``"smooth"``: the values are smooth too.
-        temperature: tau, > 0; the attribute of the same name can be assigned between calls
-            without retracing.
-        leak: Slope outside the clip range for activations of more than 16 levels.
+        values: ``"exact"``: the values are the network's own and only slopes are smooth (backward
+            pass differentiable approximation, BPDA: Athalye et al. 2018); ``"smooth"``: the values
+            are smooth too.
+        temperature: tau, > 0, in steps.
+        leak: Slope outside the clip range for activations of more than 16 levels, >= 0.
 
     Raises:
-        ValueError: The model is not made by `tfdq.quantize_model`.
+        ValueError: The model is not made by `tfdq.quantize_model`, or an argument is out of range.
     """
 
     def __init__(
-        self,
-        model: tf_keras.Model,
-        *,
-        forward: Forward = "exact",
-        temperature: float = 0.5,
-        leak: float = 0.1,
+        self, model: tf_keras.Model, *, values: Values, temperature: float, leak: float
     ) -> None:
-        self.name = f"{model.name} ({forward} values, smooth slopes)"
+        if values not in ("exact", "smooth"):
+            raise ValueError(f"values must be 'exact' or 'smooth', got {values!r}")
+        if not temperature > 0 or leak < 0:
+            raise ValueError(f"need temperature > 0 and leak >= 0, got {temperature} and {leak}")
+        if not any(isinstance(layer, QuantizeWrapper) for layer in model.layers):
+            raise ValueError(
+                f"{model.name!r} was not made by tfdq.quantize_model: no quantizers to smooth"
+            )
+        # Read here, not in the trace, where variables have no values.
         self._graph = read_graph(model)
-        if not any(isinstance(node.layer, QuantizeWrapper) for node in self._graph.nodes):
-            raise ValueError(f"{model.name!r} is not quantized; it needs no smooth surrogate")
-        self._grids = {
+        self.grids = {
             node.index: node.layer.output_grid()
             for node in self._graph.nodes
             if isinstance(node.layer, QuantizeWrapper)
         }
-        self.forward = forward
-        self.temperature = tf.Variable(temperature, trainable=False, dtype=tf.float32)
-        self.leak = leak
+        self._values = values
+        self._temperature = temperature
+        self._leak = leak
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Logits of float32 images [n, ...]."""
@@ -71,7 +111,7 @@ class SmoothSurrogate:
                 continue
             inputs = [values[source] for source in node.inputs]
             taken = inputs[0] if len(inputs) == 1 else inputs
-            values[node.index] = self._apply(node.layer, taken, self._grids.get(node.index))
+            values[node.index] = self._apply(node.layer, taken, self.grids.get(node.index))
         return values[self._graph.outputs[0]]
 
     def _apply(self, layer: Any, inputs: Any, grid: Grid | None) -> tf.Tensor:
@@ -84,19 +124,19 @@ class SmoothSurrogate:
         if getattr(layer.layer, "fused_activation", "linear") == "linear":
             return _straight_through(before, exact)
         levels = grid.qmax - grid.qmin
-        if levels < _MOST_SIGMOIDS:
-            smooth = _staircase(before, grid.scale, levels, self.temperature)
+        if levels < _MOST_SMOOTHED_LEVELS:
+            smooth = _staircase(before, grid.scale, levels, self._temperature)
         else:
             clipped = tf.clip_by_value(before, 0.0, grid.scale * levels)
-            smooth = clipped + self.leak * (before - clipped)
-        return smooth if self.forward == "smooth" else _straight_through(smooth, exact)
+            smooth = clipped + self._leak * (before - clipped)
+        return smooth if self._values == "smooth" else _straight_through(smooth, exact)
 
 
 def _straight_through(smooth: tf.Tensor, exact: tf.Tensor) -> tf.Tensor:
     return smooth + tf.stop_gradient(exact - smooth)
 
 
-def _staircase(z: tf.Tensor, step: float, levels: int, temperature: tf.Tensor) -> tf.Tensor:
+def _staircase(z: tf.Tensor, step: float, levels: int, temperature: float) -> tf.Tensor:
     total = tf.zeros_like(z)
     for level in range(levels):
         total += tf.sigmoid((z / step - (level + 0.5)) / temperature)
