@@ -207,7 +207,7 @@ def _activated(layer: Any, box: Box) -> Box:
     low, high = box
     if hasattr(inner, "activate"):
         low, high = inner.activate(low), inner.activate(high)
-    activation = getattr(inner, "activation", None)
+    activation: Any = getattr(inner, "activation", None)
     if getattr(activation, "__name__", "softmax") not in ("linear", "softmax"):
         low, high = activation(low), activation(high)
     quantizer = getattr(layer, "output_quantizer", None)

@@ -132,7 +132,9 @@ class IntervalTraining(tf_keras.Model):
         graph = self._read()
         return worst_logits(graph, propagate_box(graph, low, high), labels)
 
-    def _evaluate_batch(self, x: tf.Tensor, y: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    def _evaluate_batch(
+        self, x: tf.Tensor, y: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the total loss and the nominal output; update the metrics."""
         y = tf.convert_to_tensor(y)
         one_hot = y.shape.rank == 2 and y.shape[1] != 1

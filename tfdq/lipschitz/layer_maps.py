@@ -96,11 +96,11 @@ def effective_kernel(layer: Any, kernel: KernelChoice = "fake_quantized") -> Arr
         )
     if not inner.built:
         raise ValueError(f"layer {layer.name!r} is not built: call it, or the model, once first")
-    if kernel == "fake_quantized" and inner is not layer and not hasattr(layer, "quantized_kernel"):
+    if inner is not layer and not hasattr(layer, "quantized_kernel"):
         raise ValueError(
             f"layer {layer.name!r} was quantized by another tool than tfdq "
-            f"({type(layer).__name__}), which does not tell its integers; measure it with "
-            "kernel='float'"
+            f"({type(layer).__name__}), which does not tell its integers; measure the float model, "
+            "or quantize it with tfdq.quantize_model"
         )
     depthwise = isinstance(inner, _layers.DepthwiseConv2D)
     if kernel == "fake_quantized" and getattr(layer, "kernel_quantizer", None) is not None:

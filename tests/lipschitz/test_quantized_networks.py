@@ -1,0 +1,198 @@
+"""Norms, reports and certificates of quantized models, from training to the file."""
+
+import numpy as np
+import pytest
+import tf_keras
+from sklearn.datasets import load_digits
+
+import tfdq
+from tfdq import lipschitz
+from tfdq.lipschitz.layer_maps import effective_kernel
+from tflite_export.runtime import Interpreter
+from tflite_export.twin import graph_of
+from tflite_export.write import write
+
+layers = tf_keras.layers
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    bunch = load_digits()
+    return (bunch.images[..., None] / 16.0).astype(np.float32), bunch.target
+
+
+@pytest.fixture(scope="module")
+def float_model(digits) -> tf_keras.Model:
+    tf_keras.utils.set_random_seed(0)
+    inputs = tf_keras.Input((8, 8, 1))
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="stem")(inputs)
+    x = layers.BatchNormalization(momentum=0.8, name="norm")(x)
+    x = layers.ReLU()(x)
+    y = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    y = layers.BatchNormalization(momentum=0.8)(y)
+    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="down")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = tf_keras.Model(inputs, layers.Dense(10, name="logits")(x))
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf_keras.optimizers.Adam(5e-3), loss, ["accuracy"])
+    model.fit(*digits, epochs=4, batch_size=64, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def qat(float_model, digits) -> tf_keras.Model:
+    model = tfdq.quantize_model(float_model, 2e-3, activation_bits=4, input_range=(0.0, 1.0))
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf_keras.optimizers.Adam(1e-3), loss, ["accuracy"])
+    model.fit(*digits, epochs=1, batch_size=64, verbose=0)
+    return model
+
+
+def kernel_layers(model: tf_keras.Model) -> dict:
+    return {
+        wrapper.layer.name.removeprefix("quant_"): wrapper
+        for wrapper in model.layers
+        if getattr(wrapper, "kernel_quantizer", None) is not None
+    }
+
+
+def test_norm_of_a_wrapped_layer_is_that_of_its_linear_part(qat) -> None:
+    """Fake-quantized kernel and BatchNorm, against the layer itself applied to a basis."""
+    found = kernel_layers(qat)
+    assert set(found) == {"stem", "depthwise", "down", "logits"}
+    for name, wrapper in found.items():
+        shape = wrapper.input_shape[1:]
+        size = int(np.prod(shape))
+        basis = np.concatenate([np.zeros((1, size)), np.eye(size)]).reshape(-1, *shape)
+        inner = wrapper.layer
+        activation, inner.fused_activation = inner.fused_activation, "linear"
+        inner.use_kernel(wrapper.kernel_quantizer(inner.trained_kernel, False, {}))
+        images = inner.call(basis.astype(np.float32), training=False).numpy()
+        inner.use_kernel(None)
+        inner.fused_activation = activation
+        matrix = (images[1:] - images[0]).reshape(size, -1).astype(np.float64)
+        norm = lipschitz.conv_norm(wrapper)
+        assert norm.sigma == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-4), name
+        assert norm.upper >= norm.sigma
+
+
+def test_float_and_fake_quantized_kernels_differ_by_their_rounding(qat) -> None:
+    for wrapper in kernel_layers(qat).values():
+        real = effective_kernel(wrapper, "float")
+        rounded = effective_kernel(wrapper, "fake_quantized")
+        integers, scale = wrapper.quantized_kernel()
+        assert not np.array_equal(real, rounded)
+        assert np.max(np.abs(integers)) <= 127
+        multiplier = np.abs(wrapper.layer.folded()[0]).max()
+        assert np.max(np.abs(real - rounded)) <= 0.51 * np.max(scale) * multiplier
+
+
+def test_report_of_the_model_and_of_its_integers_agree(qat, digits) -> None:
+    x, _ = digits
+    trained = lipschitz.report(qat, x[:4], search_steps=2)
+    deployed = lipschitz.report(graph_of(qat))
+    assert deployed.kernel == "integer"
+    assert deployed.upper == pytest.approx(trained.upper, rel=1e-3)
+    assert trained.lower <= trained.upper
+    norms = {row.name: row.sigma for row in deployed.rows if row.reshaped is not None}
+    for name, wrapper in kernel_layers(qat).items():
+        matches = [value for label, value in norms.items() if name in label]
+        assert matches, (name, norms)
+        assert min(abs(m - lipschitz.conv_norm(wrapper).sigma) for m in matches) < 1e-4
+
+
+def test_a_model_of_another_tool_is_refused() -> None:
+    import tensorflow_model_optimization as tfmot
+
+    plain = tf_keras.Sequential([tf_keras.Input((4,)), layers.Dense(3)])
+    other = tfmot.quantization.keras.quantize_model(plain)
+    for kernel in ("fake_quantized", "float"):
+        with pytest.raises(ValueError, match="another tool"):
+            lipschitz.conv_norm(other.layers[-1], kernel)
+
+
+def test_certify_chooses_by_norm_and_kind(float_model, qat, digits) -> None:
+    x, y = digits[0][:20], digits[1][:20]
+    assert lipschitz.certify(float_model, x, y).method == "lipschitz"
+    assert lipschitz.certify(qat, x, y, norm="linf").method == "interval"
+    content = write(graph_of(qat))
+    by_file = lipschitz.certify(content, x, y, norm="linf")
+    np.testing.assert_array_equal(by_file.radius, lipschitz.certify(qat, x, y, norm="linf").radius)
+    l2 = lipschitz.certify(float_model, x, y)
+    linf = lipschitz.certify(float_model, x, y, norm="linf")
+    np.testing.assert_allclose(linf.radius, l2.radius / 8)
+    assert l2.clean_accuracy == np.mean(float_model.predict(x, verbose=0).argmax(axis=1) == y)
+
+
+def test_float_certificate_holds_and_quantized_one_is_vacuous(float_model, qat, digits) -> None:
+    x, y = digits[0][:40], digits[1][:40]
+    found = lipschitz.certify(float_model, x, y)
+    assert not found.vacuous
+    quantized = lipschitz.certify(qat, x, y)
+    assert quantized.vacuous
+    assert "rounding alone" in quantized.note
+    rng = np.random.default_rng(0)
+    predicted = float_model.predict(x, verbose=0).argmax(axis=1)
+    for _ in range(5):
+        noise = rng.standard_normal(x.shape)
+        noise /= np.linalg.norm(noise.reshape(len(x), -1), axis=1).reshape(-1, 1, 1, 1)
+        moved = x + noise * found.radius.reshape(-1, 1, 1, 1)
+        again = float_model.predict(moved.astype(np.float32), verbose=0).argmax(axis=1)
+        np.testing.assert_array_equal(again, predicted)
+
+
+def test_smoothing_a_file(qat, digits) -> None:
+    x, y = digits[0][:3], digits[1][:3]
+    settings = lipschitz.SmoothingSettings(0.1, 20, 200, batch_size=110)
+    content = write(graph_of(qat))
+    by_file = lipschitz.certify(content, x, y, method="smoothing", smoothing=settings)
+    graph = lipschitz.certify(graph_of(qat), x, y, method="smoothing", smoothing=settings)
+    function = Interpreter(content).predict
+    direct = lipschitz.certify(function, x, y, method="smoothing", smoothing=settings)
+    assert by_file.details["votes"] == graph.details["votes"] == direct.details["votes"]
+    assert by_file.radius.max() > 0
+    keras = lipschitz.certify(qat, x, y, method="smoothing", smoothing=settings)
+    np.testing.assert_allclose(keras.details["votes"], by_file.details["votes"], atol=10)
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "srip", "spectral", "conv_orthogonal"])
+def test_every_penalty_reaches_the_deployed_kernel(name, float_model, digits, tmp_path) -> None:
+    """A strong penalty pulls the norms of the kernels that ship, and the model is saved."""
+    beta = 3.0 if name == "spectral" else 0.3
+    regularizer = lipschitz.get_regularizer(name, beta, "deployed")
+    model = tfdq.quantize_model(float_model, regularizer=regularizer, activation_bits=4)
+    before = {key: lipschitz.kernel_norm(w) for key, w in kernel_layers(model).items()}
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf_keras.optimizers.Adam(3e-3), loss)
+    model.fit(*digits, epochs=3, batch_size=64, verbose=0)
+    after = {key: lipschitz.kernel_norm(w) for key, w in kernel_layers(model).items()}
+    assert max(before.values()) > 1.5
+    assert max(after.values()) < 0.75 * max(before.values())
+    assert all(after[key] < before[key] for key in before)
+    model.save(tmp_path / "model.keras")
+    loaded = tfdq.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(digits[0][:8]), model(digits[0][:8]), atol=1e-5)
+
+
+def test_impossible_combinations_are_refused(float_model, digits) -> None:
+    x, y = digits[0][:2], digits[1][:2]
+    for arguments, message in (
+        ({"norm": "l1"}, "norm must be"),
+        ({"method": "magic"}, "method must be"),
+        ({"method": "smoothing", "norm": "linf"}, "l2"),
+        ({"method": "interval", "norm": "l2"}, "linf"),
+        ({"method": "interval", "norm": "linf"}, "float model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lipschitz.certify(float_model, x, y, **arguments)
+    with pytest.raises(ValueError, match="smoothing takes"):
+        lipschitz.certify(3, x, y, method="smoothing")
+
+
+def test_public_names_load() -> None:
+    for name in lipschitz.__all__:
+        assert getattr(lipschitz, name).__doc__
+    assert set(dir(lipschitz)) == set(lipschitz.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = lipschitz.nothing

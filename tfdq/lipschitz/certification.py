@@ -1,0 +1,157 @@
+"""One call for all certificates: choose by norm, by what the model is, or by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import tf_keras
+
+from tfdq.lipschitz.certificate import Certificate, Norm, check_examples
+from tfdq.lipschitz.interval_certificate import interval_certificate
+from tfdq.lipschitz.margin import lipschitz_certificate
+from tfdq.lipschitz.smoothing import Predict, SmoothingSettings, randomized_smoothing
+from tfdq.quantization.graph import read_graph
+from tflite_export.graph import IntegerGraph
+
+Method = Literal["lipschitz", "interval", "smoothing"]
+
+
+def certify(
+    model: Any,
+    x: Any,
+    y: Any,
+    norm: Norm = "l2",
+    method: Method | None = None,
+    *,
+    smoothing: SmoothingSettings | None = None,
+    step: float = 1 / 255,
+    max_steps: int = 8,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    kernels: str = "xnnpack",
+    batch_size: int = 64,
+    resume: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Certificate:
+    """Certify that no small change of an input changes the prediction.
+
+    ==============  ========  ==========================================================
+    ``method``      ``norm``  what it says
+    ==============  ========  ==========================================================
+    ``interval``    linf      a proof for the deployed integers, every bit of them; for a
+                              ``.tflite`` file or a quantized model
+    ``lipschitz``   both      a proof from the network's norm and its margins; for a float
+                              network, and for a quantized one with its rounding (which
+                              commonly makes it vacuous, and then the note says so)
+    ``smoothing``   l2        for any classifier that votes over noisy copies of its input,
+                              with probability ``1 - alpha``
+    ==============  ========  ==========================================================
+
+    Args:
+        model: a tf_keras model, float or quantized; a ``.tflite`` file (path or bytes), an
+            exported model or an `IntegerGraph`; for smoothing also any function from float32
+            ``(n, ...)`` to scores or labels.
+        x: examples ``(n, ...)``, on the scale of the training data.
+        y: integer labels ``(n,)``.
+        norm: ``"l2"`` or ``"linf"``, of the radius.
+        method: None: ``"interval"`` for linf of a quantized network, else ``"lipschitz"``.
+        smoothing: noise, sample counts and confidence of smoothing.
+        step: of the interval radii, in input units.
+        max_steps: largest interval radius, in steps.
+        bounds: smallest and largest valid input, for intervals.
+        kernels: whose integer arithmetic (`tflite_export.reference.KERNEL_SETS`).
+        batch_size: examples at a time.
+        resume: file that smoothing continues from.
+        progress: called with what is done and all that is to do; not by ``"lipschitz"``.
+
+    Returns:
+        A radius for each example, and what is correct: see `Certificate`.
+
+    Raises:
+        ValueError: the combination is impossible, or an argument is out of its range.
+
+    Example:
+        >>> certify("model.tflite", x, y, norm="linf").certified_accuracy(1 / 255)
+    """
+    if norm not in get_args(Norm):
+        raise ValueError(f"norm must be 'l2' or 'linf', got {norm!r}")
+    if method is None:
+        quantized = not isinstance(model, tf_keras.Model) or _is_quantized(model)
+        method = "interval" if norm == "linf" and quantized else "lipschitz"
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
+    if method == "smoothing":
+        if norm != "l2":
+            raise ValueError("randomized smoothing with Gaussian noise certifies norm='l2' only")
+        return randomized_smoothing(_as_function(model), x, y, smoothing, resume, progress)
+    if method == "interval":
+        if norm != "linf":
+            raise ValueError("interval bounds certify norm='linf' only")
+        return interval_certificate(
+            _as_graph(model), x, y, step, max_steps, bounds, kernels, batch_size, progress
+        )
+    target = model if isinstance(model, tf_keras.Model) else _as_graph(model)
+    found = lipschitz_certificate(target, x, y, kernels=kernels, batch_size=batch_size)
+    return found if norm == "l2" else _in_linf(found, check_examples(x, y)[0])
+
+
+def _is_quantized(model: tf_keras.Model) -> bool:
+    """Tell whether a model was made by ``tfdq.quantize_model``."""
+    return any(hasattr(node.layer, "output_grid") for node in read_graph(model).nodes)
+
+
+def _as_graph(model: Any) -> IntegerGraph:
+    """Return the integer graph of whatever has one."""
+    from tflite_export.twin import graph_of
+
+    if isinstance(model, tf_keras.Model) and not _is_quantized(model):
+        raise ValueError(
+            f"model {model.name!r} is a float model: interval bounds are of integers. Quantize it "
+            "(tfdq.quantize_model), or use method='lipschitz'"
+        )
+    return graph_of(model)
+
+
+def _as_function(model: Any) -> Predict:
+    """Return a function from a batch of images to scores."""
+    if isinstance(model, tf_keras.Model):
+
+        def predict(images: npt.NDArray[np.float32]) -> Any:
+            return model.predict_on_batch(images)
+
+        return predict
+    content = getattr(model, "content", model)
+    if isinstance(content, (str, Path, bytes)):
+        from tflite_export.runtime import Interpreter
+
+        return Interpreter(content, batch_size=256).predict
+    if isinstance(model, IntegerGraph):
+        from tflite_export.runtime import Interpreter
+        from tflite_export.write import write
+
+        return Interpreter(write(model), batch_size=256).predict
+    if callable(model):
+        return model
+    raise ValueError(
+        "smoothing takes a tf_keras model, a .tflite file, an IntegerGraph or a function, got "
+        f"{type(model).__name__}"
+    )
+
+
+def _in_linf(found: Certificate, x: npt.NDArray[np.float32]) -> Certificate:
+    """Turn L2 radii into the L_inf radii that they contain."""
+    root = math.sqrt(math.prod(x.shape[1:]))
+    return Certificate(
+        found.radius / root,
+        found.correct,
+        found.abstained,
+        "linf",
+        found.method,
+        found.confidence,
+        found.note,
+        {**found.details, "l2_radius": found.radius.tolist()},
+    )
