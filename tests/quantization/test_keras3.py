@@ -31,6 +31,9 @@ def randomize(model, seed=0):
             variable.assign(rng.uniform(0.5, 1.5, shape))
         elif "kernel" not in variable.path and "count" not in variable.path:
             variable.assign(rng.normal(0, 0.2, shape))
+    for layer in model.layers:
+        if isinstance(layer, layers.Normalization) and layer.input_mean is None:
+            layer.finalize_state()
     return model
 
 
@@ -187,6 +190,12 @@ def test_frozen_and_inference_mode_parts_stay_so():
     np.testing.assert_allclose(converted(images), model(images), rtol=1e-5, atol=1e-5)
 
 
+ACTIVATIONS = """
+    elu exponential gelu hard_sigmoid hard_silu leaky_relu linear log_softmax mish relu relu6 selu
+    sigmoid silu softmax softplus softsign tanh
+""".split()  # noqa: SIM905
+
+
 def each_layer():
     """One instance of the layers whose configuration or meaning could be mistaken on the way."""
     one, vector = (8, 8, 4), (6,)
@@ -232,29 +241,7 @@ def each_layer():
         "RandomContrast": (layers.RandomContrast(0.1), one),
         "RandomBrightness": (layers.RandomBrightness(0.1), one),
         "ActivityRegularization": (layers.ActivityRegularization(l2=0.1), one),
-    } | {
-        f"Activation {name}": (layers.Activation(name), one)
-        for name in [
-            "elu",
-            "exponential",
-            "gelu",
-            "hard_sigmoid",
-            "hard_silu",
-            "leaky_relu",
-            "linear",
-            "log_softmax",
-            "mish",
-            "relu",
-            "relu6",
-            "selu",
-            "sigmoid",
-            "silu",
-            "softmax",
-            "softplus",
-            "softsign",
-            "tanh",
-        ]
-    }
+    } | {f"Activation {name}": (layers.Activation(name), one) for name in ACTIVATIONS}
 
 
 @pytest.mark.parametrize("case", each_layer())
@@ -265,13 +252,14 @@ def test_each_layer(case):
     converted = from_keras3(model)
     assert converted.layers[1].name == layer.name
     x = np.random.default_rng(2).normal(0, 3, (4, *shape)).astype(np.float32)
-    np.testing.assert_allclose(converted(x), model(x), rtol=1e-5, atol=1e-5)
+    ours, theirs = converted(x, training=False), model(x, training=False)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     # What was made is plain configuration: it is saved and read without the conversion.
     again = tf_keras.Model.from_config(converted.get_config())
     again.set_weights(converted.get_weights())
     if isinstance(layer, layers.Normalization):
         again.layers[1].finalize_state()
-    np.testing.assert_array_equal(again(x), converted(x))
+    np.testing.assert_array_equal(again(x, training=False), ours)
 
 
 def test_adapted_normalization():
@@ -459,7 +447,7 @@ def test_what_is_not_a_model_with_a_graph():
 def test_other_backends_are_sent_elsewhere(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     image = keras.Input((3,))
-    with pytest.raises(ValueError, match="runs on the jax backend.*KERAS_BACKEND=tensorflow"):
+    with pytest.raises(ValueError, match=r"runs on the jax backend.*KERAS_BACKEND=tensorflow"):
         from_keras3(keras.Model(image, layers.Dense(2)(image)))
 
 
@@ -481,7 +469,7 @@ def test_python_code_in_files_is_not_run(tmp_path):
     image = keras.Input((3,))
     path = tmp_path / "lambda.keras"
     keras.Model(image, layers.Lambda(lambda v: v + 1)(image)).save(path)
-    with pytest.raises(ValueError, match="can't load.*[Uu]nsafe|[Ll]ambda"):
+    with pytest.raises(ValueError, match=r"can't load .*[Ll]ambda"):
         load_keras3(path)
 
 

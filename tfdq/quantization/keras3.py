@@ -7,6 +7,7 @@ the two models, layer by layer and end to end, before it returns.
 
 from __future__ import annotations
 
+import inspect
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -187,11 +188,14 @@ class _Converter:
         self._models.append((model, result))
         return result
 
-    def call(self, node: Any, tensors: Mapping[int, Any]) -> Any:
+    def call(self, node: Any, tensors: Mapping[int, Any], inference: bool = False) -> Any:
         """Call the counterpart of a node's layer with the values of the node's inputs."""
         layer = self._counterparts[id(node.operation)]
         argument = self._arguments.get(id(node.operation), node.arguments.args[0])
-        return layer(_fill(argument, tensors), **_keywords(node))
+        keywords = _keywords(node)
+        if inference and _training_parameter(layer) is not None:
+            keywords["training"] = False
+        return layer(_fill(argument, tensors), **keywords)
 
     def copy_state(self) -> None:
         """Copy weights and `trainable` flags to the counterparts."""
@@ -256,9 +260,9 @@ class _Comparison:
                 given = keras.tree.flatten(_fill(node.arguments.args[0], values))
                 outputs = self.run(operation, given, f"{prefix}{operation.name}/")
             else:
-                args = _fill(node.arguments.args, values)
-                outputs = operation(*args, **_fill(dict(node.arguments.kwargs), values))
-                actual = self._converter.call(node, values)
+                inference = {} if _training_parameter(operation) is None else {"training": False}
+                outputs = operation(*_fill(node.arguments.args, values), **inference)
+                actual = self._converter.call(node, values, inference=True)
                 self._compare(operation, outputs, actual, prefix)
             for symbol, output in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
                 values[id(symbol)] = output
@@ -362,13 +366,23 @@ def _keywords(node: Any) -> dict[str, Any]:
     Raises:
         UnsupportedError: If there are some besides `training=False`.
     """
+    operation = node.operation
     given = {key: value for key, value in node.arguments.kwargs.items() if value is not None}
-    if given.pop("training", False):
-        raise UnsupportedError("it is called with training=True; leave that to fit")
-    if given or (isinstance(node.operation, keras.layers.Layer) and len(node.arguments.args) != 1):
+    training = given.pop("training", None)
+    if training:
+        # Keras 3 records a default, too: True for random augmentation, which inference turns off.
+        parameter = _training_parameter(operation)
+        if parameter is None or parameter.default is not True:
+            raise UnsupportedError("it is called with training=True; leave that to fit")
+    if given or (isinstance(operation, keras.layers.Layer) and len(node.arguments.args) != 1):
         extra = ", ".join(sorted(given)) or "more than one argument"
         raise UnsupportedError(f"it is called with {extra}, which does not cross")
-    return {"training": False} if node.arguments.kwargs.get("training") is False else {}
+    return {"training": False} if training is False else {}
+
+
+def _training_parameter(layer: Any) -> inspect.Parameter | None:
+    """Return the parameter `training` of a layer's call, if it has one."""
+    return inspect.signature(layer.call).parameters.get("training")
 
 
 def _fill(structure: Any, values: Mapping[int, Any]) -> Any:
