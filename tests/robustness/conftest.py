@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,12 @@ def digits() -> Digits:
 
 
 @pytest.fixture(scope="session")
+def build_network() -> Callable[..., tf_keras.Model]:
+    """Give `small_network`, to build untrained networks with."""
+    return small_network
+
+
+@pytest.fixture(scope="session")
 def float_model(digits: Digits) -> tf_keras.Model:
     return trained_network(digits, seed=0)
 
@@ -62,3 +69,24 @@ def float_model(digits: Digits) -> tf_keras.Model:
 @pytest.fixture(scope="session")
 def other_float_model(digits: Digits) -> tf_keras.Model:
     return trained_network(digits, seed=1)
+
+
+@pytest.fixture(scope="session")
+def quantized(digits: Digits, float_model: tf_keras.Model) -> Callable[[int], tf_keras.Model]:
+    """Give a trained quantization-aware model for a number of activation bits, made once."""
+    import tfdq
+
+    made: dict[int, tf_keras.Model] = {}
+
+    def get(bits: int) -> tf_keras.Model:
+        if bits not in made:
+            model = tfdq.quantize_model(
+                float_model, lipschitz_beta=0.0, activation_bits=bits, input_range=(0.0, 1.0)
+            )
+            loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(tf_keras.optimizers.Adam(1e-3), loss)
+            model.fit(digits.x_train, digits.y_train, batch_size=64, epochs=5, verbose=0)
+            made[bits] = model
+        return made[bits]
+
+    return get

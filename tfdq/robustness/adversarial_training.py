@@ -142,6 +142,7 @@ class AdversarialTraining(tf_keras.Model):
         """
         attack = attack or self.attack
         steps = steps or self.steps
+        x = tf.convert_to_tensor(x)
         low = tf.maximum(x - self.eps, self.clip[0])
         high = tf.minimum(x + self.eps, self.clip[1])
         if attack == "fgsm":

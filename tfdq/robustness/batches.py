@@ -24,7 +24,7 @@ def count_batches(x: Any, batch_size: int) -> int | None:
     if not is_dataset(x):
         return -(-len(x) // batch_size)
     size = int(x.cardinality())
-    if size < 0:
+    if size < 0 or not _has_labels(x):
         return None
     return -(-size // batch_size) if _unbatched(x) else None
 
@@ -64,7 +64,7 @@ def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) 
         return
     if y is not None:
         raise ValueError("x is a dataset and must hold the labels itself: pass y=None")
-    if not isinstance(x.element_spec, tuple) or len(x.element_spec) < 2:
+    if not _has_labels(x):
         raise ValueError(f"the dataset must give (image, label), it gives {x.element_spec}")
     if int(x.cardinality()) == -1:
         raise ValueError("the dataset is infinite: use dataset.take(n)")
@@ -75,6 +75,10 @@ def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) 
         yield checked_images_and_labels(element[0], element[1], clip)
     if empty:
         raise ValueError("the dataset is empty")
+
+
+def _has_labels(dataset: Any) -> bool:
+    return isinstance(dataset.element_spec, tuple) and len(dataset.element_spec) >= 2
 
 
 def _unbatched(dataset: Any) -> bool:

@@ -84,7 +84,11 @@ def _noisy(subject: Subject, share: float, stream: int) -> np.ndarray:
     rng = np.random.default_rng([subject.seed, stream])
     radius = share * subject.eps
     noise = rng.uniform(-radius, radius, subject.x.shape)
-    return np.clip(subject.x + noise, *subject.clip).astype(np.float32)
+    # Turned back at the ends of the range, not cut off: a pixel at the end would else not move.
+    low, high = subject.clip
+    outside = (subject.x + noise < low) | (subject.x + noise > high)
+    moved = np.where(outside, subject.x - noise, subject.x + noise)
+    return np.clip(moved, low, high).astype(np.float32)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
