@@ -72,12 +72,18 @@ class Assembler:
     Args:
         name: of the graph.
         int4: store weights of at most 4 bits as packed INT4 tensors.
+
+    Attributes:
+        graph: what has been built.
+        in_use: smallest and largest integer of each tensor built, by index.
+        biases: for each layer with weights the bias as stored, a real number for each channel.
     """
 
     def __init__(self, name: str, int4: bool = False) -> None:
         self.graph = IntegerGraph(name=name)
         self.int4 = int4
         self.in_use: dict[int, tuple[int, int]] = {}
+        self.biases: dict[str, np.ndarray] = {}
         self._names: set[str] = set()
 
     def unique(self, name: str) -> str:
@@ -99,7 +105,9 @@ class Assembler:
         """A new constant; returns its index."""
         return self.graph.add_tensor(Tensor(self.unique(name), data.shape, dtype, grid, data))
 
-    def emit(self, kind: str, inputs: tuple[int, ...], output: int, options: Options, label: str) -> int:
+    def emit(
+        self, kind: str, inputs: tuple[int, ...], output: int, options: Options, label: str
+    ) -> int:
         """Append an operator; returns its output."""
         self.graph.operators.append(Operator(kind, inputs, (output,), options, label))
         return output
@@ -141,21 +149,31 @@ class Assembler:
         axis = 3 if kind == "DEPTHWISE_CONV_2D" else 0
         stored, scale = _stretched(affine)
         source_scale = float(self.graph.tensors[source].scale)
-        stored, scale = _representable(stored, scale, affine.offset, axis, source_scale, target.scale)
-        bias = np.rint(affine.offset / (scale * source_scale)).astype(np.int32)
+        stored, scale = _representable(
+            stored, scale, affine.offset, axis, source_scale, target.scale
+        )
+        dtype = "int4" if affine.largest < 8 else "int8"
+        lift = np.zeros(scale.size)
+        if dtype == "int4":
+            lift = target.scale * _rounding_lift(scale * source_scale / target.scale, kind)
+        bias = np.rint((affine.offset - lift) / (scale * source_scale)).astype(np.int32)
+        self.biases.setdefault(label, bias * (scale * source_scale) + lift)
         # beyond this factor one unit of the sum saturates the output, and so it does at it
         scale = np.minimum(scale, _LARGEST_FACTOR * target.scale / source_scale)
         steps = scale.astype(np.float32)
         unit = np.float32(source_scale) * steps
         one_scale = kind == "FULLY_CONNECTED"
-        weight_grid = Quantization.per_channel(steps[:1] if one_scale else steps, axis if not one_scale else 0)
+        weight_grid = Quantization.per_channel(
+            steps[:1] if one_scale else steps, axis if not one_scale else 0
+        )
         bias_grid = Quantization.per_channel(unit[:1] if one_scale else unit, 0)
-        dtype = "int4" if affine.largest < 8 else "int8"
         weights = self.constant(f"{label}/weights", stored.astype(np.int8), weight_grid, dtype)
         biases = self.constant(f"{label}/bias", bias, bias_grid, "int32")
         first, activation, second = clamp_plan(target)
         output = self.value(label, shape, first)
-        self.emit(kind, (source, weights, biases), output, replace(options, activation=activation), label)
+        self.emit(
+            kind, (source, weights, biases), output, replace(options, activation=activation), label
+        )
         return output if second is None else self.rescale(output, second, label)
 
     def rescale(
@@ -250,7 +268,9 @@ class Assembler:
         if len(same) == len(sources) and len({self.grid(s).zero_point for s in sources}) == 1:
             goal = replace(goal, zero_point=self.grid(sources[0]).zero_point)
         aligned = [
-            s if _on_grid(self.grid(s), goal.scale, goal.zero_point) else self.rescale(s, target, label)
+            s
+            if _on_grid(self.grid(s), goal.scale, goal.zero_point)
+            else self.rescale(s, target, label)
             for s in sources
         ]
         shapes = [self.shape(s) for s in aligned]
@@ -293,7 +313,9 @@ class Assembler:
         if coefficient == 1.0:
             return source
         grid = self.grid(source)
-        return self.rescale(source, replace(grid, scale=grid.scale * coefficient), label, coefficient)
+        return self.rescale(
+            source, replace(grid, scale=grid.scale * coefficient), label, coefficient
+        )
 
     def _pooled(self, source: int, options: Pooling) -> tuple[int, ...]:
         batch, height, width, channels = self.shape(source)
@@ -341,6 +363,23 @@ def _stretched(affine: Affine) -> tuple[np.ndarray, np.ndarray]:
     return affine.weights.astype(np.int64) * stretch, affine.scale / stretch
 
 
+def _rounding_lift(factor: np.ndarray, kind: str) -> np.ndarray:
+    """What the built-in kernels, which alone take int4, add by rounding twice, in steps of the output.
+
+    They round the scaled sum to ``2**-k`` of a step first, ties up, then to whole steps, ties up: a value rounds up
+    from ``1/2 - 2**-(k+1)`` on. With sums of few units that is much; as part of the bias it is undone.
+
+    Args:
+        factor: from the sum to steps of the output, ``(channels,)``.
+        kind: the operator; a depthwise convolution's channels beyond whole eights round ties away from zero.
+    """
+    exponent = np.maximum(-np.frexp(factor)[1], 0)
+    lift = np.where(exponent > 0, np.ldexp(1.0, -(exponent + 1)), 0.0)
+    if kind == "DEPTHWISE_CONV_2D":
+        lift[factor.size // 8 * 8 :] = 0.0
+    return lift
+
+
 def _representable(
     weights: np.ndarray,
     scale: np.ndarray,
@@ -355,7 +394,8 @@ def _representable(
     the wider step.
     """
     least = np.maximum(
-        np.abs(offset) / (_LARGEST_BIAS * source_scale), _SMALLEST_FACTOR * target_scale / source_scale
+        np.abs(offset) / (_LARGEST_BIAS * source_scale),
+        _SMALLEST_FACTOR * target_scale / source_scale,
     )
     if scale.size == 1 or np.ptp(scale) == 0.0:
         least = np.full_like(scale, least.max()) if axis == 0 and weights.ndim == 2 else least

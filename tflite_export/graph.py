@@ -244,6 +244,13 @@ class IntegerGraph:
             for index in operator.outputs:
                 yield index, operator
 
+    def integer_output(self, index: int) -> int:
+        """The tensor with the integers behind an output: itself, or what its ``DEQUANTIZE`` reads."""
+        for operator in self.operators:
+            if operator.outputs == (index,) and operator.kind == "DEQUANTIZE":
+                return operator.inputs[0]
+        return index
+
     def constant_bytes(self) -> int:
         """Bytes of all constants as stored in a file (int4 packed two to a byte)."""
         total = 0
@@ -274,7 +281,9 @@ def activation_range(activation: str, tensor: Tensor) -> tuple[int, int]:
         return low, high
     bounds = {"RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
     if activation not in bounds:
-        raise ValueError(f"unknown fused activation {activation!r}; known: NONE, {', '.join(bounds)}")
+        raise ValueError(
+            f"unknown fused activation {activation!r}; known: NONE, {', '.join(bounds)}"
+        )
     lowest, highest = bounds[activation]
     low = max(low, tensor.zero_point + round_half_away(np.float32(lowest) / tensor.scale))
     if highest is not None:
@@ -285,3 +294,38 @@ def activation_range(activation: str, tensor: Tensor) -> tuple[int, int]:
 def round_half_away(value: float) -> int:
     """Round to the nearest integer, ties away from zero, as C's ``round`` does."""
     return int(np.sign(value) * np.floor(abs(float(value)) + 0.5))
+
+
+_KEEPING = ("MAX_POOL_2D", "CONCATENATION", "PAD", "RESHAPE")
+"""Operators whose results are some of their operands' integers."""
+
+
+def integers_in_use(graph: IntegerGraph) -> dict[int, tuple[int, int]]:
+    """The smallest and largest integer that each quantized tensor can hold.
+
+    Clamps leave an activation of k bits 2**k integers of its int8.
+
+    Args:
+        graph: a valid graph.
+
+    Returns:
+        (smallest, largest) by tensor index, for every input and every result with one grid.
+    """
+    known: dict[int, tuple[int, int]] = {}
+    for index in graph.inputs:
+        tensor = graph.tensors[index]
+        if tensor.quantization is not None:
+            known[index] = INTEGER_RANGES[tensor.dtype]
+    for operator in graph.operators:
+        output = graph.tensors[operator.outputs[0]]
+        if output.quantization is None:
+            continue
+        low, high = activation_range(getattr(operator.options, "activation", "NONE"), output)
+        sources = [known[i] for i in operator.inputs if i in known]
+        if operator.kind in _KEEPING and sources:
+            low = max(low, min(source[0] for source in sources))
+            high = min(high, max(source[1] for source in sources))
+            if operator.kind == "PAD":
+                low, high = min(low, output.zero_point), max(high, output.zero_point)
+        known[operator.outputs[0]] = (low, high)
+    return known

@@ -20,6 +20,7 @@ from tfdq.quantization import (
     FusedDense,
     FusedDepthwiseConv2D,
     FusedReLU,
+    Graph,
     Grid,
     InputQuantizer,
     QuantizeWrapper,
@@ -83,8 +84,27 @@ class Call:
         """
         grid = self.wrapper.output_grid()
         if grid is None:
-            raise ValueError(f"layer {self.label!r} ({type(self.layer).__name__}) has no output quantizer")
+            raise ValueError(
+                f"layer {self.label!r} ({type(self.layer).__name__}) has no output quantizer"
+            )
         return target_of(grid, getattr(self.layer, "fused_activation", "linear"))
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model in integers, next to the model.
+
+    Attributes:
+        graph: the integers.
+        nodes: the calls of the Keras model.
+        tensors: for each call by its position, the tensor of the graph that holds its result.
+        biases: for each layer with weights, by name, the bias as the integers have it, float64 ``(channels,)``.
+    """
+
+    graph: IntegerGraph
+    nodes: Graph
+    tensors: dict[int, int]
+    biases: dict[str, np.ndarray]
 
 
 def target_of(grid: Grid, activation: str) -> Target:
@@ -93,7 +113,9 @@ def target_of(grid: Grid, activation: str) -> Target:
     if activation in ("relu", "relu6"):
         low = max(low, grid.zero_point)
     if activation == "relu6":
-        high = min(high, grid.zero_point + round_half_away(np.float32(_RELU6) / np.float32(grid.scale)))
+        high = min(
+            high, grid.zero_point + round_half_away(np.float32(_RELU6) / np.float32(grid.scale))
+        )
     return Target(grid.scale, grid.zero_point, low, high)
 
 
@@ -103,7 +125,7 @@ def lower(
     input_type: str = "int8",
     output_type: str | None = None,
     weights: str = "int8",
-) -> IntegerGraph:
+) -> Lowered:
     """The integers of a trained model made by ``tfdq.quantize_model``.
 
     Args:
@@ -113,7 +135,7 @@ def lower(
         weights: ``"int8"``, or ``"int4"`` to pack the weights of convolutions and dense layers of at most 4 bits.
 
     Returns:
-        The graph, with one label per operator naming the layer it comes from.
+        The graph, with one label per operator naming the layer it comes from, and where each layer's result is.
 
     Raises:
         TypeError: it is no tf_keras model.
@@ -127,7 +149,9 @@ def lower(
     if weights not in WEIGHT_TYPES:
         raise ValueError(f"weights is {weights!r}; choose from {', '.join(WEIGHT_TYPES)}")
     if not isinstance(model, tf_keras.Model):
-        raise TypeError(f"expected a tf_keras model of tfdq.quantize_model, got {type(model).__name__}")
+        raise TypeError(
+            f"expected a tf_keras model of tfdq.quantize_model, got {type(model).__name__}"
+        )
     nodes = read_graph(model)
     if not any(isinstance(node.layer, InputQuantizer) for node in nodes.nodes):
         raise ValueError(
@@ -167,7 +191,7 @@ def lower(
     graph.signature_outputs = tuple(
         getattr(nodes.nodes[i].layer, "layer", nodes.nodes[i].layer).name for i in nodes.outputs
     )
-    return graph
+    return Lowered(graph, nodes, produced, assembler.biases)
 
 
 def _input(
@@ -250,7 +274,13 @@ def _dense(call: Call) -> int:
     assembler = call.assembler
     if one_scale and affine.largest == 127:
         return assembler.weighted(
-            "FULLY_CONNECTED", call.source, affine, call.target, FullyConnected(), call.shape, call.label
+            "FULLY_CONNECTED",
+            call.source,
+            affine,
+            call.target,
+            FullyConnected(),
+            call.shape,
+            call.label,
         )
     image = assembler.reshape(call.source, (BATCH, 1, 1, inputs), call.label)
     kernel = Affine(

@@ -37,7 +37,8 @@ class GoldenVectors:
 
     Attributes:
         inputs: one array per graph input, shape ``(count, ...)``, in the type of that input.
-        outputs: one array per graph output, shape ``(count, ...)``, in the type of that output.
+        outputs: one array per graph output, shape ``(count, ...)``, in the type of that output; where that is float32,
+            the integers that the last operator dequantizes.
     """
 
     inputs: list[np.ndarray]
@@ -93,7 +94,9 @@ def facts_of(graph: IntegerGraph) -> dict[str, Any]:
 
 def pack_golden(golden: GoldenVectors) -> bytes:
     """The ``tfdq.golden`` buffer."""
-    raw = b"".join(np.ascontiguousarray(array).tobytes() for array in golden.inputs + golden.outputs)
+    raw = b"".join(
+        np.ascontiguousarray(array).tobytes() for array in golden.inputs + golden.outputs
+    )
     return zlib.compress(raw, 9)
 
 
@@ -108,7 +111,7 @@ def golden_of(graph: IntegerGraph) -> GoldenVectors | None:
         return None
     layout = [
         (graph.tensors[i].shape[1:], DTYPES[graph.tensors[i].dtype])
-        for i in (*graph.inputs, *graph.outputs)
+        for i in (*graph.inputs, *(graph.integer_output(i) for i in graph.outputs))
     ]
     sample = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
     unpack = zlib.decompressobj()

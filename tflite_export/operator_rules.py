@@ -58,9 +58,13 @@ def _same_grid(tensors: Sequence[Tensor]) -> None:
 
 
 def _quantized_or_float(tensor: Tensor) -> None:
-    _require(tensor.dtype in ("int8", "uint8", "float32"), f"{tensor.name!r} has type {tensor.dtype}")
+    _require(
+        tensor.dtype in ("int8", "uint8", "float32"), f"{tensor.name!r} has type {tensor.dtype}"
+    )
     one_grid = tensor.quantization is not None and tensor.quantization.scale.size == 1
-    _require(tensor.dtype == "float32" or one_grid, f"{tensor.name!r} needs one scale and zero point")
+    _require(
+        tensor.dtype == "float32" or one_grid, f"{tensor.name!r} needs one scale and zero point"
+    )
 
 
 def _window(size: int, window: int, stride: int, dilation: int, padding: str) -> int:
@@ -69,12 +73,17 @@ def _window(size: int, window: int, stride: int, dilation: int, padding: str) ->
         _require(1 <= value <= _LARGEST_STEP, f"window, stride or dilation {value} is out of range")
     span = (window - 1) * dilation + 1
     result = -(-size // stride) if padding == "SAME" else (size - span) // stride + 1
-    _require(result >= 1 and (padding == "SAME" or size >= span), f"a window of {span} does not fit {size}")
+    _require(
+        result >= 1 and (padding == "SAME" or size >= span),
+        f"a window of {span} does not fit {size}",
+    )
     _require(span <= _LARGEST_STEP, f"a window of {span} is too large")
     return result
 
 
-def _activation(options: Options, allowed: Sequence[str] = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")) -> None:
+def _activation(
+    options: Options, allowed: Sequence[str] = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
+) -> None:
     activation = getattr(options, "activation", "NONE")
     _require(activation in allowed, f"fused activation {activation} is not supported")
 
@@ -88,26 +97,40 @@ def _weighted(operands: Sequence[Tensor], output: Tensor, axis: int) -> None:
     _require(weights.data is not None, "the weights are not a constant")
     if len(operands) == 3:
         bias = operands[2]
-        _require(bias.data is not None and bias.shape == (channels,), f"the bias is not a constant of {channels}")
+        _require(
+            bias.data is not None and bias.shape == (channels,),
+            f"the bias is not a constant of {channels}",
+        )
     if source.dtype == "float32":
         _require(
-            all(tensor.dtype == "float32" for tensor in (*operands, output)), "float32 and other types are mixed"
+            all(tensor.dtype == "float32" for tensor in (*operands, output)),
+            "float32 and other types are mixed",
         )
         return
-    _require(source.dtype == output.dtype == "int8", f"{source.dtype} in, {output.dtype} out, expected int8")
+    _require(
+        source.dtype == output.dtype == "int8",
+        f"{source.dtype} in, {output.dtype} out, expected int8",
+    )
     _require(weights.dtype in ("int8", "int4"), f"weights of type {weights.dtype}")
     grid = weights.quantization
     _require(grid is not None, "the weights have no scale")
     if grid is None or weights.data is None:
         return
     _require(not grid.zero_point.any(), "the weights' zero point is not 0")
-    _require(grid.scale.size == 1 or grid.axis == axis, f"weights have channels on {grid.axis}, not {axis}")
+    _require(
+        grid.scale.size == 1 or grid.axis == axis,
+        f"weights have channels on {grid.axis}, not {axis}",
+    )
     factors = requantization_scale(source.scale, grid.scale, output.scale)
     _require(
-        bool(np.isfinite(factors).all() and (factors > 0).all() and (factors < _LARGEST_FACTOR).all()),
+        bool(
+            np.isfinite(factors).all() and (factors > 0).all() and (factors < _LARGEST_FACTOR).all()
+        ),
         f"scales of input * weights / output reach {factors.max()}, kernels take up to {_LARGEST_FACTOR}",
     )
-    magnitudes = np.abs(np.moveaxis(weights.data, axis, 0).reshape(channels, -1).astype(np.int64)).sum(axis=1)
+    magnitudes = np.abs(
+        np.moveaxis(weights.data, axis, 0).reshape(channels, -1).astype(np.int64)
+    ).sum(axis=1)
     largest = magnitudes * 255
     if len(operands) == 3:
         _require(operands[2].dtype == "int32", f"bias of type {operands[2].dtype}, expected int32")
@@ -120,14 +143,18 @@ def _check_bias_grid(bias: Tensor, products: np.ndarray) -> None:
     """The bias counts in units of input scale times weight scale; the kernels take that for granted."""
     if bias.quantization is None:
         raise Problem("the bias has no scale")
-    _require(bias.quantization.scale.size in (1, products.size), "the bias has another number of scales")
+    _require(
+        bias.quantization.scale.size in (1, products.size), "the bias has another number of scales"
+    )
     close = np.allclose(bias.quantization.scale, products, rtol=1e-3, atol=0.0)
     _require(close, "the bias is not on the grid of input scale times weight scale")
     _require(not bias.quantization.zero_point.any(), "the bias' zero point is not 0")
 
 
 def _image(tensor: Tensor) -> Shape:
-    _require(len(tensor.shape) == 4, f"{tensor.name!r} has shape {tensor.shape}, expected 4 dimensions")
+    _require(
+        len(tensor.shape) == 4, f"{tensor.name!r} has shape {tensor.shape}, expected 4 dimensions"
+    )
     return tensor.shape
 
 
@@ -169,12 +196,17 @@ def _fully_connected(operator: Operator, operands: Operands, output: Tensor) -> 
     assert isinstance(options, FullyConnected)
     present = _operands(operands, 2, 3)
     source, weights = present[0], present[1]
-    _require(options.weights_format == 0 and not options.keep_num_dims, "shuffled weights or kept dimensions")
+    _require(
+        options.weights_format == 0 and not options.keep_num_dims,
+        "shuffled weights or kept dimensions",
+    )
     _require(len(weights.shape) == 2, f"weights of shape {weights.shape}, expected 2 dimensions")
     _require(len(source.shape) >= 2, f"input of shape {source.shape}")
     _require(weights.dtype != "int4", "int4 weights; write the layer as a 1 x 1 convolution")
     size = math.prod(source.shape[1:])
-    _require(size == weights.shape[1], f"weights for {weights.shape[1]} inputs, the input has {size}")
+    _require(
+        size == weights.shape[1], f"weights for {weights.shape[1]} inputs, the input has {size}"
+    )
     _activation(options)
     _weighted(present, output, 0)
     return (source.shape[0], weights.shape[0])
@@ -189,8 +221,14 @@ def _add(operator: Operator, operands: Operands, output: Tensor) -> Shape:
         _require(not tensor.is_constant, "an operand is a constant")
         if output.dtype != "float32":
             ratio = tensor.scale / output.scale
-            _require(ratio < _LARGEST_FACTOR, f"scale {ratio} times that of the output, kernels take up to 256")
-    _require(present[0].shape == present[1].shape, f"shapes {present[0].shape}, {present[1].shape} differ")
+            _require(
+                ratio < _LARGEST_FACTOR,
+                f"scale {ratio} times that of the output, kernels take up to 256",
+            )
+    _require(
+        present[0].shape == present[1].shape,
+        f"shapes {present[0].shape}, {present[1].shape} differ",
+    )
     return present[0].shape
 
 
@@ -220,7 +258,10 @@ def _concatenation(operator: Operator, operands: Operands, output: Tensor) -> Sh
         fits = len(tensor.shape) == len(first) and all(
             i == axis or tensor.shape[i] == first[i] for i in range(len(first))
         )
-        _require(fits and not tensor.is_constant, f"{tensor.name!r} of shape {tensor.shape} does not fit {first}")
+        _require(
+            fits and not tensor.is_constant,
+            f"{tensor.name!r} of shape {tensor.shape} does not fit {first}",
+        )
     total = sum(tensor.shape[axis] for tensor in present)
     return (*first[:axis], total, *first[axis + 1 :])
 
@@ -231,7 +272,9 @@ def _pad(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     _require(not source.is_constant, "the input is a constant")
     pairs = amounts.data
     rank = len(source.shape)
-    _require(amounts.dtype == "int32" and pairs is not None and amounts.shape == (rank, 2), "bad amounts")
+    _require(
+        amounts.dtype == "int32" and pairs is not None and amounts.shape == (rank, 2), "bad amounts"
+    )
     if pairs is None:
         raise Problem("the amounts are not a constant")
     _require(bool((pairs >= 0).all() and (pairs <= _LARGEST_STEP).all()), "amounts out of range")
@@ -261,7 +304,10 @@ def _softmax(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     _require(0.0 < options.beta <= 1024.0, f"beta is {options.beta}")
     for tensor in (source, output):
         _quantized_or_float(tensor)
-    _require(source.dtype == output.dtype and source.dtype != "uint8", f"{source.dtype} to {output.dtype}")
+    _require(
+        source.dtype == output.dtype and source.dtype != "uint8",
+        f"{source.dtype} to {output.dtype}",
+    )
     _require(1 <= len(source.shape) <= 4, f"{len(source.shape)} dimensions, expected up to 4")
     if output.dtype == "int8":
         exact = output.scale == np.float32(1 / 256) and output.zero_point == -128

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from tflite_export import schema
-from tflite_export.graph import DTYPES, IntegerGraph, NoOptions, Operator, Options, Quantization, Tensor
+from tflite_export.graph import (
+    DTYPES,
+    IntegerGraph,
+    NoOptions,
+    Operator,
+    Options,
+    Quantization,
+    Tensor,
+)
 from tflite_export.wire import File, Table
 
 _LIMIT = 1 << 16
@@ -72,7 +80,9 @@ def metadata_position(data: bytes | bytearray, name: str) -> tuple[int, int]:
         if entry.text(0) == name:
             index = entry.integer(1, "uint32")
             if index >= len(buffers):
-                raise ValueError(f"damaged file: metadata {name!r} names buffer {index} of {len(buffers)}")
+                raise ValueError(
+                    f"damaged file: metadata {name!r} names buffer {index} of {len(buffers)}"
+                )
             return buffers[index].vector(0, 1)
     return 0, 0
 
@@ -104,7 +114,9 @@ class _Reader:
         self.only(subgraph, range(5), "the subgraph")
         tensors, operators = subgraph.tables(0), subgraph.tables(3)
         if max(len(tensors), len(operators)) > _LIMIT:
-            raise ValueError(f"{len(tensors)} tensors, {len(operators)} operators: the limit is {_LIMIT}")
+            raise ValueError(
+                f"{len(tensors)} tensors, {len(operators)} operators: the limit is {_LIMIT}"
+            )
         graph = IntegerGraph(
             tensors=[self.tensor(entry) for entry in tensors],
             operators=[self.operator(entry, i) for i, entry in enumerate(operators)],
@@ -165,11 +177,15 @@ class _Reader:
     def operator(self, entry: Table, position: int) -> Operator:
         index = entry.integer(0, "uint32")
         if index >= len(self.codes):
-            raise ValueError(f"damaged file: operator {position} names code {index} of {len(self.codes)}")
+            raise ValueError(
+                f"damaged file: operator {position} names code {index} of {len(self.codes)}"
+            )
         kind = self.codes[index]
         self.only(entry, (0, 1, 2, 3, 4), f"operator {position} ({kind})")
         layout = schema.OPERATORS.get(kind)
-        options = None if layout is None else self.options(entry, layout, f"operator {position} ({kind})")
+        options = (
+            None if layout is None else self.options(entry, layout, f"operator {position} ({kind})")
+        )
         return Operator(kind, _indices(entry, 1), _indices(entry, 2), options)
 
     def options(self, entry: Table, layout: schema.OperatorSchema, what: str) -> Options:
@@ -178,13 +194,17 @@ class _Reader:
             return NoOptions()
         if table is None or union != layout.union:
             raise ValueError(f"{what} carries options of kind {union}, expected {layout.union}")
-        self.only(table, (*(f.slot for f in layout.fields), *layout.ignored), f"the options of {what}")
+        self.only(
+            table, (*(f.slot for f in layout.fields), *layout.ignored), f"the options of {what}"
+        )
         values: dict[str, Any] = {}
         for option in layout.fields:
             value = table.scalar(option.slot, option.kind, option.default)
             if option.choices:
                 if not 0 <= value < len(option.choices):
-                    raise ValueError(f"{what}: {option.name} is {value}, expected 0..{len(option.choices) - 1}")
+                    raise ValueError(
+                        f"{what}: {option.name} is {value}, expected 0..{len(option.choices) - 1}"
+                    )
                 values[option.name] = option.choices[int(value)]
             else:
                 values[option.name] = bool(value) if option.kind == "bool" else value
@@ -201,14 +221,17 @@ class _Reader:
     def signature(self, entry: Table, graph: IntegerGraph) -> None:
         self.only(entry, (0, 1, 2, 4), "a signature")
         maps = [
-            [(item.text(0), item.integer(1, "uint32")) for item in entry.tables(slot)] for slot in (0, 1)
+            [(item.text(0), item.integer(1, "uint32")) for item in entry.tables(slot)]
+            for slot in (0, 1)
         ]
         if entry.integer(4, "uint32") != 0 and self.strict:
             raise ValueError("a signature names a subgraph other than the first")
         for items, allowed in zip(maps, (graph.inputs, graph.outputs), strict=True):
             for name, index in items:
                 if index not in allowed:
-                    raise ValueError(f"signature entry {name!r} names tensor {index}, not an input or output")
+                    raise ValueError(
+                        f"signature entry {name!r} names tensor {index}, not an input or output"
+                    )
         if entry.text(2) == schema.SIGNATURE:
             names = [{index: name for name, index in items} for items in maps]
             graph.signature_inputs = tuple(names[0].get(i, "") for i in graph.inputs)
@@ -219,7 +242,9 @@ def _indices(table: Table, slot: int) -> tuple[int, ...]:
     return tuple(int(i) for i in table.array(slot, "<i4"))
 
 
-def _constant(name: str, content: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarray | None:
+def _constant(
+    name: str, content: np.ndarray, dtype: str, shape: Sequence[int]
+) -> np.ndarray | None:
     """The values of a constant in the shape of its tensor; None for types that are only named, never read."""
     if dtype not in DTYPES:
         return None
@@ -243,3 +268,12 @@ def _aligned(content: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if content.ctypes.data % dtype.itemsize:
         content = content.copy()
     return content.view(dtype)
+
+
+def subgraph_count(data: bytes) -> int:
+    """Number of subgraphs in a file.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    return File(data).root(schema.FILE_IDENTIFIER).vector(2, 4)[1]

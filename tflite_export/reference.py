@@ -6,7 +6,7 @@ One function per operator, all collected in `KERNELS`; `rounding` holds the two 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,16 +123,43 @@ def run(
     for index, value in zip(graph.inputs, inputs, strict=True):
         values[index] = np.asarray(value, DTYPES[graph.tensors[index].dtype])
     for operator in graph.operators:
-        if operator.kind not in KERNELS:
-            raise ValueError(f"no reference for operator {operator.kind!r}; known: {', '.join(KERNELS)}")
-        present = [i for i in operator.inputs if i >= 0]
-        tensors = [graph.tensors[i] for i in present]
-        operands = [t.data if t.data is not None else values[i] for i, t in zip(present, tensors, strict=True)]
-        output = graph.tensors[operator.outputs[0]]
-        step = Step(operator, tensors, output, KERNEL_SETS[kernels])
-        result = KERNELS[operator.kind](step, operands)
-        values[operator.outputs[0]] = result.astype(DTYPES[output.dtype])
+        values[operator.outputs[0]] = run_operator(graph, operator, values, kernels)
     return values
+
+
+def run_operator(
+    graph: IntegerGraph,
+    operator: Operator,
+    values: Mapping[int, np.ndarray],
+    kernels: str = "xnnpack",
+) -> np.ndarray:
+    """Run one operator.
+
+    Args:
+        graph: the graph that it is in.
+        operator: the operator.
+        values: the tensors it reads that are not constants, by index.
+        kernels: as for `run`.
+
+    Returns:
+        Its result, in the type of its output.
+
+    Raises:
+        ValueError: if the operator has no reference.
+    """
+    if operator.kind not in KERNELS:
+        raise ValueError(
+            f"no reference for operator {operator.kind!r}; known: {', '.join(KERNELS)}"
+        )
+    present = [i for i in operator.inputs if i >= 0]
+    tensors = [graph.tensors[i] for i in present]
+    operands = [
+        tensor.data if tensor.data is not None else values[index]
+        for index, tensor in zip(present, tensors, strict=True)
+    ]
+    output = graph.tensors[operator.outputs[0]]
+    step = Step(operator, tensors, output, KERNEL_SETS[kernels])
+    return KERNELS[operator.kind](step, operands).astype(DTYPES[output.dtype])
 
 
 def _finish(step: Step, scaled: np.ndarray, activation: str) -> np.ndarray:
@@ -169,7 +196,9 @@ def _windows(
         dilation = (options.dilation_h, options.dilation_w)
     stride = (options.stride_h, options.stride_w)
     if options.padding == "SAME":
-        pads = [same_padding(values.shape[1 + i], window[i], stride[i], dilation[i]) for i in (0, 1)]
+        pads = [
+            same_padding(values.shape[1 + i], window[i], stride[i], dilation[i]) for i in (0, 1)
+        ]
         values = np.pad(values, ((0, 0), *pads, (0, 0)), constant_values=fill)
     span = tuple((window[i] - 1) * dilation[i] + 1 for i in (0, 1))
     view = np.lib.stride_tricks.sliding_window_view(values, span, axis=(1, 2))
@@ -209,7 +238,9 @@ def _fully_connected(step: Step, operands: list[np.ndarray]) -> np.ndarray:
     options = step.operator.options
     assert isinstance(options, FullyConnected)
     weights = operands[1].astype(np.float64)
-    values = operands[0].reshape(-1, weights.shape[1]).astype(np.float64) - step.inputs[0].zero_point
+    values = (
+        operands[0].reshape(-1, weights.shape[1]).astype(np.float64) - step.inputs[0].zero_point
+    )
     accumulator = (values @ weights.T).astype(np.int64) + _bias(step, operands)
     return _finish(step, _rescale(step, accumulator, step.kernels.dense), options.activation)
 
@@ -230,12 +261,16 @@ def add_multipliers(scales: Sequence[np.float32], output: np.float32) -> tuple[l
     return [int(np.rint(np.ldexp(np.float64(ratio), shift))) for ratio in ratios], shift
 
 
-def _add_xnnpack(terms: list[np.ndarray], scales: list[np.float32], output: np.float32) -> np.ndarray:
+def _add_xnnpack(
+    terms: list[np.ndarray], scales: list[np.float32], output: np.float32
+) -> np.ndarray:
     (first, second), shift = add_multipliers(scales, output)
     return (terms[0] * first + terms[1] * second + (1 << (shift - 1))) >> shift
 
 
-def _add_builtin(terms: list[np.ndarray], scales: list[np.float32], output: np.float32) -> np.ndarray:
+def _add_builtin(
+    terms: list[np.ndarray], scales: list[np.float32], output: np.float32
+) -> np.ndarray:
     largest = 2.0 * max(float(scale) for scale in scales)
     shifted = [
         scale_away(term << 20, np.array([float(scale) / largest]))

@@ -75,18 +75,15 @@ class Interpreter:
         self.graph = _checked(self.content, trusted)
         self.batch_size = batch_size
         self.threads = threads
-        module, self.runtime, self.version = find_runtime(runtime)
+        self._module, self.runtime, self.version = find_runtime(runtime)
         self.kernels = kernels
-        resolver = getattr(module, "OpResolverType", None) or module.experimental.OpResolverType
         try:
-            self._interpreter = module.Interpreter(
-                model_content=self.content,
-                num_threads=threads,
-                experimental_op_resolver_type=getattr(resolver, _RESOLVERS[kernels]),
-            )
+            self._interpreter = self._construct(preserve=False)
             self._interpreter.allocate_tensors()
         except RuntimeError as error:
-            raise ValueError(f"{self.runtime} {self.version} does not load the model: {error}") from error
+            raise ValueError(
+                f"{self.runtime} {self.version} does not load the model: {error}"
+            ) from error
         details = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._inputs, self._outputs = ([entry["index"] for entry in part] for part in details)
         self._resizable = all(self.graph.tensors[i].shape[:1] == (-1,) for i in self.graph.inputs)
@@ -116,7 +113,10 @@ class Interpreter:
         return f"{self.kernels}-2.14" if old else self.kernels
 
     def predict(
-        self, x: np.ndarray | Sequence[np.ndarray], *, progress: bool | Callable[[int, int], None] = False
+        self,
+        x: np.ndarray | Sequence[np.ndarray],
+        *,
+        progress: bool | Callable[[int, int], None] = False,
     ) -> Any:
         """Run on floats: quantize, compute in integers, dequantize.
 
@@ -133,7 +133,9 @@ class Interpreter:
         """
         arrays = self._arrays(x)
         feeds = [
-            quantize(array, tensor) if tensor.quantization is not None else array.astype(DTYPES[tensor.dtype])
+            quantize(array, tensor)
+            if tensor.quantization is not None
+            else array.astype(DTYPES[tensor.dtype])
             for array, tensor in zip(arrays, self.input_tensors, strict=True)
         ]
         raw = self._run(feeds, progress)
@@ -146,7 +148,10 @@ class Interpreter:
     __call__ = predict
 
     def integers(
-        self, x: np.ndarray | Sequence[np.ndarray], *, progress: bool | Callable[[int, int], None] = False
+        self,
+        x: np.ndarray | Sequence[np.ndarray],
+        *,
+        progress: bool | Callable[[int, int], None] = False,
     ) -> Any:
         """The raw output integers.
 
@@ -155,13 +160,17 @@ class Interpreter:
             progress: as for `predict`.
 
         Returns:
-            The integers as the runtime gives them, shape ``(n, ...)``; a list if the model has several outputs.
+            The integers as the runtime gives them, shape ``(n, ...)``; a list if the model has several outputs. Where
+            the file's output is float32, the integers that its last operator dequantizes.
         """
         feeds = []
         for array, tensor in zip(self._arrays(x), self.input_tensors, strict=True):
             raw = array.dtype == DTYPES[tensor.dtype]
             feeds.append(array if raw else quantize(array, tensor))
-        results = self._run(feeds, progress)
+        results = [
+            self._integers_of(value, index)
+            for value, index in zip(self._run(feeds, progress), self.graph.outputs, strict=True)
+        ]
         return results[0] if len(results) == 1 else results
 
     def invoke(self, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -188,7 +197,51 @@ class Interpreter:
             self._interpreter.invoke()
             return [self._interpreter.get_tensor(index) for index in self._outputs]
         except RuntimeError as error:
-            raise ValueError(f"{self.runtime} {self.version} failed on a batch of {count}: {error}") from error
+            raise ValueError(
+                f"{self.runtime} {self.version} failed on a batch of {count}: {error}"
+            ) from error
+
+    def all_tensors(self, feeds: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+        """Every tensor that the runtime computes and lets be seen, for finding where it departs.
+
+        Kernels of a delegate keep their results to themselves; those tensors are missing.
+
+        Args:
+            feeds: one array per input, in the inputs' own types.
+
+        Returns:
+            Values by tensor index.
+        """
+        interpreter = self._construct(preserve=True)
+        for index, feed in zip(self._inputs, feeds, strict=True):
+            interpreter.resize_tensor_input(index, list(feed.shape))
+        interpreter.allocate_tensors()
+        for index, feed in zip(self._inputs, feeds, strict=True):
+            interpreter.set_tensor(index, feed)
+        interpreter.invoke()
+        values = {}
+        for index, _ in self.graph.activations():
+            try:
+                value = interpreter.get_tensor(index)
+            except ValueError:
+                continue
+            if len(value) == len(feeds[0]):
+                values[index] = value
+        return values
+
+    def _construct(self, preserve: bool) -> Any:
+        resolver = getattr(self._module, "OpResolverType", None)
+        resolver = resolver or self._module.experimental.OpResolverType
+        return self._module.Interpreter(
+            model_content=self.content,
+            num_threads=self.threads,
+            experimental_op_resolver_type=getattr(resolver, _RESOLVERS[self.kernels]),
+            experimental_preserve_all_tensors=preserve,
+        )
+
+    def _integers_of(self, value: np.ndarray, index: int) -> np.ndarray:
+        behind = self.graph.integer_output(index)
+        return value if behind == index else quantize(value, self.graph.tensors[behind])
 
     def _arrays(self, x: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
         tensors = self.input_tensors

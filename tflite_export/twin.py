@@ -9,12 +9,10 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tflite_export.graph import DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
+from tflite_export.graph import DTYPES, IntegerGraph, Tensor, integers_in_use
 from tflite_export.reference import KERNEL_SETS
-from tflite_export.twin_kernels import KERNELS, Kernel, Site, clamp_range, to_centred
+from tflite_export.twin_kernels import KERNELS, Kernel, Site, to_centred
 from tflite_export.validate import check_graph, validate
-
-_SAME_BOUND = ("MAX_POOL_2D", "CONCATENATION", "PAD", "RESHAPE")
 
 
 class IntegerTwin(tf_keras.Model):
@@ -43,7 +41,7 @@ class IntegerTwin(tf_keras.Model):
             raise ValueError(f"kernels is {kernels!r}; known: {', '.join(KERNEL_SETS)}")
         self.kernels = kernels
         self._source = graph_of(model)
-        bounds = _Bounds(self._source)
+        bounds = _largest_magnitudes(self._source)
         self._held: list[tf.Variable] = []
         self._steps: list[tuple[Kernel, tuple[int, ...], int]] = []
         for operator in self._source.operators:
@@ -54,13 +52,12 @@ class IntegerTwin(tf_keras.Model):
                 operator,
                 tensors,
                 self._source.tensors[output],
-                [bounds.of(i) for i in present],
+                [bounds.get(i, 0) for i in present],
                 kernels,
                 self._hold,
             )
             moving = tuple(i for i, t in zip(present, tensors, strict=True) if not t.is_constant)
             self._steps.append((KERNELS[operator.kind](site), moving, output))
-            bounds.add(operator)
 
     def _hold(self, values: np.ndarray) -> tf.Variable:
         """Keep an array as a variable: a constant could be folded into a convolution by TensorFlow's optimiser."""
@@ -98,7 +95,9 @@ class IntegerTwin(tf_keras.Model):
         results = []
         for index in self._source.outputs:
             tensor = self._source.tensors[index]
-            results.append(values[index] * tensor.scale if tensor.quantization is not None else values[index])
+            results.append(
+                values[index] * tensor.scale if tensor.quantization is not None else values[index]
+            )
         return results[0] if len(results) == 1 else results
 
     def integers(self, inputs: Any) -> Any:
@@ -112,7 +111,9 @@ class IntegerTwin(tf_keras.Model):
             float32, the integers that its last operator dequantizes.
         """
         values = self._values(inputs)
-        results = [self._as_integers(values, integer_output(self._source, i)) for i in self._source.outputs]
+        results = [
+            self._as_integers(values, self._source.integer_output(i)) for i in self._source.outputs
+        ]
         return results[0] if len(results) == 1 else results
 
     def activations(self, inputs: Any) -> dict[int, tf.Tensor]:
@@ -161,15 +162,7 @@ def graph_of(model: Any) -> IntegerGraph:
         return validate(content)
     from tflite_export.lower import lower
 
-    return lower(model)
-
-
-def integer_output(graph: IntegerGraph, index: int) -> int:
-    """The tensor with the integers behind an output: itself, or what its ``DEQUANTIZE`` reads."""
-    for operator in graph.operators:
-        if operator.outputs == (index,) and operator.kind == "DEQUANTIZE":
-            return operator.inputs[0]
-    return index
+    return lower(model).graph
 
 
 def _open(shape: tuple[int, ...]) -> tuple[int | None, ...]:
@@ -179,7 +172,9 @@ def _open(shape: tuple[int, ...]) -> tuple[int | None, ...]:
 def _centred_input(value: Any, tensor: Tensor) -> tf.Tensor:
     value = tf.convert_to_tensor(value)
     if value.shape.rank != len(tensor.shape):
-        raise ValueError(f"input {tensor.name!r} has shape {value.shape}, expected {_open(tensor.shape)}")
+        raise ValueError(
+            f"input {tensor.name!r} has shape {value.shape}, expected {_open(tensor.shape)}"
+        )
     if tensor.quantization is None:
         return tf.cast(value, tf.float32)
     if value.dtype == DTYPES[tensor.dtype]:
@@ -187,29 +182,10 @@ def _centred_input(value: Any, tensor: Tensor) -> tf.Tensor:
     return to_centred(tf.cast(value, tf.float32), tensor)
 
 
-class _Bounds:
-    """The largest centred magnitude that each tensor can hold, found from clamps; few bits give small bounds."""
-
-    def __init__(self, graph: IntegerGraph) -> None:
-        self.graph = graph
-        self.known: dict[int, int] = {}
-
-    def of(self, index: int) -> int:
-        if index in self.known:
-            return self.known[index]
-        tensor = self.graph.tensors[index]
-        if tensor.quantization is None or tensor.is_constant or tensor.dtype not in INTEGER_RANGES:
-            return 0
-        low, high = INTEGER_RANGES[tensor.dtype]
-        return max(abs(low - tensor.zero_point), abs(high - tensor.zero_point))
-
-    def add(self, operator: Any) -> None:
-        output = self.graph.tensors[operator.outputs[0]]
-        if output.quantization is None:
-            return
-        low, high = clamp_range(operator, output)
-        bound = max(abs(low), abs(high))
-        if operator.kind in _SAME_BOUND:
-            moving = [i for i in operator.inputs if i >= 0 and not self.graph.tensors[i].is_constant]
-            bound = min(bound, max(self.of(i) for i in moving))
-        self.known[operator.outputs[0]] = bound
+def _largest_magnitudes(graph: IntegerGraph) -> dict[int, int]:
+    """The largest ``|q - zero_point|`` that each tensor can hold."""
+    bounds = {}
+    for index, (low, high) in integers_in_use(graph).items():
+        zero_point = graph.tensors[index].zero_point
+        bounds[index] = max(abs(low - zero_point), abs(high - zero_point))
+    return bounds

@@ -64,7 +64,9 @@ class Site:
     @property
     def xnnpack(self) -> bool:
         """Whether XNNPACK takes this operator."""
-        return KERNEL_SETS[self.kernels].xnnpack and xnnpack_takes(self.operator, self.inputs, self.output)
+        return KERNEL_SETS[self.kernels].xnnpack and xnnpack_takes(
+            self.operator, self.inputs, self.output
+        )
 
 
 def clamp_range(operator: Operator, output: Tensor) -> tuple[int, int]:
@@ -73,7 +75,9 @@ def clamp_range(operator: Operator, output: Tensor) -> tuple[int, int]:
     return low - output.zero_point, high - output.zero_point
 
 
-def straight_through(exact: tf.Tensor, smooth: tf.Tensor, low: float, high: float, rectified: bool) -> tf.Tensor:
+def straight_through(
+    exact: tf.Tensor, smooth: tf.Tensor, low: float, high: float, rectified: bool
+) -> tf.Tensor:
     """The value of ``exact`` clamped to ``[low, high]``, with the gradient of clamping ``smooth``.
 
     Args:
@@ -101,7 +105,12 @@ def _finish(site: Site, exact: tf.Tensor, smooth: tf.Tensor) -> tf.Tensor:
     return straight_through(exact, smooth, low, high, rectified)
 
 
-def _weighted(site: Site, multiply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], axis: int, fixed: Rescale | None) -> Kernel:
+def _weighted(
+    site: Site,
+    multiply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    axis: int,
+    fixed: Rescale | None,
+) -> Kernel:
     """Convolution or matrix product, bias, rescaling.
 
     Args:
@@ -129,13 +138,22 @@ def _weighted(site: Site, multiply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     offset = site.constant(bias.astype(np.float32) if narrow else bias.astype(np.int32))
     factors = requantization_scale(site.inputs[0].scale, grid.scale, site.output.scale)
     scale = site.constant(np.broadcast_to(factors, (channels,)))
-    real = np.float64(site.inputs[0].scale) * grid.scale.astype(np.float64) / np.float64(site.output.scale)
-    rescale = None if fixed is None or site.xnnpack else _fixed_point(fixed, np.broadcast_to(real, (channels,)))
+    real = (
+        np.float64(site.inputs[0].scale)
+        * grid.scale.astype(np.float64)
+        / np.float64(site.output.scale)
+    )
+    rescale = (
+        None
+        if fixed is None or site.xnnpack
+        else _fixed_point(fixed, np.broadcast_to(real, (channels,)))
+    )
 
     def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
         centred = operands[0]
         products = [
-            multiply(centred if whole else centred[..., begin:end], weight) for begin, end, weight in parts
+            multiply(centred if whole else centred[..., begin:end], weight)
+            for begin, end, weight in parts
         ]
         if narrow:
             accumulator = tf.add_n(products) * float(divisor) + offset
@@ -203,11 +221,12 @@ def _fixed_point(rounding: Rescale, factors: np.ndarray) -> Callable[[tf.Tensor]
     mask = (np.int64(1) << right) - 1
 
     def rescale(accumulator: tf.Tensor) -> tf.Tensor:
-        product = tf.bitwise.left_shift(accumulator, tf.broadcast_to(left, tf.shape(accumulator))) * multiplier
-        high_up = _shift(product + (1 << 30), 31)
-        high_away = tf.where(
-            product >= 0, high_up, -_shift(-(product + (1 - (1 << 30))), 31)
+        product = (
+            tf.bitwise.left_shift(accumulator, tf.broadcast_to(left, tf.shape(accumulator)))
+            * multiplier
         )
+        high_up = _shift(product + (1 << 30), 31)
+        high_away = tf.where(product >= 0, high_up, -_shift(-(product + (1 - (1 << 30))), 31))
         high = tf.where(upward, high_up, high_away)
         remainder = tf.bitwise.bitwise_and(high, tf.broadcast_to(mask, tf.shape(high)))
         threshold = (mask >> 1) + tf.where(upward, tf.zeros_like(high), tf.cast(high < 0, tf.int64))
@@ -217,13 +236,18 @@ def _fixed_point(rounding: Rescale, factors: np.ndarray) -> Callable[[tf.Tensor]
 
 
 def _shift(values: tf.Tensor, amount: np.ndarray | int) -> tf.Tensor:
-    return tf.bitwise.right_shift(values, tf.broadcast_to(tf.constant(amount, values.dtype), tf.shape(values)))
+    return tf.bitwise.right_shift(
+        values, tf.broadcast_to(tf.constant(amount, values.dtype), tf.shape(values))
+    )
 
 
 def _conv_2d(site: Site) -> Kernel:
     options = site.operator.options
     assert isinstance(options, Convolution)
-    strides, dilations = (options.stride_h, options.stride_w), (options.dilation_h, options.dilation_w)
+    strides, dilations = (
+        (options.stride_h, options.stride_w),
+        (options.dilation_h, options.dilation_w),
+    )
 
     def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         return tf.nn.conv2d(centred, weights, strides, options.padding, dilations=dilations)
@@ -255,7 +279,9 @@ def _depthwise_conv_2d(site: Site) -> Kernel:
         def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
             strides = (1, options.stride_h, options.stride_w, 1)
             kernel = tf.reshape(weights, shape)
-            return tf.nn.depthwise_conv2d(centred, kernel, strides, options.padding, dilations=dilations)
+            return tf.nn.depthwise_conv2d(
+                centred, kernel, strides, options.padding, dilations=dilations
+            )
 
     else:
         raise ValueError(
@@ -402,7 +428,9 @@ def to_centred(reals: tf.Tensor, grid: Tensor) -> tf.Tensor:
     """Floats to centred integers of a grid: ``clip(rint(x * (1 / scale)))``, straight-through."""
     low, high = INTEGER_RANGES[grid.dtype]
     steps = reals * (np.float32(1.0) / grid.scale)
-    return straight_through(tf.round(steps), steps, low - grid.zero_point, high - grid.zero_point, False)
+    return straight_through(
+        tf.round(steps), steps, low - grid.zero_point, high - grid.zero_point, False
+    )
 
 
 KERNELS: dict[str, Callable[[Site], Kernel]] = {

@@ -60,7 +60,9 @@ def check_digest(data: bytes) -> bool:
     if not size:
         return False
     if not hmac.compare_digest(bytes(data[start : start + size]), digest_of(data, start, size)):
-        raise ValueError("damaged file: its content does not have the SHA-256 stored in it; copy it again")
+        raise ValueError(
+            "damaged file: its content does not have the SHA-256 stored in it; copy it again"
+        )
     return True
 
 
@@ -80,7 +82,9 @@ def check_graph(graph: IntegerGraph) -> None:
         where = f"operator {position} ({operator.kind})"
         rule = RULES.get(operator.kind)
         if rule is None or operator.options is None:
-            raise ValueError(f"{where} is not one this package runs; it runs {', '.join(sorted(RULES))}")
+            raise ValueError(
+                f"{where} is not one this package runs; it runs {', '.join(sorted(RULES))}"
+            )
         if len(operator.outputs) != 1:
             raise ValueError(f"{where} has {len(operator.outputs)} outputs, expected 1")
         output = graph.tensors[operator.outputs[0]]
@@ -89,7 +93,9 @@ def check_graph(graph: IntegerGraph) -> None:
         except Problem as problem:
             raise ValueError(f"{where}: {problem}") from None
         if shape != output.shape:
-            raise ValueError(f"{where}: output {output.name!r} has shape {output.shape}, expected {shape}")
+            raise ValueError(
+                f"{where}: output {output.name!r} has shape {output.shape}, expected {shape}"
+            )
 
 
 def _check_tensor(tensor: Tensor, position: int) -> None:
@@ -100,10 +106,14 @@ def _check_tensor(tensor: Tensor, position: int) -> None:
         raise ValueError(f"{where} has {len(tensor.shape)} dimensions, at most {_LARGEST_RANK}")
     for axis, size in enumerate(tensor.shape):
         if not (size >= 1 or (size == BATCH and axis == 0)):
-            raise ValueError(f"{where} has shape {tensor.shape}; sizes start at 1, only the first may be open")
+            raise ValueError(
+                f"{where} has shape {tensor.shape}; sizes start at 1, only the first may be open"
+            )
     count = math.prod(size for size in tensor.shape if size != BATCH)
     if count * DTYPES[tensor.dtype].itemsize > LARGEST_TENSOR:
-        raise ValueError(f"{where} of shape {tensor.shape} is larger than {LARGEST_TENSOR} bytes a sample")
+        raise ValueError(
+            f"{where} of shape {tensor.shape} is larger than {LARGEST_TENSOR} bytes a sample"
+        )
     if tensor.data is not None and tuple(tensor.data.shape) != tensor.shape:
         raise ValueError(f"{where}: data of shape {tensor.data.shape}, declared {tensor.shape}")
     if tensor.quantization is not None:
@@ -155,7 +165,9 @@ def _check_order(graph: IntegerGraph) -> None:
             if index != -1 and not 0 <= index < count:
                 raise ValueError(f"{where} reads tensor {index} of {count}")
             if index != -1 and index not in ready:
-                raise ValueError(f"{where} reads {graph.tensors[index].name!r} before it is computed")
+                raise ValueError(
+                    f"{where} reads {graph.tensors[index].name!r} before it is computed"
+                )
         for index in operator.outputs:
             if not 0 <= index < count:
                 raise ValueError(f"{where} writes tensor {index} of {count}")

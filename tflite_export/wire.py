@@ -183,5 +183,7 @@ class Table:
             return None
         offset = self.slots[slot]
         if offset < 4 or offset + size > self.size:
-            raise ValueError(f"damaged file: slot {slot} lies outside the table at byte {self.position}")
+            raise ValueError(
+                f"damaged file: slot {slot} lies outside the table at byte {self.position}"
+            )
         return self.position + offset

@@ -64,7 +64,8 @@ def write(graph: IntegerGraph) -> bytes:
         The bytes of the file.
 
     Raises:
-        ValueError: for an operator that has no writer, or when LiteRT is not installed.
+        ValueError: for an operator that has no writer.
+        ImportError: LiteRT is not installed.
     """
     fb = _litert_schema()
     pools = _Pools(fb)
@@ -81,7 +82,10 @@ def write(graph: IntegerGraph) -> bytes:
     model.subgraphs = [subgraph]
     model.signatureDefs = [_signature(fb, graph)]
     model.metadata = []
-    for name, content in {**graph.metadata, DIGEST_NAME: bytes(hashlib.sha256().digest_size)}.items():
+    for name, content in {
+        **graph.metadata,
+        DIGEST_NAME: bytes(hashlib.sha256().digest_size),
+    }.items():
         entry = fb.MetadataT()
         entry.name = name
         entry.buffer = pools.buffer(np.frombuffer(content, np.uint8))
@@ -95,7 +99,7 @@ def _litert_schema() -> Any:
     try:
         import ai_edge_litert.schema_py_generated as fb
     except ImportError as error:
-        raise ValueError(
+        raise ImportError(
             "writing a .tflite file needs LiteRT's schema: pip install ai-edge-litert"
         ) from error
     return fb
@@ -109,7 +113,7 @@ def _aligned_buffer(fb: Any) -> Any:
     """
 
     class AlignedBuffer(fb.BufferT):
-        def Pack(self, builder: Any) -> int:  # noqa: N802 - the name in the generated code
+        def Pack(self, builder: Any) -> int:
             vector = None
             if self.data is not None and self.data.size:
                 builder.StartVector(1, self.data.size, _ALIGNMENT)

@@ -1,0 +1,168 @@
+"""What is in a file: layers, types, grids, bits in use, multiply-accumulates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tflite_export.graph import IntegerGraph, Operator, Tensor, integers_in_use
+
+
+def bits_for(levels: int) -> int:
+    """Bits that tell ``levels`` values apart."""
+    return max(math.ceil(math.log2(max(levels, 1))), 1)
+
+
+def weight_bits(weights: np.ndarray) -> int:
+    """Bits that the integers of a symmetric weight tensor use.
+
+    Weights of few bits are stored stretched by a whole number; it is found and divided out.
+
+    Args:
+        weights: stored integers.
+    """
+    values = np.abs(np.asarray(weights).astype(np.int64))
+    divisor = max(int(np.gcd.reduce(values, axis=None)), 1)
+    return bits_for(2 * int(values.max(initial=0)) // divisor + 1)
+
+
+def macs(graph: IntegerGraph, operator: Operator) -> int:
+    """Multiply-accumulates of one operator on one sample."""
+    counter = MACS.get(operator.kind)
+    if counter is None:
+        return 0
+    return counter(graph.operands(operator), graph.tensors[operator.outputs[0]])
+
+
+def count_macs(graph: IntegerGraph) -> int:
+    """Multiply-accumulates of the whole graph on one sample."""
+    return sum(macs(graph, operator) for operator in graph.operators)
+
+
+def describe(graph: IntegerGraph) -> list[dict[str, Any]]:
+    """One entry per operator.
+
+    Returns:
+        Mappings with ``layer``, ``operator``, ``shape`` (of the result), ``type``, ``scale``, ``zero_point``,
+        ``activation_bits`` (in use), ``weight_type``, ``weight_bits`` (in use), ``weight_scales`` (how many),
+        ``parameters``, ``macs``; None where it does not apply.
+    """
+    used = integers_in_use(graph) if all(op.options is not None for op in graph.operators) else {}
+    rows = []
+    for operator in graph.operators:
+        output = graph.tensors[operator.outputs[0]]
+        constants = [t for t in graph.operands(operator) if t is not None and t.is_constant]
+        weights = constants[0] if operator.kind in MACS and constants else None
+        grid = output.quantization
+        one_grid = grid is not None and grid.scale.size == 1
+        low, high = used.get(operator.outputs[0], (0, 0))
+        rows.append(
+            {
+                "layer": output.name,
+                "operator": operator.kind,
+                "shape": list(output.shape),
+                "type": output.dtype,
+                "scale": float(output.scale) if one_grid else None,
+                "zero_point": output.zero_point if one_grid else None,
+                "activation_bits": bits_for(high - low + 1)
+                if operator.outputs[0] in used
+                else None,
+                "weight_type": weights.dtype if weights else None,
+                "weight_bits": _bits_of(weights),
+                "weight_scales": _scales_of(weights),
+                "parameters": sum(t.data.size for t in constants if t.data is not None)
+                if weights
+                else 0,
+                "macs": macs(graph, operator),
+            }
+        )
+    return rows
+
+
+def table(graph: IntegerGraph, size: int) -> str:
+    """The description as text, for a terminal.
+
+    Args:
+        graph: the graph.
+        size: bytes of the file.
+    """
+    header = ("layer", "operator", "shape", "type", "bits", "scale", "zero", "weights", "macs")
+    lines = [header]
+    rows = describe(graph)
+    for row in rows:
+        weights = "" if row["weight_type"] is None else _weights_text(row)
+        lines.append(
+            (
+                row["layer"],
+                row["operator"],
+                "x".join("n" if n < 0 else str(n) for n in row["shape"]),
+                row["type"],
+                "" if row["activation_bits"] is None else str(row["activation_bits"]),
+                "" if row["scale"] is None else f"{row['scale']:.6g}",
+                "" if row["zero_point"] is None else str(row["zero_point"]),
+                weights,
+                f"{row['macs']:,}" if row["macs"] else "",
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    parameters, total = sum(row["parameters"] for row in rows), sum(row["macs"] for row in rows)
+    text.append(
+        f"{len(rows)} operators, {parameters:,} parameters, {total:,} MACs a sample, {size:,} bytes"
+    )
+    return "\n".join(text)
+
+
+def _weights_text(row: dict[str, Any]) -> str:
+    bits = "" if row["weight_bits"] is None else f", {row['weight_bits']} bits used"
+    scales = "" if row["weight_scales"] is None else f", {row['weight_scales']} scales"
+    return f"{row['weight_type']}{bits}{scales}"
+
+
+def _bits_of(weights: Tensor | None) -> int | None:
+    if weights is None or weights.data is None or weights.quantization is None:
+        return None
+    return weight_bits(weights.data)
+
+
+def _scales_of(weights: Tensor | None) -> int | None:
+    return (
+        None
+        if weights is None or weights.quantization is None
+        else int(weights.quantization.scale.size)
+    )
+
+
+def _pixels(output: Tensor) -> int:
+    return math.prod(size for size in output.shape[1:])
+
+
+def _conv_macs(operands: list[Tensor | None], output: Tensor) -> int:
+    kernel = operands[1]
+    return 0 if kernel is None else _pixels(output) * math.prod(kernel.shape[1:])
+
+
+def _depthwise_macs(operands: list[Tensor | None], output: Tensor) -> int:
+    kernel = operands[1]
+    return 0 if kernel is None else _pixels(output) * kernel.shape[1] * kernel.shape[2]
+
+
+def _dense_macs(operands: list[Tensor | None], output: Tensor) -> int:
+    del output
+    weights = operands[1]
+    return 0 if weights is None else math.prod(weights.shape)
+
+
+MACS: dict[str, Callable[[list[Tensor | None], Tensor], int]] = {
+    "CONV_2D": _conv_macs,
+    "DEPTHWISE_CONV_2D": _depthwise_macs,
+    "FULLY_CONNECTED": _dense_macs,
+}
+"""Multiply-accumulates of the operators that have any."""
