@@ -13,6 +13,11 @@ from tfdq.lipschitz.interval_training import IntervalTraining
 from tfdq.lipschitz.schedules import Ramp
 from tfdq.quantization import ConvexCombination
 from tfdq.quantization.graph import read_graph
+from tfdq.robustness import attack
+from tflite_export.graph import IntegerGraph
+from tflite_export.runtime import Interpreter
+from tflite_export.twin import IntegerTwin, graph_of
+from tflite_export.write import write
 
 layers = tf_keras.layers
 
@@ -171,30 +176,59 @@ def test_schedules_follow_the_epochs() -> None:
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_training_makes_the_integer_certificate_bite() -> None:
-    """A 4-bit network on digits: certified at 1/255 for more than half of its clean accuracy."""
+def trained(intervals: bool) -> tf_keras.Model:
+    """Return a 4-bit network trained on digits, with or without interval bounds."""
     x, y = digits()
-    found = {}
-    for intervals in (False, True):
-        tf_keras.utils.set_random_seed(0)
-        inputs = tf_keras.Input((8, 8, 1))
-        z = layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
-        z = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu")(z)
-        z = layers.Dense(10)(layers.Flatten()(z))
-        float_model = tf_keras.Model(inputs, z)
-        model = tfdq.quantize_model(float_model, 0.0, activation_bits=4, input_range=(0.0, 1.0))
-        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        eps = Ramp(0.0, 4 / 255, 2, 8) if intervals else 0.0
-        training = IntervalTraining(model, eps, Ramp(1.0, 0.5, 2, 8) if intervals else 1.0)
-        training.compile(tf_keras.optimizers.Adam(3e-3), loss, ["accuracy"])
-        training.fit(x[:1400], y[:1400], epochs=12, batch_size=64, verbose=0)
-        from tflite_export.twin import graph_of
+    tf_keras.utils.set_random_seed(0)
+    inputs = tf_keras.Input((8, 8, 1))
+    z = layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    z = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu")(z)
+    z = layers.Dense(10)(layers.Flatten()(z))
+    float_model = tf_keras.Model(inputs, z)
+    model = tfdq.quantize_model(float_model, 0.0, activation_bits=4, input_range=(0.0, 1.0))
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    eps, kappa = (Ramp(0.0, 4 / 255, 2, 8), Ramp(1.0, 0.5, 2, 8)) if intervals else (0.0, 1.0)
+    training = IntervalTraining(model, eps, kappa)
+    training.compile(tf_keras.optimizers.Adam(3e-3), loss, ["accuracy"])
+    training.fit(x[:1400], y[:1400], epochs=12, batch_size=64, verbose=0)
+    return model
 
-        found[intervals] = interval_certificate(graph_of(model), x[1400:1600], y[1400:1600])
-    assert found[True].clean_accuracy > 0.85
-    assert found[True].certified_accuracy(1 / 255) > 0.5 * found[True].clean_accuracy
-    assert found[True].certified_accuracy(1 / 255) > found[False].certified_accuracy(1 / 255)
+
+@pytest.fixture(scope="module")
+def certified_network() -> IntegerGraph:
+    return graph_of(trained(intervals=True))
+
+
+def test_training_makes_the_integer_certificate_bite(certified_network) -> None:
+    """Certified at 1/255 for more than half of the clean accuracy, and more than without."""
+    x, y = (part[1400:1600] for part in digits())
+    found = interval_certificate(certified_network, x, y)
+    without = interval_certificate(graph_of(trained(intervals=False)), x, y)
+    assert found.clean_accuracy > 0.85
+    assert found.certified_accuracy(1 / 255) > 0.5 * found.clean_accuracy
+    assert found.certified_accuracy(1 / 255) > without.certified_accuracy(1 / 255)
+
+
+def test_no_attack_breaks_a_certified_example(certified_network) -> None:
+    """The strongest attacks, on the twin and on the file, at the certified radius itself."""
+    x, y = (part[1400:1480] for part in digits())
+    found = interval_certificate(certified_network, x, y, max_steps=4)
+    twin, file = IntegerTwin(certified_network), Interpreter(write(certified_network))
+    attacked = 0
+    for steps in range(1, 5):
+        held = found.correct & (np.rint(found.radius * 255) >= steps)
+        if not np.any(held):
+            continue
+        attacked += int(np.sum(held))
+        for name, target, options in (
+            ("apgd-ce", twin, {"steps": 20}),
+            ("apgd-t", twin, {"steps": 10}),
+            ("square", file, {"queries": 200}),
+        ):
+            moved = attack(name, target, x[held], y[held], steps / 255, **options)
+            assert np.max(np.abs(moved - x[held])) <= steps / 255 + 1e-6
+            np.testing.assert_array_equal(file.predict(moved).argmax(axis=1), y[held])
+    assert attacked >= 40
 
 
 def test_what_has_no_rule_is_refused() -> None:
