@@ -70,7 +70,7 @@ def test_vgg16_has_the_published_size():
     assert round(trainable(models.vgg16(hidden=(512,))) / 1e6, 1) == 15.0
 
 
-@pytest.mark.parametrize(("classes", "alpha"), [(10, 1.0), (1000, 1.0), (10, 0.35), (10, 1.4)])
+@pytest.mark.parametrize(("classes", "alpha"), [(1000, 1.0), (10, 0.35), (10, 1.4)])
 def test_mobilenet_v2_has_the_size_of_keras_applications(classes, alpha):
     peer = keras.applications.MobileNetV2(
         (96, 96, 3), weights=None, classes=classes, alpha=alpha, classifier_activation=None
