@@ -16,7 +16,15 @@ import pytest
 import tensorflow as tf
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
-from tfdq.robustness import RobustnessReport, as_target, audit, evaluate, register_attack
+from tfdq.robustness import (
+    BitDepthSqueeze,
+    RobustnessReport,
+    as_target,
+    audit,
+    evaluate,
+    register_attack,
+    squeeze,
+)
 from tfdq.robustness.attacks import AttackTask
 
 RNG = np.random.default_rng(0)
@@ -204,6 +212,23 @@ def test_other_weights_are_computed_anew(tmp_path: Path, build_network: Any, dig
     assert len(CALLS) == 1
 
 
+def test_another_function_is_computed_anew(tmp_path: Path, build_network: Any) -> None:
+    settings: dict[str, Any] = {"attacks": ["test-shift"], "results": tmp_path}
+    for weights, calls in ((WEIGHTS, 1), (WEIGHTS, 0), (WEIGHTS * 1.1, 1)):
+        CALLS.clear()
+        evaluate(linear(weights), X, Y, **settings)
+        assert len(CALLS) == calls
+    # The same weights in another structure: only the number of bits in front differs.
+    inner = build_network(seed=1)
+    x = np.random.default_rng(0).uniform(size=(32, 8, 8, 1)).astype(np.float32)
+    for bits, calls in ((3, 1), (3, 0), (4, 1)):
+        model = squeeze(inner, [BitDepthSqueeze(bits, name="bits")], name="squeezed")
+        y = model(x).numpy().argmax(1)
+        CALLS.clear()
+        evaluate({"m": model}, x, y, **settings)
+        assert len(CALLS) == calls
+
+
 def test_a_spoilt_piece_is_computed_anew_with_a_warning(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"attacks": ["test-shift"], "results": tmp_path}
     evaluate(linear(), X, Y, **settings)
@@ -257,7 +282,7 @@ def test_black_box_with_and_without_surrogate() -> None:
     report = evaluate(
         box, X, Y, attacks=["pgd", "square"], epsilons=0.02, options={"square": {"queries": 50}}
     )
-    assert [piece.applicable for piece in report.model("model").attacks] == [False, True]
+    assert [piece.skipped for piece in report.model("model").attacks] == ["no gradients", ""]
     assert "not applicable: no gradients" in report.to_markdown()
     helped = evaluate(
         {"box": box}, X, Y, attacks=["apgd-t"], epsilons=0.05, surrogates={"box": linear()}

@@ -17,11 +17,14 @@ from tfdq.robustness.attacks.inputs import checked_settings
 from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.report import AttackRecord, ModelRecord, RobustnessReport
-from tfdq.robustness.result_store import ResultStore, digest, weights_digest
+from tfdq.robustness.result_store import ResultStore, digest, model_digest
 from tfdq.robustness.targets import Target, as_target
 from tfdq.robustness.versions import package_versions
 
-SUITES: dict[str, tuple[str, ...]] = {"standard": ("apgd-ce", "apgd-t", "fab", "square")}
+_STANDARD = ("apgd-ce", "apgd-t", "fab", "square")
+SUITES: dict[str, tuple[str, ...]] = {"standard": _STANDARD, "record": (*_STANDARD, "low-bit")}
+# These take the network apart, so they need one made by tfdq.quantize_model.
+_FOR_QUANTIZED_MODELS = ("low-bit",)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class _Plan:
     batch_size: int
     seed: int
     options: dict[str, dict[str, Any]]
-    identities: dict[str, str]
+    identities: dict[str, list[str | None]]
     store: ResultStore
 
 
@@ -86,7 +89,9 @@ def evaluate(
         x: Images, shape (n, ...), or a finite `tf.data.Dataset` of `(image, label)`, which is
             streamed: one batch is in memory at a time.
         y: Labels, (n,) or one-hot (n, classes); None for a dataset.
-        attacks: A suite, `"standard"`, or names of attacks.
+        attacks: A suite, or names of attacks. `"standard"` is AutoAttack's; `"record"` adds the
+            attack made for low-bit networks (on models of `tfdq.quantize_model`, and on what has
+            one as surrogate), and is the one for figures on record.
         epsilons: Radii in input units, > 0; `8/255` for images in [0, 1].
         norm: `"linf"` or `"l2"`.
         clip: `(lo, hi)` of valid inputs.
@@ -164,6 +169,21 @@ def evaluate(
     )
 
 
+def why_skipped(spec: AttackSpec, source: Target) -> str:
+    """Return why an attack does not apply to a model, or "" if it does.
+
+    Args:
+        spec: The attack.
+        source: Where gradients come from: the model, or its surrogate.
+    """
+    if spec.gradients and not source.differentiable:
+        return "no gradients"
+    layers = getattr(getattr(source, "model", None), "layers", [])
+    if spec.name in _FOR_QUANTIZED_MODELS and not any(hasattr(x, "output_grid") for x in layers):
+        return "not a quantized model"
+    return ""
+
+
 def _plan(
     models: Any,
     attacks: str | Sequence[str],
@@ -205,9 +225,6 @@ def _plan(
     for name, source in sources.items():
         if not source.differentiable:
             raise ValueError(f"the surrogate of {name!r}, {source.name}, gives no gradients")
-    identities = {name: weights_digest(model) for name, model in named.items()}
-    for name, model in (surrogates or {}).items():
-        identities[name] += ":" + weights_digest(model)
     return _Plan(
         {name: as_target(model) for name, model in named.items()},
         sources,
@@ -219,9 +236,33 @@ def _plan(
         batch_size,
         int(seed),
         chosen,
-        identities,
+        {
+            name: [model_digest(m) for m in _with_surrogate(name, named, surrogates)]
+            for name in named
+        },
         ResultStore(results),
     )
+
+
+def _with_surrogate(
+    name: str, models: Mapping[str, Any], surrogates: Mapping[str, Any] | None
+) -> list[Any]:
+    extra = (surrogates or {}).get(name)
+    return [models[name]] if extra is None else [models[name], extra]
+
+
+def _identity(plan: _Plan, name: str, images: np.ndarray) -> list[str]:
+    """Return what stands for a model and its surrogate in the key of a piece.
+
+    Where the model can't be looked into, its answers to the images stand for it.
+    """
+    targets = [plan.targets[name]]
+    if name in plan.surrogates:
+        targets.append(plan.surrogates[name])
+    return [
+        known or digest(np.round(target.logits(images), 2))
+        for known, target in zip(plan.identities[name], targets, strict=True)
+    ]
 
 
 def _only_known(argument: str, given: Mapping[str, Any] | None, known: Mapping[str, Any]) -> None:
@@ -257,7 +298,7 @@ def _attack_batch(
     for epsilon, spec in itertools.product(plan.epsilons, plan.attacks):
         tally = tallies[name, epsilon, spec.name]
         attempted = standing if plan.survivors_only else right
-        if not _applicable(plan, name, spec):
+        if why_skipped(spec, _source(plan, name)):
             attempted = np.zeros_like(right)
         broken = np.zeros_like(right)
         rows = np.flatnonzero(attempted)
@@ -273,8 +314,8 @@ def _attack_batch(
         advance(f"{name}, {spec.name}, eps {epsilon:.3g}, {int(standing.sum())} standing")
 
 
-def _applicable(plan: _Plan, name: str, spec: AttackSpec) -> bool:
-    return not spec.gradients or plan.targets[name].differentiable or name in plan.surrogates
+def _source(plan: _Plan, name: str) -> Target:
+    return plan.surrogates.get(name, plan.targets[name])
 
 
 def _options(plan: _Plan, spec: AttackSpec) -> dict[str, Any]:
@@ -296,7 +337,7 @@ def _piece(
     text = f"{plan.seed}/{number}/{spec.name}/{epsilon:.12g}"
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
     key = {
-        "model": plan.identities[name],
+        "model": _identity(plan, name, images) if plan.store.folder else [],
         "attack": spec.name,
         "options": _options(plan, spec),
         "epsilon": epsilon,
@@ -378,7 +419,7 @@ def _record(
                 tally.queries,
                 tally.gradients,
                 tally.seconds,
-                _applicable(plan, name, spec),
+                why_skipped(spec, _source(plan, name)),
                 plan.surrogates[name].name if uses else "",
             )
         )

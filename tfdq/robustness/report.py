@@ -37,8 +37,8 @@ class AttackRecord:
         queries: Images sent through a forward pass.
         gradients: Images differentiated.
         seconds: Wall-clock time.
-        applicable: False if the model gives no gradients, the attack needs them, and there was no
-            surrogate to take them from.
+        skipped: Why the attack does not apply to this model ("no gradients" and no surrogate to
+            take them from, "not a quantized model"), "" if it was run.
         surrogate: Name of the model the gradients came from, "" for the model itself.
     """
 
@@ -49,7 +49,7 @@ class AttackRecord:
     queries: int
     gradients: int
     seconds: float
-    applicable: bool = True
+    skipped: str = ""
     surrogate: str = ""
 
 
@@ -254,7 +254,7 @@ class RobustnessReport:
                 {
                     "attack": piece.attack,
                     "epsilon": piece.epsilon,
-                    "applicable": piece.applicable,
+                    "skipped": piece.skipped,
                     "surrogate": piece.surrogate,
                     "queries": piece.queries,
                     "gradients": piece.gradients,

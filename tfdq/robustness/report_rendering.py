@@ -90,8 +90,8 @@ def _attack_table(report: RobustnessReport, epsilon: float) -> str:
             if not np.isclose(piece.epsilon, epsilon):
                 continue
             name = piece.attack + (f" (via {piece.surrogate})" if piece.surrogate else "")
-            if not piece.applicable:
-                rows.append([record.name, name, "not applicable: no gradients", *("-" * 4)])
+            if piece.skipped:
+                rows.append([record.name, name, f"not applicable: {piece.skipped}", *("-" * 4)])
                 continue
             share = report.robust(record.name, epsilon, piece.attack)
             broken = f"{int(piece.broken.sum())} of {int(piece.attempted.sum())}"

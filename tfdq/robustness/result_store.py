@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -109,18 +110,21 @@ def digest(*arrays: np.ndarray) -> str:
     return state.hexdigest()[:24]
 
 
-def weights_digest(model: Any) -> str:
-    """Return a digest of what a model computes with, as far as it can be seen.
+def model_digest(model: Any) -> str | None:
+    """Return a digest of what a model computes, or None if it can't be told from outside.
 
-    The weights of a Keras model, the bytes of a file, and for anything else only its type: the
-    caller adds the predictions on the data, which tell two functions apart where it matters.
+    Weights and structure of a Keras graph of layers, the bytes of a file. For anything else (a
+    function, a subclassed model) the answers to the data have to serve.
     """
     if isinstance(model, (str, os.PathLike)):
         return hashlib.sha256(Path(model).read_bytes()).hexdigest()[:24]
-    get_weights = getattr(model, "get_weights", None)
-    if callable(get_weights):
-        return digest(*(np.asarray(weight) for weight in get_weights()))
-    return f"{type(model).__module__}.{type(model).__qualname__}"
+    if type(model).__name__ not in ("Functional", "Sequential"):
+        return None
+    config = json.dumps(model.get_config(), sort_keys=True, default=repr)
+    # The default representation of an object holds its address, which is no property of it.
+    config = re.sub(r" at 0x[0-9a-f]+", "", config)
+    weights = digest(*(np.asarray(weight) for weight in model.get_weights()))
+    return f"{weights}:{hashlib.sha256(config.encode()).hexdigest()[:24]}"
 
 
 def _canonical(settings: Mapping[str, Any]) -> str:

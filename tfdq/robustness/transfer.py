@@ -16,7 +16,7 @@ from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import Proportion, wilson
-from tfdq.robustness.targets import as_target
+from tfdq.robustness.targets import Target, as_target
 from tfdq.robustness.versions import package_versions
 
 if TYPE_CHECKING:
@@ -173,8 +173,9 @@ def transfer_matrix(
 ) -> TransferMatrix:
     """Make adversarial images on every model and show them to every model.
 
-    The images are made on all examples and to the attack's full strength (no early stop), as is
-    right for transfer; the diagonal is the white-box attack. A model that gives no gradients (a
+    The images are made to the attack's full strength (no early stop), as is right for transfer;
+    where that overshoots and its surrogate is not fooled, the image at which it first was is used.
+    So the diagonal is the white-box attack. A model that gives no gradients (a
     `.tflite` file, a function) is a victim only.
 
     Args:
@@ -209,6 +210,7 @@ def transfer_matrix(
     makers = [name for name in models if targets[name].differentiable or not spec.gradients]
     if not makers:
         raise ValueError(f"none of {sorted(models)} can make images with {attack}: no gradients")
+    common = {"eps": eps, "norm": norm, "clip": clip, "batch_size": batch_size, **options}
     correct = np.zeros(len(targets), np.int64)
     standing = np.zeros((len(makers), len(targets)), np.int64)
     total = 0
@@ -220,21 +222,9 @@ def transfer_matrix(
             correct += [int(r.sum()) for r in right.values()]
             total += len(images)
             for row, maker in enumerate(makers):
-                made = run_attack(
-                    attack,
-                    targets[maker],
-                    images,
-                    labels,
-                    eps,
-                    norm=norm,
-                    clip=clip,
-                    batch_size=batch_size,
-                    seed=seed + number,
-                    early_stop=False,
-                    **options,
-                )
+                made = _make(targets[maker], images, labels, attack, seed + number, common)
                 for column, (name, target) in enumerate(targets.items()):
-                    held = right[name] & (target.predict(made.x_adv) == labels)
+                    held = right[name] & (target.predict(made) == labels)
                     standing[row, column] += int(held.sum())
                 advance(maker)
     settings = {
@@ -250,3 +240,21 @@ def transfer_matrix(
     return TransferMatrix(
         tuple(makers), tuple(targets), correct, standing, total, settings, package_versions()
     )
+
+
+def _make(
+    maker: Target,
+    images: np.ndarray,
+    labels: np.ndarray,
+    attack: str,
+    seed: int,
+    settings: dict[str, Any],
+) -> np.ndarray:
+    """Return the strongest images, and where they do not fool their maker the first that did."""
+    made = run_attack(attack, maker, images, labels, early_stop=False, seed=seed, **settings)
+    rows = np.flatnonzero(made.correct & ~made.success)
+    moved = made.x_adv.copy()
+    if len(rows):
+        again = run_attack(attack, maker, images[rows], labels[rows], seed=seed, **settings)
+        moved[rows[again.success]] = again.x_adv[again.success]
+    return moved

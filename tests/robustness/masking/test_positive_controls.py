@@ -308,6 +308,8 @@ def test_thresholds_are_the_users(float_model: Any, digits: Any) -> None:
         ({"checks": ["nope"]}, "unknown checks"),
         ({"clip": (1.0, 0.0)}, "clip"),
         ({"white_box": [("nope", {})]}, "unknown attack"),
+        ({"white_box": [("square", {})]}, "uses no gradients"),
+        ({"white_box": "nope"}, "white_box must be one of"),
     ],
 )
 def test_bad_settings_are_named(

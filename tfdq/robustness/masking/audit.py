@@ -12,6 +12,7 @@ import numpy as np
 from tfdq.robustness.attacks.base import attack_spec
 from tfdq.robustness.attacks.inputs import checked_settings
 from tfdq.robustness.batches import iterate_batches
+from tfdq.robustness.evaluation import SUITES, why_skipped
 from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
 from tfdq.robustness.masking.features import features_of
 from tfdq.robustness.masking.planted import planted_image
@@ -58,7 +59,7 @@ def audit(
     transfer_from: Mapping[str, Any] | None = None,
     twin: Any = None,
     tflite: Any = None,
-    white_box: Sequence[WhiteBox] = WHITE_BOX,
+    white_box: str | Sequence[WhiteBox] = WHITE_BOX,
     queries: int = 1000,
     thresholds: AuditThresholds | None = None,
     checks: Sequence[str] | None = None,
@@ -85,9 +86,10 @@ def audit(
         transfer_from: Independently trained models `{name: model}` for the transfer check.
         twin: The exact integer twin of the model, a callable from images to logits.
         tflite: The deployed file: its path, or an `Interpreter`.
-        white_box: `(attack, options)` that stand for the best white-box effort, after PGD-20 on the
-            cross-entropy. Give the strongest there are: the black-box checks look at what they
-            leave.
+        white_box: The best white-box effort, after PGD-20 on the cross-entropy: `(attack, options)`
+            pairs, or the name of a suite of `evaluate`, whose attacks that use gradients are then
+            taken (those that apply to the model). The audit judges what these attacks leave, so
+            give those whose figures are to be believed.
         queries: Forward passes per image of Square and of random sampling.
         thresholds: Where to draw the lines; the defaults are in `AuditThresholds`.
         checks: Names of the checks to run, all by default; the others are "not run".
@@ -120,10 +122,9 @@ def audit(
     unknown = set(wanted) - set(CHECK_NAMES)
     if unknown:
         raise ValueError(f"unknown checks {sorted(unknown)}; there are {list(CHECK_NAMES)}")
-    for attack_name, _ in white_box:
-        attack_spec(attack_name)
     target = as_target(model)
     source = target if surrogate is None else as_target(surrogate)
+    effort = _white_box(white_box, source)
     images, labels = _rightly_classified(target, x, y, examples, batch_size, clip)
     subject = Subject(
         target,
@@ -134,7 +135,7 @@ def audit(
         (float(clip[0]), float(clip[1])),
         batch_size,
         int(seed),
-        tuple(white_box),
+        effort,
         int(queries),
         thresholds or AuditThresholds(),
         {other: _named(other, given) for other, given in (transfer_from or {}).items()},
@@ -155,7 +156,7 @@ def audit(
         "clip": list(subject.clip),
         "surrogate": None if source is target else source.name,
         "transfer_from": sorted(subject.transfer_from),
-        "white_box": [[attack_name, dict(options)] for attack_name, options in white_box],
+        "white_box": [[attack_name, dict(options)] for attack_name, options in effort],
         "queries": subject.queries,
         "batch_size": batch_size,
         "seed": subject.seed,
@@ -170,6 +171,23 @@ def audit(
         package_versions(),
         time.perf_counter() - started,
     )
+
+
+def _white_box(given: str | Sequence[WhiteBox], source: Target) -> tuple[WhiteBox, ...]:
+    """Return attacks with options, from a suite's name or as given.
+
+    Raises:
+        ValueError: If the suite or an attack is unknown, or an attack uses no gradients.
+    """
+    if isinstance(given, str):
+        if given not in SUITES:
+            raise ValueError(f"white_box must be one of {sorted(SUITES)} or pairs, got {given!r}")
+        names = [n for n in SUITES[given] if attack_spec(n).gradients]
+        return tuple((n, {}) for n in names if not why_skipped(attack_spec(n), source))
+    for name, _ in given:
+        if not attack_spec(name).gradients:
+            raise ValueError(f"white_box holds {name!r}, which uses no gradients")
+    return tuple((name, dict(options)) for name, options in given)
 
 
 def _named(name: str, model: Any) -> Target:

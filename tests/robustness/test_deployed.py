@@ -1,0 +1,77 @@
+"""Evaluation, audit and transfer on the exported file and its integer twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tflite_export
+from tfdq.robustness import audit, evaluate, transfer_matrix
+
+EPS = 0.1
+
+
+@pytest.fixture(scope="module")
+def exported(quantized: Any, tmp_path_factory: Any) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "four_bits.tflite"
+    tflite_export.convert(quantized(4), path)
+    return path
+
+
+def test_audit_with_twin_and_runtime(quantized: Any, exported: Path, digits: Any) -> None:
+    verdict = audit(
+        quantized(4),
+        digits.x_test,
+        digits.y_test,
+        eps=EPS,
+        examples=64,
+        twin=tflite_export.IntegerTwin(exported),
+        tflite=exported,
+        checks=["model vs twin vs runtime", "determinism"],
+    )
+    assert verdict.failures == ()
+    figures = verdict.check("model vs twin vs runtime").figures
+    assert figures["twin_label_agreement"] >= 0.98
+    assert figures["runtime_label_agreement"] >= 0.98
+
+
+def test_the_same_report_for_model_twin_and_file(
+    quantized: Any, exported: Path, digits: Any
+) -> None:
+    model, twin = quantized(4), tflite_export.IntegerTwin(exported)
+    report = evaluate(
+        {"model": model, "twin": twin, "file": exported},
+        digits.x_test[:100],
+        digits.y_test[:100],
+        attacks=["pgd", "square", "low-bit"],
+        epsilons=EPS,
+        surrogates={"file": twin},
+        options={"square": {"queries": 60}, "low-bit": {"steps": 10, "queries": 20}},
+        survivors_only=True,
+    )
+    file = report.model("file").attacks
+    assert [piece.surrogate for piece in file] == ["integer_twin", "", "integer_twin"]
+    assert [piece.skipped for piece in file] == ["", "", "not a quantized model"]
+    assert [piece.skipped for piece in report.model("model").attacks] == ["", "", ""]
+    # The twin computes the file's integers, so the same attack breaks the same examples.
+    np.testing.assert_array_equal(report.survived("twin", EPS), report.survived("file", EPS))
+    assert abs(report.robust("model", EPS).value - report.robust("file", EPS).value) <= 0.1
+
+
+def test_transfer_to_the_file(
+    quantized: Any, exported: Path, float_model: Any, digits: Any
+) -> None:
+    matrix = transfer_matrix(
+        {"float": float_model, "4 bits": quantized(4)},
+        digits.x_test[:100],
+        digits.y_test[:100],
+        eps=EPS,
+        victims={"file": exported},
+        steps=10,
+    )
+    own, file = matrix.accuracy("4 bits", "4 bits"), matrix.accuracy("4 bits", "file")
+    assert abs(own.value - file.value) <= 0.03
+    assert matrix.accuracy("float", "file").value > file.value
