@@ -1,7 +1,8 @@
-"""Integer TensorFlow Lite files that compute exactly what was trained and attacked, for every bit width.
+"""Integer TensorFlow Lite files that compute exactly what was trained, for every bit width.
 
-The public names are loaded on first use: `Interpreter`, `integer_only` and the command line's ``run``, ``benchmark``,
-``inspect`` and ``selftest`` need neither TensorFlow nor tfdq, only NumPy and a TensorFlow Lite runtime.
+The public names are loaded on first use: `Interpreter`, `integer_only` and the command line's
+``run``, ``benchmark``, ``inspect`` and ``selftest`` need neither TensorFlow nor tfdq, only NumPy
+and a TensorFlow Lite runtime.
 """
 
 from importlib import import_module

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0 good, 1 the file does not hold what was promised, 2 a mistake in the call or a damaged file.
+        The exit code: 0 good, 1 the file does not hold what was promised, 2 a mistake in the call
+        or a damaged file.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -69,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands, name: str, function, text: str, runs: bool = True
-) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    commands: Any, name: str, function: Callable[..., int], text: str, runs: bool = True
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("file", help="the .tflite file")
     parser.set_defaults(command=function)

@@ -1,11 +1,11 @@
-"""Build an `IntegerGraph` operator by operator, so that each computes exactly what is asked in integers.
+"""Build an `IntegerGraph` operator by operator, each exact in integers.
 
 This module knows what int8 kernels can and can't do, and nothing of Keras:
 
-- A convolution, a dense layer, a BatchNorm, a pool and a change of grid are all "sums times a factor, plus an offset";
-  each becomes one operator whose rounding is known.
-- An activation of few bits lives on an int8 grid; its clamp is a fused ReLU6, or, where the range is not [0, 6], the
-  end of the int8 range itself, to which the zero point is moved.
+- A convolution, a dense layer, a BatchNorm, a pool and a change of grid are all "sums times a
+  factor, plus an offset"; each becomes one operator whose rounding is known.
+- An activation of few bits lives on an int8 grid; its clamp is a fused ReLU6, or, where the range
+  is not [0, 6], the end of the int8 range itself, to which the zero point is moved.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LARGEST_FACTOR = 255.0
 
 @dataclass(frozen=True)
 class Target:
-    """The grid an operator's result is to be on: ``real = scale * (q - zero_point)``, ``low <= q <= high``."""
+    """The grid of a result: ``real = scale * (q - zero_point)``, ``low <= q <= high``."""
 
     scale: float
     zero_point: int
@@ -51,13 +51,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Affine:
-    """A linear layer in integers: ``real = scale * sum(weights * x) + offset``, for each output channel.
+    """A linear layer in integers: ``scale * sum(weights * x) + offset`` for each channel.
 
     Attributes:
-        weights: int8 in the layout of the file (see `Assembler.weighted`), magnitudes up to ``largest``.
+        weights: int8 in the layout of the file (see `Assembler.weighted`), magnitudes up to
+            ``largest``.
         scale: float64, ``(channels,)``, positive.
         offset: float64, ``(channels,)``.
-        largest: magnitude up to which the weights may be stretched in storage: 127 for int8, 7 for int4.
+        largest: magnitude up to which the weights may be stretched in storage: 127 for int8, 7 for
+            int4.
     """
 
     weights: np.ndarray
@@ -134,8 +136,8 @@ class Assembler:
         """A convolution or dense layer.
 
         Args:
-            kind: ``CONV_2D`` with weights (out, h, w, in), ``DEPTHWISE_CONV_2D`` with (1, h, w, out), or
-                ``FULLY_CONNECTED`` with (out, in) and one scale for all channels.
+            kind: ``CONV_2D`` with weights (out, h, w, in), ``DEPTHWISE_CONV_2D`` with (1, h, w,
+                out), or ``FULLY_CONNECTED`` with (out, in) and one scale for all channels.
             source: the input.
             affine: what to compute.
             target: grid of the result.
@@ -184,9 +186,10 @@ class Assembler:
         factor: np.ndarray | float = 1.0,
         offset: np.ndarray | float = 0.0,
     ) -> int:
-        """``factor * x + offset`` for each channel on another grid, as a 1 x 1 depthwise convolution.
+        """``factor * x + offset`` on another grid, as a 1 x 1 depthwise convolution.
 
-        With factor 1, offset 0 and the same scale the integers are unchanged but for the zero point.
+        With factor 1, offset 0 and the same scale the integers are unchanged but for the zero
+        point.
 
         Args:
             source: the input, any rank; the last dimension holds the channels.
@@ -235,8 +238,9 @@ class Assembler:
     def average_pool(self, source: int, options: Pooling, target: Target, label: str) -> int:
         """The mean of each window on a grid of its own.
 
-        As a depthwise convolution with equal weights it is exact up to the one rounding. Only where ``SAME`` padding
-        cuts windows off at the border it is the pool operator between two changes of grid.
+        As a depthwise convolution with equal weights it is exact up to the one rounding. Only where
+        ``SAME`` padding cuts windows off at the border it is the pool operator between two changes
+        of grid.
         """
         shape = self._pooled(source, options)
         size = self.shape(source)[1:3]
@@ -281,7 +285,7 @@ class Assembler:
         return self.emit("CONCATENATION", tuple(aligned), output, Concatenation(axis), label)
 
     def add(self, terms: list[tuple[int, float]], target: Target, label: str) -> int:
-        """``sum(coefficient * x)`` on a grid. With more than two terms the partial sums have 8-bit grids of their own.
+        """``sum(coefficient * x)`` on a grid; partial sums of more terms have 8-bit grids.
 
         Args:
             terms: pairs (tensor, coefficient > 0).
@@ -300,8 +304,10 @@ class Assembler:
         largest = max(self.grid(left).scale, self.grid(right).scale) / target.scale
         if largest > _LARGEST_FACTOR:
             raise ValueError(
-                f"layer {label!r}: a step of an input is {largest:.3g} steps of the sum, integer kernels take up to "
-                f"{_LARGEST_FACTOR:.0f}; the range of the sum is far too small: train or calibrate on more data"
+                f"layer {label!r}: a step of an input is {largest:.3g} steps of the sum, integer "
+                "kernels take up to "
+                f"{_LARGEST_FACTOR:.0f}; the range of the sum is far too small: train or "
+                "calibrate on more data"
             )
         first, activation, second = clamp_plan(target)
         output = self.value(label, self.shape(left), first)
@@ -334,8 +340,9 @@ def clamp_plan(target: Target) -> tuple[Target, str, Target | None]:
     """How an int8 operator leaves exactly the integers ``target.low .. target.high``.
 
     Returns:
-        (grid of the operator's result, its fused activation, grid of a change of grid behind it or None). The zero
-        point of the result can differ from the one asked for: a range that ends below 127 is moved to end there.
+        (grid of the operator's result, its fused activation, grid of a change of grid behind it or
+        None). The zero point of the result can differ from the one asked for: a range that ends
+        below 127 is moved to end there.
     """
     tensor = Tensor("", (), "int8", Quantization.per_tensor(target.scale, target.zero_point))
     for activation in ("RELU6", "RELU", "NONE"):
@@ -355,8 +362,8 @@ def clamp_plan(target: Target) -> tuple[Target, str, Target | None]:
 def _stretched(affine: Affine) -> tuple[np.ndarray, np.ndarray]:
     """Weights times a whole number that fills the storage, their scale divided by it.
 
-    The bias is counted in units of input step times weight step; of few-bit weights that step is large and would round
-    the bias away.
+    The bias is counted in units of input step times weight step; of few-bit weights that step is
+    large and would round the bias away.
     """
     largest = max(int(np.abs(affine.weights).max(initial=0)), 1)
     stretch = affine.largest // largest
@@ -364,14 +371,16 @@ def _stretched(affine: Affine) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rounding_lift(factor: np.ndarray, kind: str) -> np.ndarray:
-    """What the built-in kernels, which alone take int4, add by rounding twice, in steps of the output.
+    """What the kernels that take int4 add by rounding twice, in steps of the output.
 
-    They round the scaled sum to ``2**-k`` of a step first, ties up, then to whole steps, ties up: a value rounds up
-    from ``1/2 - 2**-(k+1)`` on. With sums of few units that is much; as part of the bias it is undone.
+    They round the scaled sum to ``2**-k`` of a step first, ties up, then to whole steps, ties up: a
+    value rounds up from ``1/2 - 2**-(k+1)`` on. With sums of few units that is much; as part of the
+    bias it is undone.
 
     Args:
         factor: from the sum to steps of the output, ``(channels,)``.
-        kind: the operator; a depthwise convolution's channels beyond whole eights round ties away from zero.
+        kind: the operator; a depthwise convolution's channels beyond whole eights round ties away
+            from zero.
     """
     exponent = np.maximum(-np.frexp(factor)[1], 0)
     lift = np.where(exponent > 0, np.ldexp(1.0, -(exponent + 1)), 0.0)
@@ -388,10 +397,10 @@ def _representable(
     source_scale: float,
     target_scale: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Widen the step of channels whose weights are so small that bias or factor leave their number range.
+    """Widen the step of channels whose bias or factor would leave its number range.
 
-    Such a channel is all but constant (BatchNorm's gamma is near 0, or the kernel is); its weights are rounded to
-    the wider step.
+    Such a channel is all but constant (BatchNorm's gamma is near 0, or the kernel is); its weights
+    are rounded to the wider step.
     """
     least = np.maximum(
         np.abs(offset) / (_LARGEST_BIAS * source_scale),

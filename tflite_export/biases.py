@@ -1,8 +1,9 @@
-"""Round a trained model's biases to the integers that an export stores, so that model and file compute the same.
+"""Round a trained model's biases to the integers that an export stores.
 
-An int8 kernel adds its bias in units of input step times weight step. Rounding it moves an activation across a
-rounding boundary now and then; in a network of few bits such flips multiply from layer to layer. Done in the model,
-the rounding is part of what is evaluated and attacked, and nothing but ties is left between model and file.
+An int8 kernel adds its bias in units of input step times weight step. Rounding it moves an
+activation across a rounding boundary now and then; in a network of few bits such flips multiply
+from layer to layer. Done in the model, the rounding is part of what is evaluated and attacked, and
+nothing but ties is left between model and file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tflite_export.lower import Lowered, lower
 
 
 def round_biases(model: tf_keras.Model, weights: str = "int8") -> float:
-    """Round the biases (BatchNorm's beta where there is one) of a trained model to what its export stores, in place.
+    """Round the biases (or BatchNorm's beta) of a model to what its export stores, in place.
 
     Doing it twice changes nothing more.
 
@@ -37,7 +38,7 @@ def align(lowered: Lowered) -> float:
     """`round_biases` for a model that is lowered already; the lowered graph stays as it is."""
     largest = 0.0
     for node in lowered.nodes.nodes:
-        layer = getattr(node.layer, "layer", None)
+        layer: Any = getattr(node.layer, "layer", None)
         stored = None if layer is None else lowered.biases.get(layer.name)
         if stored is None or not hasattr(layer, "folded") or not _has_bias(layer):
             continue

@@ -1,4 +1,4 @@
-"""The self-test: does this runtime, on this processor, compute the trained integers? No TensorFlow needed."""
+"""The self-test: does this runtime, on this processor, compute the trained integers?"""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ class SelfTest:
         samples: golden vectors run.
         identical: share of identical output integers, 0..1.
         largest: largest difference of an output, in steps.
-        top1: share of samples with the same class, 0..1; 1.0 where the output is no list of classes.
-        arithmetic: the known kernel sets whose arithmetic gives this runtime's outputs on every integer.
+        top1: share of samples with the same class, 0..1; 1.0 where the output is no list of
+            classes.
+        arithmetic: the known kernel sets whose arithmetic gives this runtime's outputs on every
+            integer.
         deviations: where it departs, in execution order, if that could be found out.
     """
 
@@ -70,9 +72,11 @@ class SelfTest:
         if self:
             return f"PASS: {where}: all {self.samples} golden vectors give the trained integers"
         lines = [
-            f"DIFFERENT: {where}: {self.identical:.4%} of the output integers of {self.samples} golden vectors are the "
+            f"DIFFERENT: {where}: {self.identical:.4%} of the output integers of {self.samples} "
+            "golden vectors are the "
             f"trained ones; largest difference {self.largest} steps; same class on {self.top1:.2%}",
-            f"  its arithmetic is that of: {', '.join(self.arithmetic) or 'none of the known kernel sets'}",
+            "  its arithmetic is that of: "
+            f"{', '.join(self.arithmetic) or 'none of the known kernel sets'}",
         ]
         lines += [
             f"  {d.operator} {d.tensor}: {d.identical:.4%} identical, up to {d.largest} steps"
@@ -159,7 +163,7 @@ def _arithmetic(
 def _deviations(
     graph: IntegerGraph, golden: GoldenVectors, interpreter: Interpreter
 ) -> tuple[Deviation, ...]:
-    """Every operator that, given the runtime's own operands, departs from the trained (XNNPACK) arithmetic."""
+    """Every operator that departs from XNNPACK's arithmetic, given the runtime's own operands."""
     exposed = expose(interpreter)
     theirs = (
         interpreter.all_tensors(golden.inputs) if exposed is None else exposed.run(golden.inputs)

@@ -1,4 +1,4 @@
-"""Export a trained quantization-aware model as an integer ``.tflite`` file, with the proof in the same step."""
+"""Export a trained model as an integer ``.tflite`` file, with the proof in the same step."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ from tflite_export.validate import validate
 from tflite_export.write import write
 
 LARGEST_LAYER_DIFFERENCE = 1
-"""Steps that a layer's integers may be from the trained layer's, given the same input: a tie rounded the other way."""
+"""Steps a layer's integers may be off, given the same input: a tie rounded the other way."""
 
 SMALLEST_LAYER_SHARE = {"int8": 0.98, "int4": 0.7}
-"""Share of a layer's integers that must be those of the trained layer, given the same input, by type of the weights.
-The built-in kernels that take int4 round twice."""
+"""Share of a layer's integers that must be the trained layer's, given the same input.
+
+By type of the weights: the built-in kernels, which alone take int4, round twice.
+"""
 
 SMALLEST_AGREEMENT = {"int8": 0.99, "int4": 0.95}
-"""Share of class decisions that must be the trained model's unless asked otherwise, by type of the weights."""
+"""Share of class decisions that must be the trained model's, by type of the weights."""
 
-_VERIFY_MACS = 4e10
+_VERIFY_MACS = 1e10
 _VERIFY_SAMPLES = (8, 256)
 _SMALLEST_GOLDEN = 4
 _GOLDEN_BYTES = 1 << 16
@@ -89,7 +91,7 @@ class ExportedModel:
 
     @property
     def quantization(self) -> list[dict[str, Any]]:
-        """The quantization of each operator: grids, bits in use, multiply-accumulates (see `inspection.describe`)."""
+        """Grids, bits in use and multiply-accumulates of each operator (`inspection.describe`)."""
         return describe(self.graph)
 
     def save(self, path: str | Path) -> Path:
@@ -129,30 +131,34 @@ def convert(
 ) -> ExportedModel:
     """Export a trained model so that the deployed integers are the trained ones, and prove it.
 
-    The file is checked before it is returned, on ``calibration``: the runtime's default kernels must give the integer
-    twin's outputs on every integer; every layer, given the same input, must give the trained layer's integers but for
-    ties (at most 1 step, on at most 2 % of them; 30 % with int4 weights, whose kernels round twice); and, with real ``calibration`` data, runtime and trained model must
-    agree on the class of at least ``min_agreement`` of the samples.
+    The file is checked before it is returned, on ``calibration``: the runtime's default kernels
+    must give the integer twin's outputs on every integer; every layer, given the same input, must
+    give the trained layer's integers but for ties (at most 1 step, on at most 2 % of them; 30 %
+    with int4 weights, whose kernels round twice); and, with real ``calibration`` data, runtime and
+    trained model must agree on the class of at least ``min_agreement`` of the samples.
 
     Args:
         qat_model: a trained model of ``tfdq.quantize_model``.
         path: where to write the file; None to keep it in memory.
         input_type: what the caller of the file gives: ``"int8"``, ``"uint8"`` or ``"float32"``.
         output_type: what the caller gets; None for the same.
-        weights: ``"int8"``, or ``"int4"`` to pack weights of at most 4 bits two to a byte: half the size, but slower,
-            as XNNPACK does not take int4 convolutions.
-        calibration: inputs to verify on and to take the golden vectors from, shape ``(n, ...)``, as the model was
-            trained on; a list of arrays for several inputs. None: seeded noise over the input's range.
+        weights: ``"int8"``, or ``"int4"`` to pack weights of at most 4 bits two to a byte: half the
+            size, but slower, as XNNPACK does not take int4 convolutions.
+        calibration: inputs to verify on and to take the golden vectors from, shape ``(n, ...)``, as
+            the model was trained on; a list of arrays for several inputs. None: seeded noise over
+            the input's range.
         labels: names of the classes, stored in the file.
-        facts: what else to store, JSON-ready: ``{"input_normalization": "divide by 255", "clean_accuracy": 0.91}``.
-        golden: number of golden vectors to store for the self-test on the device; fewer are stored where they would
-            make up more than a fifth of the file. 0 for none.
-        min_agreement: the share of the class decisions that must be the trained model's; None: 0.99, with int4 weights
-            0.95. One sample in doubt is always let pass.
+        facts: what else to store, JSON-ready: ``{"input_normalization": "divide by 255",
+            "clean_accuracy": 0.91}``.
+        golden: number of golden vectors to store for the self-test on the device; fewer are stored
+            where they would make up more than a fifth of the file. 0 for none.
+        min_agreement: the share of the class decisions that must be the trained model's; None:
+            0.99, with int4 weights 0.95. One sample in doubt is always let pass.
         verify_samples: how many samples to verify on; None: up to 256, fewer for a large network.
-        round_biases: first round the biases of ``qat_model``, **in place**, to the integers that the file stores (see
-            `tflite_export.round_biases`): less than one accumulator unit, and the model you keep is then the one that
-            ships. False leaves the model alone and accepts that the two differ.
+        round_biases: first round the biases of ``qat_model``, **in place**, to the integers that
+            the file stores (see `tflite_export.round_biases`): less than one accumulator unit, and
+            the model you keep is then the one that ships. False leaves the model alone and accepts
+            that the two differ.
 
     Returns:
         The exported model with its parity report.
@@ -270,7 +276,8 @@ def _require_parity(report: ParityReport, min_agreement: float, share: float) ->
     worst = report.worst_layer()
     if worst is not None and (worst.largest > LARGEST_LAYER_DIFFERENCE or worst.identical < share):
         raise ParityError(
-            f"layer {worst.tensor!r} computes other integers than were trained: {worst.identical:.2%} identical, "
+            f"layer {worst.tensor!r} computes other integers than were trained: "
+            f"{worst.identical:.2%} identical, "
             f"largest difference {worst.largest} steps",
             report,
         )
@@ -279,7 +286,8 @@ def _require_parity(report: ParityReport, min_agreement: float, share: float) ->
         1, int((1.0 - min_agreement) * report.samples)
     ):
         raise ParityError(
-            f"the runtime decides as the trained model on {agreement:.2%} of the samples, less than {min_agreement:.2%}",
+            f"the runtime decides as the trained model on {agreement:.2%} of the samples, less "
+            f"than {min_agreement:.2%}",
             report,
         )
 

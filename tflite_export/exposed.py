@@ -1,4 +1,4 @@
-"""A network with every activation as an output, to see inside a runtime whose kernels keep them to themselves."""
+"""A network with every activation as an output, to see inside a runtime."""
 
 from __future__ import annotations
 

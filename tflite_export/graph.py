@@ -1,9 +1,11 @@
-"""The integer graph: a quantized network as plain data, with no TensorFlow and no file format in it.
+"""The integer graph: a quantized network as plain data.
 
-Every part of the package meets here. `lower` makes an `IntegerGraph` from a trained Keras model, `write` and `read`
-turn it into a ``.tflite`` file and back, the interpreters run it, `validate` checks it, `inspect` prints it.
+Every part of the package meets here. `lower` makes an `IntegerGraph` from a trained Keras model,
+`write` and `read` turn it into a ``.tflite`` file and back, the interpreters run it, `validate`
+checks it, `inspect` prints it.
 
-A real number is represented by an integer ``q`` on an affine grid, ``real = scale * (q - zero_point)``.
+A real number is represented by an integer ``q`` on an affine grid, ``real = scale * (q -
+zero_point)``.
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ INTEGER_RANGES: Mapping[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Quantization:
-    """An affine grid, ``real = scale * (q - zero_point)``, for a tensor or for each of its channels.
+    """An affine grid, ``real = scale * (q - zero_point)``, of a tensor or of each channel.
 
     Attributes:
-        scale: float32, shape ``(1,)`` for one grid per tensor or ``(channels,)`` for one per channel; positive.
+        scale: float32, shape ``(1,)`` for one grid per tensor or ``(channels,)`` for one per
+            channel; positive.
         zero_point: int64, same shape as ``scale``.
         axis: the dimension that the channels are on; 0 for one grid per tensor.
     """
@@ -82,7 +85,8 @@ class Tensor:
     Attributes:
         name: unique within the graph.
         shape: sizes; `BATCH` (-1) where the size is known only at run time.
-        dtype: a key of `DTYPES` (a file from another tool may carry other names; `validate` rejects them).
+        dtype: a key of `DTYPES` (a file from another tool may carry other names; `validate` rejects
+            them).
         quantization: the grid, or None for floats, indices and shapes.
         data: the values of a constant (int4: one value to an int8), or None.
     """
@@ -124,7 +128,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Convolution:
-    """Options of ``CONV_2D`` and ``DEPTHWISE_CONV_2D`` (the latter also uses ``depth_multiplier``)."""
+    """Options of ``CONV_2D`` and ``DEPTHWISE_CONV_2D`` (with ``depth_multiplier``)."""
 
     padding: str = "VALID"
     stride_w: int = 1
@@ -149,7 +153,7 @@ class Pooling:
 
 @dataclass(frozen=True)
 class FullyConnected:
-    """Options of ``FULLY_CONNECTED``; ``weights_format`` and ``keep_num_dims`` are read, never written as non-zero."""
+    """Options of ``FULLY_CONNECTED``; only ``activation`` is ever written as non-zero."""
 
     activation: str = "NONE"
     weights_format: int = 0
@@ -180,7 +184,7 @@ class Softmax:
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Operators that are described by their tensors alone: ``RESHAPE``, ``PAD``, ``QUANTIZE``, ``DEQUANTIZE``."""
+    """Operators described by their tensors: RESHAPE, PAD, QUANTIZE, DEQUANTIZE."""
 
 
 Options = Convolution | Pooling | FullyConnected | Elementwise | Concatenation | Softmax | NoOptions
@@ -194,8 +198,10 @@ class Operator:
         kind: TensorFlow Lite's name of the operator, ``"CONV_2D"``.
         inputs: indices of the operands; -1 for an operand that is left out (a missing bias).
         outputs: indices of the results.
-        options: the attributes; None for an operator this package does not know (read from another tool's file).
-        label: the layer of the trained model it belongs to, for reports; not part of the arithmetic.
+        options: the attributes; None for an operator this package does not know (read from another
+            tool's file).
+        label: the layer of the trained model it belongs to, for reports; not part of the
+            arithmetic.
     """
 
     kind: str
@@ -245,7 +251,7 @@ class IntegerGraph:
                 yield index, operator
 
     def integer_output(self, index: int) -> int:
-        """The tensor with the integers behind an output: itself, or what its ``DEQUANTIZE`` reads."""
+        """The tensor with an output's integers: itself, or what its ``DEQUANTIZE`` reads."""
         for operator in self.operators:
             if operator.outputs == (index,) and operator.kind == "DEQUANTIZE":
                 return operator.inputs[0]
@@ -264,7 +270,8 @@ class IntegerGraph:
 def activation_range(activation: str, tensor: Tensor) -> tuple[int, int]:
     """The integers that a fused activation leaves of an output tensor.
 
-    ``RELU`` clamps at the zero point, ``RELU6`` also at ``zero_point + round(6 / scale)``, both inside the type's range.
+    ``RELU`` clamps at the zero point, ``RELU6`` also at ``zero_point + round(6 / scale)``, both
+    inside the type's range.
 
     Args:
         activation: ``"NONE"``, ``"RELU"``, ``"RELU6"`` or ``"RELU_N1_TO_1"``.
@@ -291,7 +298,7 @@ def activation_range(activation: str, tensor: Tensor) -> tuple[int, int]:
     return low, high
 
 
-def round_half_away(value: float) -> int:
+def round_half_away(value: float | np.floating) -> int:
     """Round to the nearest integer, ties away from zero, as C's ``round`` does."""
     return int(np.sign(value) * np.floor(abs(float(value)) + 0.5))
 

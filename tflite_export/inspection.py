@@ -46,9 +46,9 @@ def describe(graph: IntegerGraph) -> list[dict[str, Any]]:
     """One entry per operator.
 
     Returns:
-        Mappings with ``layer``, ``operator``, ``shape`` (of the result), ``type``, ``scale``, ``zero_point``,
-        ``activation_bits`` (in use), ``weight_type``, ``weight_bits`` (in use), ``weight_scales`` (how many),
-        ``parameters``, ``macs``; None where it does not apply.
+        Mappings with ``layer``, ``operator``, ``shape`` (of the result), ``type``, ``scale``,
+        ``zero_point``, ``activation_bits`` (in use), ``weight_type``, ``weight_bits`` (in use),
+        ``weight_scales`` (how many), ``parameters``, ``macs``; None where it does not apply.
     """
     used = integers_in_use(graph) if all(op.options is not None for op in graph.operators) else {}
     rows = []

@@ -1,4 +1,4 @@
-"""From a trained quantization-aware Keras model to an `IntegerGraph`: the only module that knows `tfdq.quantization`.
+"""From a trained Keras model to an `IntegerGraph`; alone in knowing `tfdq.quantization`.
 
 One function per kind of layer, collected in `LOWERINGS`.
 """
@@ -98,7 +98,8 @@ class Lowered:
         graph: the integers.
         nodes: the calls of the Keras model.
         tensors: for each call by its position, the tensor of the graph that holds its result.
-        biases: for each layer with weights, by name, the bias as the integers have it, float64 ``(channels,)``.
+        biases: for each layer with weights, by name, the bias as the integers have it, float64
+            ``(channels,)``.
     """
 
     graph: IntegerGraph
@@ -130,17 +131,20 @@ def lower(
 
     Args:
         model: the model; every range must have seen data.
-        input_type: what the caller of the exported file gives: ``"int8"``, ``"uint8"`` or ``"float32"``.
+        input_type: what the caller of the exported file gives: ``"int8"``, ``"uint8"`` or
+            ``"float32"``.
         output_type: what the caller gets; None for the same as ``input_type``.
-        weights: ``"int8"``, or ``"int4"`` to pack the weights of convolutions and dense layers of at most 4 bits.
+        weights: ``"int8"``, or ``"int4"`` to pack the weights of convolutions and dense layers of
+            at most 4 bits.
 
     Returns:
-        The graph, with one label per operator naming the layer it comes from, and where each layer's result is.
+        The graph, with one label per operator naming the layer it comes from, and where each
+        layer's result is.
 
     Raises:
         TypeError: it is no tf_keras model.
-        ValueError: it is not a quantized model, a layer is in float or can't be exported, a range has seen no data, or
-            an argument is unknown.
+        ValueError: it is not a quantized model, a layer is in float or can't be exported, a range
+            has seen no data, or an argument is unknown.
     """
     output_type = output_type or input_type
     for name, value in (("input_type", input_type), ("output_type", output_type)):
@@ -155,7 +159,8 @@ def lower(
     nodes = read_graph(model)
     if not any(isinstance(node.layer, InputQuantizer) for node in nodes.nodes):
         raise ValueError(
-            f"model {model.name!r} is not quantized; make it quantization-aware first: tfdq.quantize_model(model)"
+            f"model {model.name!r} is not quantized; make it quantization-aware first: "
+            "tfdq.quantize_model(model)"
         )
     assembler = Assembler(model.name, int4=weights == "int4")
     produced: dict[int, int] = {}
@@ -172,13 +177,16 @@ def lower(
         missing = [i for i in node.inputs if i not in produced]
         if missing or not isinstance(node.layer, QuantizeWrapper):
             raise ValueError(
-                f"layer {node.layer.name!r} ({type(node.layer).__name__}) is not quantized by tfdq, so it has no "
-                "integer form; quantize it too (no skip=, no QuantizeConfig of another kind), or remove it"
+                f"layer {node.layer.name!r} ({type(node.layer).__name__}) is not quantized by "
+                "tfdq, so it has no "
+                "integer form; quantize it too (no skip=, no QuantizeConfig of another kind), or "
+                "remove it"
             )
         lowering = LOWERINGS.get(type(node.layer.layer))
         if lowering is None:
             raise ValueError(
-                f"layer {node.layer.layer.name!r} ({type(node.layer.layer).__name__}) has no integer form; "
+                f"layer {node.layer.layer.name!r} ({type(node.layer.layer).__name__}) has no "
+                "integer form; "
                 f"supported: {', '.join(sorted(kind.__name__ for kind in LOWERINGS))}"
             )
         sources = [produced[i] for i in node.inputs]
@@ -226,7 +234,7 @@ def _output(assembler: Assembler, index: int, kind: str) -> int:
 
 
 def _affine(call: Call, layout: Callable[[np.ndarray], np.ndarray], axis: int) -> Affine:
-    """Quantized kernel, bias and BatchNorm of a layer; a negative BatchNorm factor goes into the integers."""
+    """Kernel, bias and BatchNorm of a layer; a negative factor goes into the integers."""
     integers, scale = call.wrapper.quantized_kernel()
     multiplier, offset = call.layer.folded()
     weights = layout(integers.astype(np.int64))
@@ -267,7 +275,7 @@ def _depthwise_conv_2d(call: Call) -> int:
 
 
 def _dense(call: Call) -> int:
-    """One scale for the tensor: FULLY_CONNECTED. One for each channel, or int4: a 1 x 1 convolution."""
+    """One scale: FULLY_CONNECTED. One for each channel, or int4: a 1 x 1 convolution."""
     affine = _affine(call, np.transpose, 0)
     units, inputs = affine.weights.shape
     one_scale = np.ptp(affine.scale) == 0.0

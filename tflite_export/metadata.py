@@ -3,9 +3,11 @@
 Three named buffers in the file's metadata:
 
 ``tfdq.model``
-    JSON (UTF-8): format version, labels, input normalisation, bits, how the export was verified, measured accuracy.
+    JSON (UTF-8): format version, labels, input normalisation, bits, how the export was verified,
+        measured accuracy.
 ``tfdq.golden``
-    Golden vectors for the self-test: zlib-compressed input integers, then output integers, of `golden_count` samples.
+    Golden vectors for the self-test: zlib-compressed input integers, then output integers, of
+    `golden_count` samples.
 ``tfdq.sha256``
     SHA-256 of the file with these 32 bytes set to zero.
 """
@@ -37,8 +39,8 @@ class GoldenVectors:
 
     Attributes:
         inputs: one array per graph input, shape ``(count, ...)``, in the type of that input.
-        outputs: one array per graph output, shape ``(count, ...)``, in the type of that output; where that is float32,
-            the integers that the last operator dequantizes.
+        outputs: one array per graph output, shape ``(count, ...)``, in the type of that output;
+            where that is float32, the integers that the last operator dequantizes.
     """
 
     inputs: list[np.ndarray]
@@ -51,7 +53,7 @@ class GoldenVectors:
 
 
 def digest_of(data: bytes | bytearray, start: int, size: int) -> bytes:
-    """SHA-256 of ``data`` with the ``size`` bytes at ``start`` (where the digest itself lies) set to zero."""
+    """SHA-256 of ``data`` with the ``size`` bytes at ``start``, the digest's own, set to zero."""
     view = memoryview(data)
     digest = hashlib.sha256(view[:start])
     digest.update(bytes(size))
@@ -121,7 +123,8 @@ def golden_of(graph: IntegerGraph) -> GoldenVectors | None:
         raise ValueError(f"metadata {GOLDEN_NAME!r} is damaged: {error}") from error
     if not unpack.eof or sample <= 0 or not raw or len(raw) % sample:
         raise ValueError(
-            f"metadata {GOLDEN_NAME!r}: {len(raw)} bytes are no whole number of samples of {sample} bytes"
+            f"metadata {GOLDEN_NAME!r}: {len(raw)} bytes are no whole number of samples of "
+            f"{sample} bytes"
         )
     count, start = len(raw) // sample, 0
     arrays = []

@@ -1,4 +1,4 @@
-"""What each operator demands of its operands, and the shape of its result: one rule per operator, in `RULES`."""
+"""What each operator demands of its operands, and the shape of its result."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _activation(
 
 
 def _weighted(operands: Sequence[Tensor], output: Tensor, axis: int) -> None:
-    """The rules that convolutions and dense layers share: types, grids, bias, room in the accumulator."""
+    """What convolutions and dense layers share: types, grids, bias, room in the accumulator."""
     source, weights = operands[0], operands[1]
     channels = weights.shape[axis]
     _quantized_or_float(source)
@@ -126,7 +126,8 @@ def _weighted(operands: Sequence[Tensor], output: Tensor, axis: int) -> None:
         bool(
             np.isfinite(factors).all() and (factors > 0).all() and (factors < _LARGEST_FACTOR).all()
         ),
-        f"scales of input * weights / output reach {factors.max()}, kernels take up to {_LARGEST_FACTOR}",
+        f"scales of input * weights / output reach {factors.max()}, kernels take up to "
+        f"{_LARGEST_FACTOR}",
     )
     magnitudes = np.abs(
         np.moveaxis(weights.data, axis, 0).reshape(channels, -1).astype(np.int64)
@@ -140,7 +141,7 @@ def _weighted(operands: Sequence[Tensor], output: Tensor, axis: int) -> None:
 
 
 def _check_bias_grid(bias: Tensor, products: np.ndarray) -> None:
-    """The bias counts in units of input scale times weight scale; the kernels take that for granted."""
+    """The bias counts in units of input scale times weight scale, as kernels assume."""
     if bias.quantization is None:
         raise Problem("the bias has no scale")
     _require(
@@ -222,7 +223,7 @@ def _add(operator: Operator, operands: Operands, output: Tensor) -> Shape:
         if output.dtype != "float32":
             ratio = tensor.scale / output.scale
             _require(
-                ratio < _LARGEST_FACTOR,
+                bool(ratio < _LARGEST_FACTOR),
                 f"scale {ratio} times that of the output, kernels take up to 256",
             )
     _require(
@@ -310,7 +311,7 @@ def _softmax(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     )
     _require(1 <= len(source.shape) <= 4, f"{len(source.shape)} dimensions, expected up to 4")
     if output.dtype == "int8":
-        exact = output.scale == np.float32(1 / 256) and output.zero_point == -128
+        exact = bool(output.scale == np.float32(1 / 256)) and output.zero_point == -128
         _require(exact, "the result must have scale 1/256 and zero point -128")
     return source.shape
 

@@ -49,9 +49,9 @@ class ParityReport:
         kernels: the kernel set that the twin computes as.
         runtime: the runtime and its version.
         outputs: comparisons of the outputs.
-        layers: comparisons layer by layer. The twin against the runtime: the whole network, every tensor. The model
-            against the twin: each layer of the trained model *given the twin's inputs*, so that a difference is that
-            layer's own.
+        layers: comparisons layer by layer. The twin against the runtime: the whole network, every
+            tensor. The model against the twin: each layer of the trained model *given the twin's
+            inputs*, so that a difference is that layer's own.
         notes: what could not be compared, and why.
     """
 
@@ -75,7 +75,7 @@ class ParityReport:
 
     @property
     def agreement(self) -> float | None:
-        """Top-1 agreement of the trained model with the runtime's default kernels; None without a model."""
+        """Top-1 agreement of trained model and runtime (default kernels); None without a model."""
         found = [c.top1 for c in self.between("model", self.default) if c.top1 is not None]
         return min(found) if found else None
 
@@ -98,20 +98,23 @@ class ParityReport:
         for comparison in self.outputs:
             top1 = "" if comparison.top1 is None else f", top-1 {comparison.top1:.2%}"
             lines.append(
-                f"  {comparison.left} = {comparison.right}: {comparison.identical:.4%} of the integers of "
+                f"  {comparison.left} = {comparison.right}: {comparison.identical:.4%} of the "
+                "integers of "
                 f"{comparison.tensor}, largest difference {comparison.largest} steps{top1}"
             )
         broken = [c for c in self.layers if c.left == "twin" and c.identical < 1.0]
         if broken:
             first = broken[0]
             lines.append(
-                f"  first layer where twin and {first.right} differ: {first.tensor} ({first.identical:.4%} identical, "
+                f"  first layer where twin and {first.right} differ: {first.tensor} "
+                f"({first.identical:.4%} identical, "
                 f"{first.largest} steps)"
             )
         worst = self.worst_layer()
         if worst is not None:
             lines.append(
-                f"  model = twin, layer by layer: at least {worst.identical:.4%} of the integers, at most "
+                f"  model = twin, layer by layer: at least {worst.identical:.4%} of the integers, "
+                "at most "
                 f"{worst.largest} steps ({worst.tensor})"
             )
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
@@ -129,7 +132,8 @@ def verify(
     """Compare the trained model, the integer twin and the runtime on real inputs.
 
     Args:
-        model: the model of ``tfdq.quantize_model`` that was exported, or None if there is only the file.
+        model: the model of ``tfdq.quantize_model`` that was exported, or None if there is only the
+            file.
         tflite: path or bytes of the file, or an exported model.
         x: inputs, shape ``(n, ...)`` float32; a list of arrays for several inputs.
         layers: compare every layer too.
@@ -140,8 +144,8 @@ def verify(
         The report.
 
     Raises:
-        ValueError: if the file is damaged, ``x`` is empty or of a wrong shape, or the file was not exported from the
-            model.
+        ValueError: if the file is damaged, ``x`` is empty or of a wrong shape, or the file was not
+            exported from the model.
     """
     from tflite_export.twin import IntegerTwin
 
@@ -243,7 +247,7 @@ class _Tally:
 
 
 class _Pairing:
-    """A trained model next to its integer graph, so that each layer can be given the graph's values."""
+    """A trained model next to its integer graph, to give each layer the graph's values."""
 
     def __init__(self, model: Any, graph: IntegerGraph) -> None:
         from tflite_export.lower import lower
@@ -255,7 +259,8 @@ class _Pairing:
         )
         if [t.name for t in self.lowered.graph.tensors] != [t.name for t in graph.tensors]:
             raise ValueError(
-                f"the file was not exported from model {model.name!r}: their layers differ; export the model again"
+                f"the file was not exported from model {model.name!r}: their layers differ; "
+                "export the model again"
             )
         self.model = model
         self.graph = graph
@@ -268,7 +273,7 @@ class _Pairing:
     def layers(
         self, part: list[np.ndarray], activations: dict[int, np.ndarray]
     ) -> list[tuple[Tensor, np.ndarray, np.ndarray]]:
-        """Each layer of the model given the graph's integers: (tensor, model's integers, graph's integers)."""
+        """Each layer given the graph's integers: (tensor, model's integers, graph's integers)."""
         nodes = self.lowered.nodes
         reals: dict[int, np.ndarray] = dict(zip(nodes.inputs, part, strict=True))
         found = []

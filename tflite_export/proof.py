@@ -1,4 +1,4 @@
-"""Proof that a file computes in integers only: every operand of every operator, looked up in the flatbuffer."""
+"""Proof that a file computes in integers only: every operand of every operator."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class IntegerProof:
 def integer_only(tflite: str | Path | bytes) -> IntegerProof:
     """Prove that a file computes in integers only, or name every operand that is not an integer.
 
-    Works on any ``.tflite`` file. Only for exports with ``input_type="float32"`` it names the operators at the border.
+    Works on any ``.tflite`` file. Only for exports with ``input_type="float32"`` it names the
+    operators at the border.
 
     Args:
         tflite: path or bytes of the file.

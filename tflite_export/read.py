@@ -1,4 +1,4 @@
-"""Read a ``.tflite`` file into an `IntegerGraph`, with NumPy alone and every byte offset checked."""
+"""Read a ``.tflite`` file into an `IntegerGraph`, every byte offset checked."""
 
 from __future__ import annotations
 
@@ -48,15 +48,16 @@ def read(source: str | Path | bytes, *, strict: bool = True) -> IntegerGraph:
 
     Args:
         source: path or bytes of the file.
-        strict: refuse everything that this package does not know (schema fields, several subgraphs), as is right for
-            a file of unknown origin that is to be run. With False unknown operators are kept by name, without options,
-            as is right for looking at a file.
+        strict: refuse everything that this package does not know (schema fields, several
+            subgraphs), as is right for a file of unknown origin that is to be run. With False
+            unknown operators are kept by name, without options, as is right for looking at a file.
 
     Returns:
         The graph; constants are read-only views of the file's bytes.
 
     Raises:
-        ValueError: if the file is damaged or, with ``strict``, holds what the package does not know.
+        ValueError: if the file is damaged or, with ``strict``, holds what the package does not
+            know.
     """
     data = load(source)
     try:
@@ -130,7 +131,7 @@ class _Reader:
         return graph
 
     def code(self, entry: Table) -> str:
-        """The operator's name. Old files store small codes in a field of their own; the larger one counts."""
+        """The operator's name; of the two fields for its code the larger counts."""
         self.only(entry, range(4), "an operator code")
         number = max(entry.integer(0, "int8"), entry.integer(3, "int32"))
         if entry.text(1):
@@ -245,7 +246,7 @@ def _indices(table: Table, slot: int) -> tuple[int, ...]:
 def _constant(
     name: str, content: np.ndarray, dtype: str, shape: Sequence[int]
 ) -> np.ndarray | None:
-    """The values of a constant in the shape of its tensor; None for types that are only named, never read."""
+    """The values of a constant, in shape; None for types that are only named, never read."""
     if dtype not in DTYPES:
         return None
     count = 1
@@ -264,7 +265,7 @@ def _constant(
 
 
 def _aligned(content: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """``content`` (bytes) as numbers of ``dtype``, copied where the file has them at an odd address."""
+    """Bytes as numbers of ``dtype``, copied where the file has them at an odd address."""
     if content.ctypes.data % dtype.itemsize:
         content = content.copy()
     return content.view(dtype)

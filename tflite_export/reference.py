@@ -1,7 +1,8 @@
-"""The reference interpreter: an integer graph run in NumPy, slowly and obviously, as the kernels compute it.
+"""The reference interpreter: an integer graph run in NumPy as the kernels compute it.
 
-It needs nothing but NumPy, so that a board can say with it where its runtime departs from the trained integers.
-One function per operator, all collected in `KERNELS`; `rounding` holds the two ways of rescaling.
+It needs nothing but NumPy, so that a board can say with it where its runtime departs from the
+trained integers. One function per operator, all collected in `KERNELS`; `rounding` holds the two
+ways of rescaling.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Rescale = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class KernelSet:
-    """A family of kernels, by how each rescales its accumulator; None where it multiplies in float32.
+    """A family of kernels, by how each rescales its accumulator; None: in float32.
 
     Attributes:
         convolution: fixed-point rounding of ``CONV_2D``.
@@ -61,9 +62,12 @@ KERNEL_SETS: dict[str, KernelSet] = {
     "builtin-2.14": KernelSet(scale_upward, scale_away, scale_upward),
     "reference-2.14": KernelSet(scale_away, scale_away, scale_away),
 }
-"""The kernel sets whose arithmetic is known. ``xnnpack`` is what LiteRT runs by default, ``builtin`` its own kernels
-without XNNPACK, ``reference`` the plain C++ ones; ``-2.14`` are those of tflite-runtime 2.14, which uses no XNNPACK
-for int8 by itself. TensorFlow Lite Micro computes as ``reference-2.14``."""
+"""The kernel sets whose arithmetic is known.
+
+``xnnpack`` is what LiteRT runs by default, ``builtin`` its own kernels without XNNPACK,
+``reference`` the plain C++ ones; ``-2.14`` are those of tflite-runtime 2.14, which uses no XNNPACK for int8 by
+itself. TensorFlow Lite Micro computes as ``reference-2.14``.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ class Step:
 def xnnpack_takes(operator: Operator, inputs: Sequence[Tensor], output: Tensor) -> bool:
     """Whether XNNPACK computes an operator, or leaves it to the built-in kernels.
 
-    It takes no int4 convolutions, and no addition of a very much smaller or larger step than the result's.
+    It takes no int4 convolutions, and no addition of a very much smaller or larger step than the
+    result's.
 
     Args:
         operator: the operator.
@@ -359,7 +364,7 @@ def _dequantize(step: Step, operands: list[np.ndarray]) -> np.ndarray:
 
 
 def quantize(values: np.ndarray, grid: Tensor) -> np.ndarray:
-    """Floats to the integers of a grid: ``clip(rint(x * (1 / scale)) + zero_point)``, in float32, ties to even.
+    """Floats to integers: ``clip(rint(x * (1 / scale)) + zero_point)``, in float32.
 
     Args:
         values: real numbers, any shape. Infinities go to the ends of the range.

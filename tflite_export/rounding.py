@@ -3,9 +3,9 @@
 The kernels in use differ on a few integers in ten thousand, by one step:
 
 - XNNPACK, the default on phones and computers, multiplies in float32 and rounds once, ties to even.
-- The built-in and reference kernels (also TensorFlow Lite Micro) multiply by a 31-bit fixed-point number and shift,
-  rounding twice (Jacob et al. 2018, arXiv 1712.05877, section 2.2). Those written with vector instructions round
-  ties upward, the scalar ones away from zero.
+- The built-in and reference kernels (also TensorFlow Lite Micro) multiply by a 31-bit fixed-point
+  number and shift, rounding twice (Jacob et al. 2018, arXiv 1712.05877, section 2.2). Those written
+  with vector instructions round ties upward, the scalar ones away from zero.
 
 Each function here was found equal to its kernels on every one of millions of random integers.
 """
@@ -20,7 +20,7 @@ import numpy as np
 def requantization_scale(
     input_scale: np.float32, weight_scale: np.ndarray, output_scale: np.float32
 ) -> np.ndarray:
-    """XNNPACK's factor from accumulator to output, ``s_in * s_w / s_out``, each step rounded to float32.
+    """XNNPACK's factor, ``s_in * s_w / s_out``, each step rounded to float32.
 
     Args:
         input_scale: step of the input grid.
@@ -92,7 +92,7 @@ def scale_upward(accumulator: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 
 def scale_in_eights(accumulator: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """The built-in depthwise kernel: channels in whole eights by `scale_upward`, those left over by `scale_away`.
+    """The built-in depthwise kernel: whole eights by `scale_upward`, the rest `scale_away`.
 
     Arguments and result as in `scale_away`.
     """

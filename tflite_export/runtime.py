@@ -1,6 +1,7 @@
 """Run an exported file on whatever TensorFlow Lite runtime is installed, without TensorFlow.
 
-``ai-edge-litert`` is taken first, then ``tflite-runtime`` (boards of 2023 and before), then TensorFlow's own.
+``ai-edge-litert`` is taken first, then ``tflite-runtime`` (boards of 2023 and before), then
+TensorFlow's own.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ class Interpreter:
         model: path or bytes of a ``.tflite`` file.
         threads: number of threads, at least 1.
         kernels: ``"default"`` (XNNPACK where the runtime has it), ``"builtin"`` or ``"reference"``.
-        runtime: ``"ai-edge-litert"``, ``"tflite-runtime"``, ``"tensorflow"``, or None for the first installed.
+        runtime: ``"ai-edge-litert"``, ``"tflite-runtime"``, ``"tensorflow"``, or None for the first
+            installed.
         batch_size: samples that go through the runtime at once.
-        trusted: skip the check that every operator is in this package's set, for a file another tool made and you
-            trust. The structure of the file is checked all the same.
+        trusted: skip the check that every operator is in this package's set, for a file another
+            tool made and you trust. The structure of the file is checked all the same.
 
     Raises:
-        ValueError: for a damaged file, an operator outside the set, a wrong argument, or no runtime installed.
+        ValueError: for a damaged file, an operator outside the set, a wrong argument, or no runtime
+            installed.
 
     Example:
         >>> model = Interpreter("model.tflite")              # doctest: +SKIP
@@ -106,7 +109,7 @@ class Interpreter:
 
     @property
     def kernel_set(self) -> str:
-        """The name in `reference.KERNEL_SETS` of the arithmetic that this runtime and choice of kernels have on x86."""
+        """The arithmetic expected of this runtime and kernels, a key of `reference.KERNEL_SETS`."""
         old = self.runtime == "tflite-runtime"
         if self.kernels == "default":
             return "builtin-2.14" if old else "xnnpack"
@@ -121,9 +124,10 @@ class Interpreter:
         """Run on floats: quantize, compute in integers, dequantize.
 
         Args:
-            x: images as trained on, shape ``(n, ...)``; a list of arrays if the model has several inputs.
-            progress: print a progress line to stderr when it takes longer than two seconds; or a function called with
-                (samples done, samples in all).
+            x: images as trained on, shape ``(n, ...)``; a list of arrays if the model has several
+                inputs.
+            progress: print a progress line to stderr when it takes longer than two seconds; or a
+                function called with (samples done, samples in all).
 
         Returns:
             float32, shape ``(n, ...)``; a list if the model has several outputs.
@@ -156,12 +160,14 @@ class Interpreter:
         """The raw output integers.
 
         Args:
-            x: floats as for `predict`, or integers already on the input grid (in the input's own type).
+            x: floats as for `predict`, or integers already on the input grid (in the input's own
+                type).
             progress: as for `predict`.
 
         Returns:
-            The integers as the runtime gives them, shape ``(n, ...)``; a list if the model has several outputs. Where
-            the file's output is float32, the integers that its last operator dequantizes.
+            The integers as the runtime gives them, shape ``(n, ...)``; a list if the model has
+            several outputs. Where the file's output is float32, the integers that its last operator
+            dequantizes.
         """
         feeds = []
         for array, tensor in zip(self._arrays(x), self.input_tensors, strict=True):
@@ -252,7 +258,8 @@ class Interpreter:
         for array, tensor in zip(arrays, tensors, strict=True):
             if array.shape[1:] != tensor.shape[1:] or array.ndim != len(tensor.shape):
                 raise ValueError(
-                    f"input {tensor.name!r} has shape {array.shape}, expected (n, {', '.join(map(str, tensor.shape[1:]))})"
+                    f"input {tensor.name!r} has shape {array.shape}, expected (n, "
+                    f"{', '.join(map(str, tensor.shape[1:]))})"
                 )
             if len(array) != len(arrays[0]):
                 raise ValueError(f"inputs of {len(arrays[0])} and {len(array)} samples")
@@ -277,7 +284,8 @@ def find_runtime(name: str | None = None) -> tuple[Any, str, str]:
     """The runtime to use.
 
     Args:
-        name: ``"ai-edge-litert"``, ``"tflite-runtime"`` or ``"tensorflow"``; None for the first that is installed.
+        name: ``"ai-edge-litert"``, ``"tflite-runtime"`` or ``"tensorflow"``; None for the first
+            that is installed.
 
     Returns:
         (module with ``Interpreter``, name of the package, its version).

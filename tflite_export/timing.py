@@ -40,8 +40,10 @@ class Timing:
         p99_ms: 99 of 100 calls are faster.
         per_second: samples per second, from the median.
         size: bytes of the file.
-        peak_mib: peak memory of a fresh process that runs one call, with Python and NumPy; None if unknown.
-        ratio: time of the other file over the time of this one, median over pairs of calls; None without another.
+        peak_mib: peak memory of a fresh process that runs one call, with Python and NumPy; None if
+            unknown.
+        ratio: time of the other file over the time of this one, median over pairs of calls; None
+            without another.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""The integer twin: a TensorFlow model that computes the deployed integers bit for bit, and has gradients."""
+"""The integer twin: a TensorFlow model of the deployed integers, with gradients."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from tflite_export.validate import check_graph, validate
 class IntegerTwin(tf_keras.Model):
     """Computes what the exported file computes, on every integer, and can be differentiated.
 
-    Called like the trained model: float images in, dequantized outputs out. Rounding passes the gradient through
-    (straight-through), so a white-box attack on the twin attacks exactly the function that ships.
+    Called like the trained model: float images in, dequantized outputs out. Rounding passes the
+    gradient through (straight-through), so a white-box attack on the twin attacks exactly the
+    function that ships.
 
     Args:
-        model: a quantization-aware model of ``tfdq.quantize_model``, an `IntegerGraph`, an exported model, or a
-            ``.tflite`` file as path or bytes.
-        kernels: the kernel set to compute as, a key of `reference.KERNEL_SETS`; ``"xnnpack"`` is LiteRT's default.
+        model: a quantization-aware model of ``tfdq.quantize_model``, an `IntegerGraph`, an exported
+            model, or a ``.tflite`` file as path or bytes.
+        kernels: the kernel set to compute as, a key of `reference.KERNEL_SETS`; ``"xnnpack"`` is
+            LiteRT's default.
         name: of the model.
 
     Raises:
-        ValueError: for a damaged file, a layer or operator that is not supported, or an unknown kernel set.
+        ValueError: for a damaged file, a layer or operator that is not supported, or an unknown
+            kernel set.
 
     Example:
         >>> twin = IntegerTwin("model.tflite")                # doctest: +SKIP
@@ -60,7 +63,7 @@ class IntegerTwin(tf_keras.Model):
             self._steps.append((KERNELS[operator.kind](site), moving, output))
 
     def _hold(self, values: np.ndarray) -> tf.Variable:
-        """Keep an array as a variable: a constant could be folded into a convolution by TensorFlow's optimiser."""
+        """Keep an array as a variable; TensorFlow's optimiser could fold a constant."""
         variable = tf.Variable(np.ascontiguousarray(values), trainable=False)
         self._held.append(variable)
         return variable
@@ -84,7 +87,8 @@ class IntegerTwin(tf_keras.Model):
         """Float images in, dequantized outputs out.
 
         Args:
-            inputs: float32, shape ``(n, ...)``, on the scale of the training data; a list for several inputs.
+            inputs: float32, shape ``(n, ...)``, on the scale of the training data; a list for
+                several inputs.
             training: ignored; the twin computes the same always.
 
         Returns:
@@ -104,11 +108,12 @@ class IntegerTwin(tf_keras.Model):
         """The raw output integers.
 
         Args:
-            inputs: floats as for calling the twin, or integers on the input grid (in the type of the file's input).
+            inputs: floats as for calling the twin, or integers on the input grid (in the type of
+                the file's input).
 
         Returns:
-            Integers in the output's type, shape ``(n, ...)``; a list for several outputs. Where the file's output is
-            float32, the integers that its last operator dequantizes.
+            Integers in the output's type, shape ``(n, ...)``; a list for several outputs. Where the
+            file's output is float32, the integers that its last operator dequantizes.
         """
         values = self._values(inputs)
         results = [

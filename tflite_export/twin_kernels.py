@@ -1,8 +1,8 @@
-"""Each operator's integer arithmetic in TensorFlow, with straight-through gradients: one builder per operator.
+"""Each operator's integer arithmetic in TensorFlow, with straight-through gradients.
 
-Values are *centred integers*, ``q - zero_point``, held in float32, which is exact below 2**24 in magnitude. A centred
-zero is the real zero, so zero padding is the kernels' padding. Rounding has the gradient of the identity, clamping
-that of clamping, as in training.
+Values are *centred integers*, ``q - zero_point``, held in float32, which is exact below 2**24 in
+magnitude. A centred zero is the real zero, so zero padding is the kernels' padding. Rounding has
+the gradient of the identity, clamping that of clamping, as in training.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Kernel = Callable[[Sequence[tf.Tensor]], tf.Tensor]
 
 @dataclass(frozen=True)
 class Site:
-    """Where a kernel is built: the operator, its tensors, and the largest magnitude its operands can have.
+    """Where a kernel is built: the operator, its tensors, how large its operands can be.
 
     Attributes:
         operator: the operator.
@@ -51,7 +51,8 @@ class Site:
         output: the result.
         bounds: for each operand, the largest ``|q - zero_point|`` it can hold.
         kernels: name of the kernel set to imitate.
-        constant: makes a tensor of an array, in a way that graph optimisers do not fold into convolutions.
+        constant: makes a tensor of an array, in a way that graph optimisers do not fold into
+            convolutions.
     """
 
     operator: Operator
@@ -189,7 +190,8 @@ def _exact_parts(site: Site, weights: np.ndarray, axis: int) -> list[tuple[int, 
         largest = int(rows.reshape(rows.shape[0], -1).sum(axis=1).max()) * site.bounds[0]
         if largest >= EXACT:
             raise ValueError(
-                f"{site.output.name!r}: sums of up to {largest} in one depthwise window are not exact in float32"
+                f"{site.output.name!r}: sums of up to {largest} in one depthwise window are not "
+                "exact in float32"
             )
         return [(0, 0, weights)]
     inputs = weights.shape[-1]

@@ -36,7 +36,8 @@ def validate(source: str | Path | bytes) -> IntegerGraph:
         The graph; safe to hand to a runtime.
 
     Raises:
-        ValueError: if the file is damaged, or holds an operator, type or option outside this package's set.
+        ValueError: if the file is damaged, or holds an operator, type or option outside this
+            package's set.
     """
     data = load(source)
     check_digest(data)

@@ -1,8 +1,9 @@
 """The flatbuffer wire format, read with every bound checked, in plain Python.
 
-The flatbuffers package for Python trusts its input: a damaged offset reads garbage or raises whatever comes.
-Here each access is checked against the file, so that damage is a `ValueError` that says where. This module also makes
-the reader independent of any package but NumPy, as a board with tflite-runtime alone needs.
+The flatbuffers package for Python trusts its input: a damaged offset reads garbage or raises
+whatever comes. Here each access is checked against the file, so that damage is a `ValueError` that
+says where. This module also makes the reader independent of any package but NumPy, as a board with
+tflite-runtime alone needs.
 
 Format: https://flatbuffers.dev/internals/.
 """
@@ -61,7 +62,8 @@ class File:
         """
         if position < 0 or size < 0 or position + size > len(self.data):
             raise ValueError(
-                f"damaged file: {what} at byte {position} ({size} bytes) is outside the {len(self.data)} bytes"
+                f"damaged file: {what} at byte {position} ({size} bytes) is outside the "
+                f"{len(self.data)} bytes"
             )
 
     def root(self, identifier: bytes) -> Table:
@@ -139,7 +141,7 @@ class Table:
         return None if position is None else Table(self.file, self.file.offset(position))
 
     def array(self, slot: int, dtype: str) -> np.ndarray:
-        """The vector of numbers in ``slot``, as a read-only view, shape ``(n,)``; empty where left out."""
+        """The numbers in the vector in ``slot``, a read-only view, ``(n,)``; empty if left out."""
         item = np.dtype(dtype)
         start, count = self.vector(slot, item.itemsize)
         if start % item.itemsize:
@@ -169,7 +171,7 @@ class Table:
             raise ValueError(f"damaged file: the string at byte {start} is not UTF-8") from error
 
     def vector(self, slot: int, item_size: int) -> tuple[int, int]:
-        """Where the items of the vector in ``slot`` start, and how many there are; ``(0, 0)`` where left out."""
+        """Where the vector in ``slot`` starts, and its length; ``(0, 0)`` where left out."""
         position = self._field(slot, 4)
         if position is None:
             return 0, 0

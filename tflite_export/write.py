@@ -33,7 +33,7 @@ class _Pools:
 
     def constant(self, data: np.ndarray) -> int:
         """The index of the buffer with ``data``; equal constants share one."""
-        key = (str(data.size), hashlib.sha256(data).digest())
+        key = (str(data.size), hashlib.sha256(data.data).digest())
         if key not in self.constants:
             self.constants[key] = self.buffer(data)
         return self.constants[key]
@@ -54,8 +54,8 @@ class _Pools:
 def write(graph: IntegerGraph) -> bytes:
     """The ``.tflite`` file of a graph.
 
-    The file carries a SHA-256 digest of itself, which `tflite_export.validate` compares on loading, so that a damaged
-    file is recognised whatever bit it is damaged in.
+    The file carries a SHA-256 digest of itself, which `tflite_export.validate` compares on loading,
+    so that a damaged file is recognised whatever bit it is damaged in.
 
     Args:
         graph: a graph of the operators in `schema.OPERATORS`.
@@ -108,8 +108,8 @@ def _litert_schema() -> Any:
 def _aligned_buffer(fb: Any) -> Any:
     """A buffer whose bytes start at a multiple of 16, as the schema demands (``force_align``).
 
-    LiteRT's generated Python packs them at any address, which faults on processors that can't read an int32 from
-    there, and which TensorFlow Lite Micro, reading in place, does not allow.
+    LiteRT's generated Python packs them at any address, which faults on processors that can't read
+    an int32 from there, and which TensorFlow Lite Micro, reading in place, does not allow.
     """
 
     class AlignedBuffer(fb.BufferT):
@@ -164,7 +164,7 @@ def _tensor(pools: _Pools, tensor: Tensor) -> Any:
 
 
 def _stored(tensor: Tensor) -> np.ndarray:
-    """The bytes of a constant, shape ``(n,)`` uint8; int4 as two values to a byte, low half first."""
+    """The bytes of a constant, ``(n,)`` uint8; int4 two to a byte, low half first."""
     if tensor.data is None:
         raise ValueError(f"tensor {tensor.name!r} is not a constant")
     values = np.ascontiguousarray(tensor.data).reshape(-1)

@@ -1,0 +1,246 @@
+"""Random graphs of one operator, with values drawn so that outputs spread over the whole range."""
+
+import numpy as np
+
+from tflite_export.graph import (
+    DTYPES,
+    INTEGER_RANGES,
+    Concatenation,
+    Convolution,
+    Elementwise,
+    FullyConnected,
+    IntegerGraph,
+    NoOptions,
+    Operator,
+    Pooling,
+    Quantization,
+    Softmax,
+    Tensor,
+)
+
+grid = Quantization.per_tensor
+
+
+class Draw:
+    """Draws one graph from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.graph = IntegerGraph()
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+    def value(self, name, shape, scale=None, zero=None, dtype="int8"):
+        low, high = INTEGER_RANGES[dtype]
+        scale = float(np.exp(self.rng.uniform(np.log(3e-3), np.log(0.5)))) if scale is None else scale
+        zero = self.integer(low, high) if zero is None else zero
+        return self.graph.add_tensor(Tensor(name, shape, dtype, grid(scale, zero)))
+
+    def constant(self, name, data, quantization, dtype):
+        return self.graph.add_tensor(Tensor(name, data.shape, dtype, quantization, data))
+
+    def done(self, kind, inputs, output, options=NoOptions(), sources=None):  # noqa: B008
+        self.graph.operators.append(Operator(kind, tuple(inputs), (output,), options))
+        self.graph.inputs = tuple(sources if sources is not None else inputs[:1])
+        self.graph.outputs = (output,)
+        return self.graph
+
+    def scale_of(self, index):
+        return float(self.graph.tensors[index].scale)
+
+    def weighted(self, kind, source, shape, axis, options, out_shape, int4=False, bias=True):
+        largest = 7 if int4 else 127
+        channels = shape[axis]
+        terms = int(np.prod(shape)) // channels
+        scale = self.rng.uniform(0.3, 1.0, 1 if kind == "FULLY_CONNECTED" else channels)
+        spread = 80 * 0.58 * largest * np.sqrt(terms)
+        target = float(self.rng.uniform(0.2, 2.0)) * self.scale_of(source) * 0.6 * spread / 60
+        weights = self.rng.integers(-largest, largest + 1, shape).astype(np.int8)
+        weight_grid = Quantization.per_channel(scale, axis if scale.size > 1 else 0)
+        inputs = [
+            source,
+            self.constant("w", weights, weight_grid, "int4" if int4 else "int8"),
+        ]
+        if bias:
+            values = self.rng.integers(-int(spread), int(spread) + 1, channels).astype(np.int32)
+            unit = np.float32(self.scale_of(source)) * weight_grid.scale
+            inputs.append(self.constant("b", values, Quantization.per_channel(unit, 0), "int32"))
+        zero = -128 if options.activation != "NONE" else None
+        output = self.value("y", out_shape, target, zero)
+        return self.done(kind, inputs, output, options)
+
+
+def _windowed(draw, most_dilation=1):
+    size, window = draw.integer(4, 11), draw.integer(1, 4)
+    stride = draw.integer(1, 3)
+    dilation = draw.integer(1, most_dilation) if stride == 1 else 1
+    padding = ("SAME", "VALID")[draw.integer(0, 1)]
+    span = (window - 1) * dilation + 1
+    if span > size:
+        padding = "SAME"
+    out = -(-size // stride) if padding == "SAME" else (size - span) // stride + 1
+    return size, window, stride, dilation, padding, out
+
+
+def convolution(seed, int4=False):
+    draw = Draw(seed)
+    size, window, stride, dilation, padding, out = _windowed(draw, 2)
+    inputs, outputs = draw.integer(1, 40), draw.integer(1, 40)
+    activation = ("NONE", "RELU", "RELU6")[draw.integer(0, 2)]
+    source = draw.value("x", (-1, size, size, inputs))
+    options = Convolution(padding, stride, stride, activation, dilation, dilation)
+    shape = (outputs, window, window, inputs)
+    return draw.weighted("CONV_2D", source, shape, 0, options, (-1, out, out, outputs), int4)
+
+
+def depthwise(seed, int4=False):
+    draw = Draw(seed)
+    size, window, stride, _, padding, out = _windowed(draw)
+    inputs, multiplier = draw.integer(1, 40), draw.integer(1, 2)
+    channels = inputs * multiplier
+    source = draw.value("x", (-1, size, size, inputs))
+    options = Convolution(padding, stride, stride, "NONE", 1, 1, multiplier)
+    shape = (1, window, window, channels)
+    out_shape = (-1, out, out, channels)
+    return draw.weighted("DEPTHWISE_CONV_2D", source, shape, 3, options, out_shape, int4)
+
+
+def fully_connected(seed):
+    draw = Draw(seed)
+    inputs, outputs = draw.integer(1, 300), draw.integer(1, 40)
+    source = draw.value("x", (-1, inputs))
+    options = FullyConnected(("NONE", "RELU6")[draw.integer(0, 1)])
+    out_shape = (-1, outputs)
+    shape = (outputs, inputs)
+    bias = draw.integer(0, 3) > 0
+    return draw.weighted("FULLY_CONNECTED", source, shape, 0, options, out_shape, bias=bias)
+
+
+def add(seed):
+    draw = Draw(seed)
+    shape = (-1, 5, 5, 8)
+    left, right = draw.value("a", shape), draw.value("b", shape)
+    if draw.integer(0, 4) == 0:
+        right = draw.value("tiny", shape, draw.scale_of(left) / draw.integer(500, 4000))
+    scale = (draw.scale_of(left) + draw.scale_of(right)) * float(draw.rng.uniform(0.3, 1.2))
+    output = draw.value("y", shape, scale)
+    options = Elementwise(("NONE", "RELU", "RELU6")[draw.integer(0, 2)])
+    return draw.done("ADD", (left, right), output, options, (left, right))
+
+
+def _pool(kind, seed):
+    draw = Draw(seed)
+    size, window, stride, _, padding, out = _windowed(draw)
+    channels = draw.integer(1, 20)
+    source = draw.value("x", (-1, size, size, channels))
+    tensor = draw.graph.tensors[source]
+    output = draw.value("y", (-1, out, out, channels), float(tensor.scale), tensor.zero_point)
+    options = Pooling(padding, stride, stride, window, window)
+    return draw.done(kind, (source,), output, options)
+
+
+def max_pool(seed):
+    return _pool("MAX_POOL_2D", seed)
+
+
+def average_pool(seed):
+    return _pool("AVERAGE_POOL_2D", seed)
+
+
+def softmax(seed):
+    draw = Draw(seed)
+    classes = draw.integer(2, 200)
+    source = draw.value("x", (-1, classes))
+    output = draw.value("y", (-1, classes), 1 / 256, -128)
+    return draw.done("SOFTMAX", (source,), output, Softmax(1.0))
+
+
+def pad(seed):
+    draw = Draw(seed)
+    source = draw.value("x", (-1, 5, 6, 3))
+    tensor = draw.graph.tensors[source]
+    pairs = draw.rng.integers(0, 3, (4, 2)).astype(np.int32)
+    pairs[0] = 0
+    shape = tuple([-1, *(int(n + sum(p)) for n, p in zip((5, 6, 3), pairs[1:], strict=True))])
+    output = draw.value("y", shape, float(tensor.scale), tensor.zero_point)
+    return draw.done("PAD", (source, draw.constant("p", pairs, None, "int32")), output)
+
+
+def concatenation(seed):
+    draw = Draw(seed)
+    scale, zero = 0.1, draw.integer(-128, 127)
+    sources = [draw.value(f"x{i}", (-1, 4, 4, draw.integer(1, 9)), scale, zero) for i in range(3)]
+    channels = sum(draw.graph.tensors[i].shape[3] for i in sources)
+    output = draw.value("y", (-1, 4, 4, channels), scale, zero)
+    return draw.done("CONCATENATION", sources, output, Concatenation(3), sources)
+
+
+def reshape(seed):
+    draw = Draw(seed)
+    source = draw.value("x", (-1, 4, 4, 3))
+    tensor = draw.graph.tensors[source]
+    goal = draw.constant("shape", np.array([-1, 48], np.int32), None, "int32")
+    output = draw.value("y", (-1, 48), float(tensor.scale), tensor.zero_point)
+    return draw.done("RESHAPE", (source, goal), output)
+
+
+def quantize(seed):
+    draw = Draw(seed)
+    source = draw.graph.add_tensor(Tensor("x", (-1, 500), "float32"))
+    return draw.done("QUANTIZE", (source,), draw.value("y", (-1, 500)))
+
+
+def quantize_uint8(seed):
+    draw = Draw(seed)
+    zero = draw.integer(0, 255)
+    source = draw.value("x", (-1, 500), 0.02, zero, "uint8")
+    return draw.done("QUANTIZE", (source,), draw.value("y", (-1, 500), 0.02, zero - 128))
+
+
+def quantize_to_uint8(seed):
+    draw = Draw(seed)
+    source = draw.value("x", (-1, 500), 0.02)
+    zero = draw.graph.tensors[source].zero_point + 128
+    return draw.done("QUANTIZE", (source,), draw.value("y", (-1, 500), 0.02, zero, "uint8"))
+
+
+def dequantize(seed):
+    draw = Draw(seed)
+    source = draw.value("x", (-1, 500))
+    return draw.done("DEQUANTIZE", (source,), draw.graph.add_tensor(Tensor("y", (-1, 500), "float32")))
+
+
+GRAPHS = {
+    "convolution": convolution,
+    "convolution_int4": lambda seed: convolution(seed, int4=True),
+    "depthwise": depthwise,
+    "depthwise_int4": lambda seed: depthwise(seed, int4=True),
+    "fully_connected": fully_connected,
+    "add": add,
+    "max_pool": max_pool,
+    "average_pool": average_pool,
+    "softmax": softmax,
+    "pad": pad,
+    "concatenation": concatenation,
+    "reshape": reshape,
+    "quantize": quantize,
+    "quantize_uint8": quantize_uint8,
+    "quantize_to_uint8": quantize_to_uint8,
+    "dequantize": dequantize,
+}
+
+
+def feeds(graph, count, seed=0):
+    """Random inputs in the inputs' own types."""
+    rng = np.random.default_rng(seed)
+    values = []
+    for index in graph.inputs:
+        tensor = graph.tensors[index]
+        shape = (count, *tensor.shape[1:])
+        if tensor.dtype == "float32":
+            values.append(rng.uniform(-10, 10, shape).astype(np.float32))
+        else:
+            low, high = INTEGER_RANGES[tensor.dtype]
+            values.append(rng.integers(low, high + 1, shape).astype(DTYPES[tensor.dtype]))
+    return values

@@ -1,0 +1,63 @@
+"""Every topology at every bit width: the file computes the twin's integers, and what was trained."""
+
+import numpy as np
+import pytest
+
+import tflite_export
+from tests.tflite_export.conftest import digits, enlarged, quantized
+from tests.tflite_export.topologies import BUILDERS
+from tflite_export.graph import integers_in_use
+
+NAMES = [name for name in BUILDERS if name != "small"]
+COUNT = 1024
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("name", NAMES)
+def test_file_computes_what_was_trained(name, bits):
+    qat = quantized(name, max(bits, 2), bits)
+    images = enlarged(digits()[0], qat.input_shape[1])[-COUNT:]
+    exported = tflite_export.convert(qat, calibration=images[:64])
+
+    runtime = exported.interpreter().integers(images)
+    twin = np.concatenate(
+        [exported.twin().integers(images[i : i + 256]).numpy() for i in range(0, COUNT, 256)]
+    )
+    np.testing.assert_array_equal(twin, runtime)
+
+    trained = qat.predict_on_batch(images)
+    agreement = (trained.argmax(-1) == runtime.argmax(-1)).mean()
+    assert agreement >= (0.999 if bits == 8 else 0.995)
+    assert tflite_export.integer_only(exported.content)
+
+
+@pytest.mark.parametrize("weights", [2, 3, 5, 8])
+@pytest.mark.parametrize("activations", [1, 3, 8])
+def test_bits_of_weights_and_activations_are_independent(weights, activations):
+    qat = quantized("small", weights, activations)
+    exported = tflite_export.convert(qat, calibration=digits()[0][:64])
+    rows = {row["layer"]: row for row in exported.quantization}
+    hidden = rows["stem_conv"]
+    assert hidden["weight_bits"] == weights
+    assert hidden["activation_bits"] == activations
+    values = exported.twin().activations(digits()[0][:256])
+    index = next(i for i, t in enumerate(exported.graph.tensors) if t.name == "stem_conv")
+    assert len(np.unique(values[index].numpy())) <= 2**activations
+    low, high = integers_in_use(exported.graph)[index]
+    assert high - low == 2**activations - 1
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+def test_observed_ranges_clamp_at_the_last_level(bits):
+    """A range that is not [0, 6] has no fused activation; the end of int8 stands in for it."""
+    qat = quantized("small", 4, bits, activation_range="moving_average")
+    images = digits()[0][:1000]
+    exported = tflite_export.convert(qat, calibration=images[:128])
+    twin = exported.twin()
+    np.testing.assert_array_equal(
+        twin.integers(images).numpy(), exported.interpreter().integers(images)
+    )
+    # far outside of what was observed, so that every clamp works
+    report = tflite_export.verify(qat, exported, 40.0 * images[:64] - 20.0)
+    assert report.exact
+    assert report.worst_layer().largest <= 1
