@@ -131,7 +131,6 @@ class BlackBoxTarget(Target):
         name: str,
         batch_size: int = DEFAULT_BATCH_SIZE,
         outputs: Outputs = "logits",
-        pad: bool = False,
     ) -> None:
         """Wraps a function from float32 images to scores.
 
@@ -140,25 +139,17 @@ class BlackBoxTarget(Target):
             name: What reports call it.
             batch_size: The most images per call.
             outputs: What the scores are.
-            pad: Fill the last batch up to a power of two, so that few batch shapes are ever seen
-                (a runtime re-plans its memory for each new shape).
         """
         super().__init__(name, batch_size, outputs)
         self._predict = predict
-        self._pad = pad
 
     def _scores(self, x: np.ndarray) -> np.ndarray:
-        n = len(x)
-        if self._pad:
-            padded = min(self.batch_size, 1 << (n - 1).bit_length())
-            if padded > n:
-                x = np.concatenate([x, np.broadcast_to(x[-1:], (padded - n, *x.shape[1:]))])
         scores = np.asarray(self._predict(x))
-        if len(scores) != len(x):
+        if scores.ndim and len(scores) != len(x):
             raise ValueError(
                 f"{self.name} returned {len(scores)} rows for {len(x)} images: not one each"
             )
-        return scores[:n]
+        return scores
 
 
 class DifferentiableTarget(Target):
@@ -365,13 +356,10 @@ def _file_target(path: Path, name: str | None, batch_size: int, outputs: Outputs
         raise FileNotFoundError(f"no such .tflite file: {path}")
     from tflite_export import Interpreter
 
-    interpreter = Interpreter(path)
+    # One call of the runtime for each of ours: it plans its memory anew when the batch changes.
+    interpreter = Interpreter(path, threads=os.cpu_count() or 1, batch_size=batch_size)
     return BlackBoxTarget(
-        interpreter.predict,
-        name=name or path.name,
-        batch_size=batch_size,
-        outputs=outputs,
-        pad=True,
+        interpreter.predict, name=name or path.name, batch_size=batch_size, outputs=outputs
     )
 
 

@@ -129,20 +129,6 @@ def test_black_box_has_no_gradients(float_model, sample):
         run_attack("pgd", target, sample.x, sample.y, 0.1)
 
 
-def test_padding_reaches_few_batch_shapes():
-    seen = set()
-
-    def predict(x):
-        seen.add(len(x))
-        return x.reshape(len(x), -1)[:, :3]
-
-    target = BlackBoxTarget(predict, name="padded", batch_size=64, pad=True)
-    x = np.random.default_rng(0).normal(size=(150, 4)).astype(np.float32)
-    for n in (1, 3, 17, 33, 64, 150):
-        np.testing.assert_array_equal(target.logits(x[:n]), x[:n, :3])
-    assert seen == {1, 4, 32, 64}
-
-
 def test_predict_method_is_used():
     class Runtime:
         name = "runtime"
