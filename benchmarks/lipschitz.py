@@ -1,0 +1,148 @@
+"""What Lipschitz control costs: the penalties by the step, norms and certificates by the second."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+BATCH = 128
+ROUNDS = 12
+
+
+class Row(NamedTuple):
+    """One measured figure."""
+
+    name: str
+    value: float
+    goal: str
+    detail: str
+
+
+def _step(model: Any) -> Callable[[], float]:
+    """Return a function that runs one compiled training step and returns its seconds."""
+    import tensorflow as tf
+    import tf_keras
+
+    model.compile(
+        tf_keras.optimizers.SGD(0.01, momentum=0.9),
+        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    random = tf.random.Generator.from_seed(0)
+    images = random.uniform((BATCH, 32, 32, 3))
+    labels = random.uniform((BATCH,), maxval=10, dtype=tf.int32)
+    train = model.make_train_function()
+    batches: Iterator[Any] = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
+
+    def run() -> float:
+        start = time.perf_counter()
+        train(batches)["loss"].numpy()
+        return time.perf_counter() - start
+
+    for _ in range(2):
+        run()
+    return run
+
+
+def penalty_steps(rounds: int = ROUNDS) -> list[Row]:
+    """Measure the training step of a quantized ResNet-20 with each penalty over that without.
+
+    The forms take turns, so that a busy machine slows all of them; each ratio is the median over
+    the rounds of the ratio within one round.
+    """
+    import tfdq
+    from tfdq.lipschitz import get_regularizer
+    from tfdq.models import resnet20
+
+    goals = {"orthogonal": "<= 1.02", "conv_orthogonal": "<= 1.10", "spectral": "", "srip": ""}
+    model = resnet20()
+    steps = {"none": _step(tfdq.quantize_model(model, 0.0, activation_bits=4))}
+    for name in goals:
+        regularizer = get_regularizer(name, 2e-3, "deployed")
+        steps[name] = _step(tfdq.quantize_model(model, regularizer=regularizer, activation_bits=4))
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, run in steps.items():
+            times[name].append(run())
+    rows = []
+    for name, goal in goals.items():
+        ratio = statistics.median(a / b for a, b in zip(times[name], times["none"], strict=True))
+        detail = (
+            f"{statistics.median(times[name]) * 1e3:.0f} ms over "
+            f"{statistics.median(times['none']) * 1e3:.0f} ms, ResNet-20, batch {BATCH}"
+        )
+        rows.append(Row(f"step with the {name} penalty / without", ratio, goal, detail))
+    return rows
+
+
+def norm_times() -> list[Row]:
+    """Measure how long norms take, and how far the proven bound is above the measured norm."""
+    import numpy as np
+
+    from tfdq.lipschitz import report
+    from tfdq.lipschitz.linear_maps import ConvolutionMap
+    from tfdq.lipschitz.norms import measure
+    from tfdq.models import resnet20
+
+    rows = []
+    rng = np.random.default_rng(0)
+    for size, channels in ((32, 16), (16, 32), (8, 64), (32, 160), (8, 640), (4, 512)):
+        kernel = rng.standard_normal((3, 3, channels, channels)) / np.sqrt(9 * channels)
+        layer = ConvolutionMap(kernel, (size, size, channels), padding=((1, 1), (1, 1)))
+        start = time.perf_counter()
+        found = measure(layer)
+        seconds = time.perf_counter() - start
+        gap = found.upper / found.sigma - 1
+        detail = f"norm {found.sigma:.4f}, bound {gap:.2%} above ({found.method})"
+        rows.append(
+            Row(f"norm of a 3x3 convolution, {size}x{size}x{channels}", seconds, "s", detail)
+        )
+    start = time.perf_counter()
+    found_report = report(resnet20())
+    seconds = time.perf_counter() - start
+    detail = f"{len(found_report.rows)} layers"
+    return [*rows, Row("report of ResNet-20, proven", seconds, "s", detail)]
+
+
+def certificate_times() -> list[Row]:
+    """Measure the speed of interval bounds and of smoothing on a small quantized network."""
+    import numpy as np
+
+    import tfdq
+    from tfdq.lipschitz import SmoothingSettings, certify
+    from tfdq.models import small_cnn
+    from tflite_export.twin import graph_of
+    from tflite_export.write import write
+
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 1, (64, 28, 28, 1)).astype(np.float32)
+    y = np.zeros(64, int)
+    model = tfdq.quantize_model(
+        small_cnn((28, 28, 1), 10), 0.0, activation_bits=4, input_range=(0.0, 1.0)
+    )
+    tfdq.calibrate(model, x)
+    graph = graph_of(model)
+    start = time.perf_counter()
+    certify(graph, x, y, norm="linf", max_steps=2)
+    intervals = len(x) / (time.perf_counter() - start)
+    settings = SmoothingSettings(0.25, 100, 1000)
+    start = time.perf_counter()
+    certify(write(graph), x[:4], y[:4], method="smoothing", smoothing=settings)
+    votes = 4 * 1100 / (time.perf_counter() - start)
+    return [
+        Row("interval certificates, up to 2 steps", intervals, "1/s", "small CNN, 28x28x1"),
+        Row("smoothing votes on the .tflite", votes, "1/s", "small CNN, 28x28x1"),
+    ]
+
+
+def main() -> int:
+    """Print all figures."""
+    for row in (*penalty_steps(), *norm_times(), *certificate_times()):
+        print(f"{row.name:52} {row.value:10.3f}  {row.goal:8} {row.detail}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
