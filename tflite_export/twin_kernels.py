@@ -30,6 +30,7 @@ from tflite_export.reference import (
     Rescale,
     add_multipliers,
     pool_counts,
+    same_padding,
     softmax_table,
     xnnpack_takes,
 )
@@ -286,10 +287,23 @@ def _depthwise_conv_2d(site: Site) -> Kernel:
             )
 
     else:
-        raise ValueError(
-            f"{site.output.name!r}: TensorFlow has no depthwise convolution with strides "
-            f"{options.stride_h} and {options.stride_w}; use one stride"
-        )
+        # TensorFlow has one stride for both dimensions: take every window, keep those wanted
+        strides = (options.stride_h, options.stride_w)
+        pads = [
+            same_padding(size[i], (height, width)[i], strides[i], dilations[i])
+            if options.padding == "SAME"
+            else (0, 0)
+            for i in (0, 1)
+        ]
+
+        def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+            padded = tf.pad(centred, [(0, 0), *pads, (0, 0)])
+            kernel = tf.reshape(weights, shape)
+            every = tf.nn.depthwise_conv2d(
+                padded, kernel, (1, 1, 1, 1), "VALID", dilations=dilations
+            )
+            return every[:, :: strides[0], :: strides[1]]
+
     return _weighted(site, multiply, 3, fixed)
 
 

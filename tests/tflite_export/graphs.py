@@ -33,7 +33,9 @@ class Draw:
 
     def value(self, name, shape, scale=None, zero=None, dtype="int8"):
         low, high = INTEGER_RANGES[dtype]
-        scale = float(np.exp(self.rng.uniform(np.log(3e-3), np.log(0.5)))) if scale is None else scale
+        scale = (
+            float(np.exp(self.rng.uniform(np.log(3e-3), np.log(0.5)))) if scale is None else scale
+        )
         zero = self.integer(low, high) if zero is None else zero
         return self.graph.add_tensor(Tensor(name, shape, dtype, grid(scale, zero)))
 
@@ -208,7 +210,9 @@ def quantize_to_uint8(seed):
 def dequantize(seed):
     draw = Draw(seed)
     source = draw.value("x", (-1, 500))
-    return draw.done("DEQUANTIZE", (source,), draw.graph.add_tensor(Tensor("y", (-1, 500), "float32")))
+    return draw.done(
+        "DEQUANTIZE", (source,), draw.graph.add_tensor(Tensor("y", (-1, 500), "float32"))
+    )
 
 
 GRAPHS = {

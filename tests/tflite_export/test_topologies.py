@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import tflite_export
-from tests.tflite_export.conftest import digits, enlarged, quantized
 from tests.tflite_export.topologies import BUILDERS
+from tests.tflite_export.trained import digits, enlarged, quantized
 from tflite_export.graph import integers_in_use
 
 NAMES = [name for name in BUILDERS if name != "small"]

@@ -1,0 +1,130 @@
+"""python -m tflite_export, and what it needs and does not need."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tflite_export.__main__ import main
+
+
+@pytest.fixture
+def images(small_model, tmp_path):
+    path = tmp_path / "images.npy"
+    np.save(path, small_model[2][:20])
+    return path
+
+
+def test_run(small_model, small_file, images, tmp_path, capsys):
+    assert main(["run", str(small_file), str(images), "--top", "2"]) == 0
+    lines = capsys.readouterr().out.strip().split("\n")
+    expected = small_model[1].interpreter().predict(small_model[2][:20])
+    assert len(lines) == 20
+    position, best, _ = lines[4].split("\t")
+    assert position == "4"
+    assert best.startswith(f"digit {expected[4].argmax()}:")
+    output = tmp_path / "out.npy"
+    assert main(["run", str(small_file), str(images), "--raw", "--output", str(output)]) == 0
+    raw = small_model[1].interpreter().integers(small_model[2][:20])
+    np.testing.assert_array_equal(np.load(output), raw)
+
+
+def test_benchmark(small_file, capsys):
+    command = ["benchmark", str(small_file), str(small_file), "--calls", "20", "--threads", "1"]
+    assert main([*command, "--batch", "1", "8"]) == 0
+    lines = capsys.readouterr().out.strip().split("\n")
+    assert lines[0].split()[-1] == "speed-up"
+    assert len(lines) == 5
+    # a file against itself, in turns: nearly the same time
+    ratios = [float(line.split()[-1]) for line in lines[1:]]
+    assert all(0.5 < ratio < 2.0 for ratio in ratios)
+    assert "?" not in lines[1]
+
+
+def test_inspect(small_model, small_file, capsys):
+    assert main(["inspect", str(small_file)]) == 0
+    text = capsys.readouterr().out
+    assert "stem_conv" in text
+    assert "4 bits used" in text
+    assert "integer only" in text
+    assert "MACs a sample" in text
+    assert main(["inspect", str(small_file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["facts"]["clean_accuracy"] == 0.9
+    stem = found["layers"][0]
+    # 8x8 pixels, 16 channels, 3x3 window on one channel
+    assert stem["macs"] == 8 * 8 * 16 * 9
+    assert (stem["weight_bits"], stem["activation_bits"]) == (4, 4)
+
+
+def test_verify(small_model, small_file, tmp_path, images, capsys):
+    assert main(["verify", str(small_file)]) == 0
+    assert "100.0000%" in capsys.readouterr().out
+    model = tmp_path / "model.keras"
+    small_model[0].save(model)
+    assert main(["verify", str(small_file), "--model", str(model), "--input", str(images)]) == 0
+    assert "model = twin" in capsys.readouterr().out
+
+
+def test_selftest(small_file, capsys):
+    assert main(["selftest", str(small_file)]) == 0
+    assert capsys.readouterr().out.startswith("PASS")
+
+
+def test_mistakes_are_told_in_one_line(tmp_path, capsys, small_file):
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(small_file.read_bytes()[:500])
+    for command in ("selftest", "verify", "inspect"):
+        assert main([command, str(broken)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+    assert main(["run", str(small_file), str(tmp_path / "none.npy")]) == 2
+
+
+_WITHOUT_TENSORFLOW = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tf_keras", "keras", "tfdq"):
+            raise ImportError(f"{name} must not be needed here")
+
+sys.meta_path.insert(0, Refuse())
+from tflite_export.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "benchmark", "inspect", "selftest"])
+def test_no_tensorflow_is_needed(command, small_file, images):
+    arguments = [command, str(small_file)]
+    if command == "run":
+        arguments.append(str(images))
+    if command == "benchmark":
+        arguments += ["--calls", "5", "--batch", "1", "--threads", "1"]
+    if command == "selftest":
+        arguments += ["--kernels", "reference"]
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TENSORFLOW, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in ((0, 1) if command == "selftest" else (0,)), done.stderr
+    assert done.stdout
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import tflite_export, sys; print(sorted(m for m in sys.modules if 'tensorflow' in m))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_names_are_named():
+    import tflite_export
+
+    assert "convert" in dir(tflite_export)
+    with pytest.raises(AttributeError, match="convert"):
+        _ = tflite_export.deploy
