@@ -222,7 +222,8 @@ class DifferentiableTarget(Target):
             aux: One number per image for the loss (a target class, a temperature); zeros if None.
 
         Returns:
-            float32 arrays: logits [n, classes], losses [n], gradients like `x`.
+            float32 arrays: logits [n, classes], losses [n], gradients like `x`. Entries of the
+            gradient that are NaN or infinite are set to 0: no step can follow them.
         """
         import tensorflow as tf
 
@@ -245,7 +246,7 @@ class DifferentiableTarget(Target):
             parts[0].numpy() if len(parts) == 1 else np.concatenate([p.numpy() for p in parts])
             for parts in zip(*outputs, strict=True)
         )
-        return logits, losses, gradients
+        return logits, losses, np.where(np.isfinite(gradients), gradients, np.float32(0))
 
     def _trace_gradient(self, loss: LossFunction, shape: tuple[int, ...]) -> Callable[..., Any]:
         import tensorflow as tf

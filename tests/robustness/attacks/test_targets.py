@@ -142,6 +142,18 @@ def test_predict_method_is_used():
     np.testing.assert_array_equal(target.logits(np.ones((2, 3))), -np.ones((2, 3)))
 
 
+def test_gradients_that_are_not_finite_are_zero():
+    """The slope of sqrt at 0 is infinite, and 0 * inf is NaN: no attack may return NaN for it."""
+    target = as_target(lambda x: tf.concat([tf.sqrt(x), x - 0.5], 1), differentiable=True)
+    x = np.array([[0.0, 0.25]], np.float32)
+    _, _, gradient = target.loss_gradient(cross_entropy, x, np.array([0]))
+    assert np.isfinite(gradient).all()
+    assert gradient[0, 0] == 0
+    assert gradient[0, 1] != 0
+    y = target.predict(x)
+    assert np.isfinite(run_attack("pgd", target, x, y, 0.1, random_start=False).x_adv).all()
+
+
 @pytest.mark.parametrize(
     ("scores", "message"),
     [

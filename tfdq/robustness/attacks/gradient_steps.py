@@ -16,15 +16,14 @@ from tfdq.robustness.attacks.losses import (
     cross_entropy,
     difference_of_logits_ratio,
     margin,
-    scaled_cross_entropy,
 )
 from tfdq.robustness.attacks.projections import l2_norm, per_image
+from tfdq.robustness.targets import LossFunction
 
-LOSSES = {
+LOSSES: dict[str, LossFunction] = {
     "ce": cross_entropy,
     "margin": margin,
     "dlr": difference_of_logits_ratio,
-    "scaled-ce": scaled_cross_entropy,
 }
 
 
@@ -39,7 +38,9 @@ def fgsm(task: AttackTask, *, loss: str = "ce") -> np.ndarray:
     Returns:
         x + eps * sign(gradient), clipped.
     """
-    return ascend(task, task.x, np.arange(len(task.x)), loss, steps=1, step_size=task.eps)[0]
+    return ascend(
+        task, task.x, np.arange(len(task.x)), loss_named(loss), steps=1, step_size=task.eps
+    )[0]
 
 
 @register_attack("r+fgsm", gradients=True)
@@ -55,7 +56,9 @@ def random_fgsm(task: AttackTask, *, loss: str = "ce") -> np.ndarray:
     """
     signs = np.sign(task.rng.standard_normal(task.x.shape, dtype=np.float32))
     start = task.project(task.x + np.float32(task.eps / 2) * signs)
-    return ascend(task, start, np.arange(len(task.x)), loss, steps=1, step_size=task.eps / 2)[0]
+    return ascend(
+        task, start, np.arange(len(task.x)), loss_named(loss), steps=1, step_size=task.eps / 2
+    )[0]
 
 
 @register_attack("bim", gradients=True, norms=("linf", "l2"))
@@ -75,7 +78,7 @@ def bim(
     """
     size = size_of_step(step_size, 1.25 * task.eps, steps)
     rows = np.arange(len(task.x))
-    return ascend(task, task.x, rows, loss, steps=steps, step_size=size)[0]
+    return ascend(task, task.x, rows, loss_named(loss), steps=steps, step_size=size)[0]
 
 
 @register_attack("mim", gradients=True, norms=("linf", "l2"))
@@ -102,7 +105,7 @@ def mim(
     """
     size = size_of_step(step_size, 1.25 * task.eps, steps)
     rows = np.arange(len(task.x))
-    return ascend(task, task.x, rows, loss, steps=steps, step_size=size, decay=decay)[0]
+    return ascend(task, task.x, rows, loss_named(loss), steps=steps, step_size=size, decay=decay)[0]
 
 
 @register_attack("pgd", gradients=True, norms=("linf", "l2"))
@@ -143,7 +146,7 @@ def pgd(
         start = task.x[rows]
         if random_start:
             start = task.project(start + uniform_in_ball(task, rows), rows)
-        images, losses = ascend(task, start, rows, loss, steps=steps, step_size=size)
+        images, losses = ascend(task, start, rows, loss_named(loss), steps=steps, step_size=size)
         better = losses >= best_loss[rows]
         best[rows[better]] = images[better]
         best_loss[rows[better]] = losses[better]
@@ -154,7 +157,7 @@ def ascend(
     task: AttackTask,
     start: np.ndarray,
     rows: np.ndarray,
-    loss: str,
+    loss: LossFunction,
     *,
     steps: int,
     step_size: float,
@@ -170,7 +173,7 @@ def ascend(
         task: The batch.
         start: First images, inside the ball, [len(rows), ...].
         rows: The examples to attack.
-        loss: A name in `LOSSES`.
+        loss: What to climb.
         steps: Gradient steps, >= 1.
         step_size: In input units.
         decay: Of the accumulated gradient (MIM); None for the bare gradient.
@@ -178,12 +181,7 @@ def ascend(
 
     Returns:
         The last images and the loss one step before them, [len(rows)].
-
-    Raises:
-        ValueError: An unknown loss.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
     x_adv = start.copy()
     losses = np.full(len(rows), -np.inf, np.float32)
     accumulated = np.zeros_like(x_adv) if decay is not None else None
@@ -192,9 +190,7 @@ def ascend(
         live = _live(task, rows)
         if len(live) == 0:
             return x_adv, losses
-        _, losses[live], gradient = task.loss_gradient(
-            LOSSES[loss], x_adv[live], rows[live], aux[live]
-        )
+        _, losses[live], gradient = task.loss_gradient(loss, x_adv[live], rows[live], aux[live])
         if accumulated is not None and decay is not None:
             mean = np.mean(np.abs(gradient), axis=tuple(range(1, gradient.ndim)), keepdims=True)
             gradient = decay * accumulated[live] + gradient / np.maximum(mean, 1e-12)
@@ -209,6 +205,17 @@ def ascend(
     if task.early_stop and len(live):
         task.logits(x_adv[live], rows[live])
     return x_adv, losses
+
+
+def loss_named(name: str) -> LossFunction:
+    """The loss an option names.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}")
+    return LOSSES[name]
 
 
 def size_of_step(given: float | None, reach: float, steps: int) -> float:

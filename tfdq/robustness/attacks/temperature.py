@@ -11,7 +11,7 @@ import numpy as np
 
 from tfdq.robustness.attacks.base import AttackTask, register_attack
 from tfdq.robustness.attacks.gradient_steps import ascend, size_of_step, uniform_in_ball
-from tfdq.robustness.attacks.losses import single_logit
+from tfdq.robustness.attacks.losses import scaled_cross_entropy, single_logit
 
 _GRID = np.geomspace(1e-4, 1e4, 97)
 
@@ -61,7 +61,7 @@ def temperature_pgd(
             break
         start = task.project(task.x[rows] + uniform_in_ball(task, rows), rows)
         final[rows], _ = ascend(
-            task, start, rows, "scaled-ce", steps=steps, step_size=size, aux=scales[rows]
+            task, start, rows, scaled_cross_entropy, steps=steps, step_size=size, aux=scales[rows]
         )
     return final
 
