@@ -175,6 +175,23 @@ def test_every_penalty_reaches_the_deployed_kernel(name, float_model, digits, tm
     np.testing.assert_allclose(loaded(digits[0][:8]), model(digits[0][:8]), atol=1e-5)
 
 
+@pytest.mark.parametrize("on", ["kernel", "folded", "deployed"])
+def test_the_penalty_sees_the_kernel_it_is_placed_on(on, qat, float_model) -> None:
+    regularizer = lipschitz.OrthogonalityRegularizer(0.5, on=on)
+    model = tfdq.quantize_model(float_model, regularizer=regularizer, weight_bits=3)
+    expected = 0.0
+    for wrapper in kernel_layers(model).values():
+        kernel = np.asarray(wrapper.layer.trained_kernel, np.float64)
+        if on != "kernel":
+            kernel = effective_kernel(wrapper, "float" if on == "folded" else "fake_quantized")
+        depthwise = hasattr(wrapper.layer, "depthwise_kernel")
+        stack = kernel.transpose(2, 0, 1, 3) if depthwise else kernel[None]
+        for part in stack.reshape(len(stack), -1, stack.shape[-1]):
+            values = np.linalg.svd(part, compute_uv=False)
+            expected += 0.25 * np.sum((values**2 - 1) ** 2)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-4)
+
+
 def test_impossible_combinations_are_refused(float_model, digits) -> None:
     x, y = digits[0][:2], digits[1][:2]
     for arguments, message in (

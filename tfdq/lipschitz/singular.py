@@ -217,8 +217,8 @@ def _symbol_error(linear_map: ConvolutionMap) -> float:
     """Bound the norm of the rounding errors of one computed symbol."""
     taps, _ = _torus_taps(linear_map)
     lengths = np.sqrt(np.sum(taps**2, axis=(2, 4)))
-    # A phase factor carries the rounding of its angle, below 2 pi, and of its cosine and sine.
-    return (_gamma(2 * lengths[..., 0].size) + 64 * _UNIT) * float(
+    # A phase factor carries the rounding of its angle, below 4 pi, and of its cosine and sine.
+    return (_gamma(2 * lengths[..., 0].size) + 128 * _UNIT) * float(
         np.max(np.sum(lengths, axis=(0, 1)))
     )
 
