@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
 from tfdq.data import Dataset, load, pipeline, steps_per_epoch
 
@@ -94,26 +95,28 @@ def test_same_seed_same_batches_and_resuming(augment):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_augmentation_is_a_crop_of_the_padded_image(flip):
+@pytest.mark.parametrize(("size", "pad"), [((8, 7), 1), ((12, 10), 2)])
+def test_augmentation_is_a_crop_of_the_padded_image(size, pad, flip):
     rng = np.random.default_rng(0)
-    x = rng.integers(1, 256, (1, 6, 5, 3), dtype=np.uint8)
-    dataset = Dataset(np.repeat(x, 2, 0), [0, 1], x, [0], 2, "one", "made up")
-    padded = np.pad(x[0], ((4, 4), (4, 4), (0, 0)))
+    height, width = size
+    x = rng.integers(1, 256, (1, *size, 3), dtype=np.uint8)
+    dataset = Dataset(np.repeat(x, 4, 0), [0, 1, 0, 1], x, [0], 2, "one", "made up")
+    padded = np.pad(x[0], ((pad, pad), (pad, pad), (0, 0)))
+    shifts = 2 * pad + 1
     views = {}
-    for mirrored in (False, True):
-        for dy in range(9):
-            for dx in range(9):
-                crop = padded[dy : dy + 6, dx : dx + 5]
-                views[(crop[:, ::-1] if mirrored else crop).tobytes()] = (dy, dx, mirrored)
-    augment = "pad_crop_flip" if flip else "pad_crop"
-    images, _ = collect(pipeline(dataset, 2, augment, epochs=4050))
-    seen = np.array([views[np.round(i * 255).astype(np.uint8).tobytes()] for i in images])
-    assert seen[:, 2].any() == flip
-    # Every shift (and side) equally often: chi-square against its 99.9 % quantile.
-    cells = np.ravel_multi_index(seen[:, : 3 if flip else 2].T, (9, 9, 2) if flip else (9, 9))
-    counts = np.bincount(cells, minlength=162 if flip else 81)
-    chi_square = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
-    assert chi_square < (222.7 if flip else 124.8)
+    for mirrored in range(2):
+        for dy in range(shifts):
+            for dx in range(shifts):
+                crop = padded[dy : dy + height, dx : dx + width]
+                view = np.ascontiguousarray(crop[:, ::-1] if mirrored else crop)
+                views[view.tobytes()] = (mirrored * shifts + dy) * shifts + dx
+    images, _ = collect(pipeline(dataset, 4, "pad_crop_flip" if flip else "pad_crop", epochs=1000))
+    seen = [views[image.tobytes()] for image in np.round(images * 255).astype(np.uint8)]
+    # Every shift (and side) equally often.
+    cells = shifts**2 * (2 if flip else 1)
+    counts = np.bincount(seen, minlength=cells)
+    assert len(counts) == cells
+    assert stats.chisquare(counts).pvalue > 0.001
 
 
 def test_slices_of_the_workers_make_the_batch(numbered):

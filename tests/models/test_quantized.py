@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tfdq
+import tflite_export
 from tfdq import models
 
 BUILDERS = {
@@ -33,6 +34,16 @@ def test_quantizes_and_trains(build):
         assert np.isfinite(gradient).all(), weight.name
         if "kernel" in weight.name:
             assert np.any(gradient), weight.name
+
+
+@pytest.mark.parametrize("name", ["resnet20", "wide_resnet convex", "mobilenet_v2"])
+def test_exports(name):
+    model = tfdq.quantize_model(BUILDERS[name](), activation_bits=4)
+    images = np.random.default_rng(0).random((32, *model.input_shape[1:]), np.float32)
+    tfdq.calibrate(model, images)
+    # Raises unless the file's integers are those of the trained model.
+    exported = tflite_export.convert(model, calibration=images)
+    assert tflite_export.integer_only(exported.content)
 
 
 def test_convex_residuals_do_not_expand():

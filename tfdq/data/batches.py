@@ -18,8 +18,6 @@ from tfdq.data.dataset import Dataset
 Augment = Literal["none", "pad_crop", "pad_crop_flip"]
 
 _AUGMENTS = ("none", "pad_crop", "pad_crop_flip")
-_PAD = 4
-_SHIFTS = 2 * _PAD + 1
 
 
 def steps_per_epoch(
@@ -74,9 +72,10 @@ def pipeline(
     Args:
         dataset: The data set.
         batch_size: Images per batch; over all workers together if the stream is sharded.
-        augment: `"none"`; `"pad_crop"`: 4 black pixels on every side, then a random crop of the
-            image's size; `"pad_crop_flip"`: mirrored left to right with probability 1/2, too.
-            The paper's is the last; digits and house numbers must not be mirrored.
+        augment: `"none"`; `"pad_crop"`: black pixels on every side, an eighth of the image's size
+            (4 at 32x32), then a random crop of that size; `"pad_crop_flip"`: mirrored left to
+            right with probability 1/2, too. The paper's is the last; digits and house numbers
+            must not be mirrored.
         seed: Seed of order and augmentation, `0..2**31 - 1`.
         shuffle: A new random order in every epoch; by default for `split="train"` only.
         split: `"train"` or `"test"`.
@@ -137,7 +136,7 @@ def pipeline(
         if augment != "none":
             # Drawn for the whole batch, whichever slice this is.
             draws = tf.random.stateless_uniform(
-                [batch_size], (seed, step), 0, 2 * _SHIFTS**2, tf.int64, alg="philox"
+                [batch_size, 3], (seed, step), 0, 2**31 - 1, tf.int32, alg="philox"
             )[rows[0] : rows[1]][: tf.shape(positions)[0]]
             pixels = _pad_crop(pixels, draws, flip=augment == "pad_crop_flip")
         pixels = tf.cast(pixels, tf.float32) / 255.0
@@ -202,25 +201,26 @@ def _permute(positions: tf.Tensor, epoch: tf.Tensor, seed: int, count: int) -> t
 
 
 def _pad_crop(pixels: tf.Tensor, draws: tf.Tensor, flip: bool) -> tf.Tensor:
-    """Shift images by up to 4 pixels, filling with black, and mirror half of them.
+    """Shift images by up to an eighth of their size, filling with black, and mirror half of them.
 
     One gather of rows and one of columns from the padded batch: column `j` of the result is
     column `left + j` of the padded image, `left + width - 1 - j` where the image is mirrored.
 
     Args:
         pixels: uint8, shape `(batch, height, width, channels)`.
-        draws: One random number per image in `0..161`: vertical shift (9), horizontal shift (9),
-            mirrored or not (2). int64, shape `(batch,)`.
+        draws: Random numbers for each image's vertical and horizontal shift and its mirroring,
+            int32 from 0, shape `(batch, 3)`.
         flip: Whether to mirror.
     """
     height, width = pixels.shape[1:3]
-    top = tf.cast(draws % _SHIFTS, tf.int32)[:, tf.newaxis]
-    left = tf.cast(draws // _SHIFTS % _SHIFTS, tf.int32)[:, tf.newaxis]
+    pad = -(-max(height, width) // 8)
+    shifts = draws[:, :2] % (2 * pad + 1)
+    top, left = shifts[:, :1], shifts[:, 1:]
     rows = top + tf.range(height)
     columns = left + tf.range(width)
     if flip:
-        mirrored = (draws // _SHIFTS**2 == 1)[:, tf.newaxis]
+        mirrored = draws[:, 2:] % 2 == 1
         columns = tf.where(mirrored, left + width - 1 - tf.range(width), columns)
-    padded = tf.pad(pixels, ((0, 0), (_PAD, _PAD), (_PAD, _PAD), (0, 0)))
+    padded = tf.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     shifted = tf.gather(padded, rows, axis=1, batch_dims=1)
     return tf.gather(shifted, columns, axis=2, batch_dims=1)

@@ -17,7 +17,7 @@ from tfdq.models.blocks import (
 def small_cnn(
     input_shape: tuple[int, int, int] = (8, 8, 1), classes: int = 10, width: int = 16
 ) -> tf_keras.Model:
-    """Build conv-bn-relu, one post-activation residual block, 2x2 average pool, dense logits.
+    """Build conv-bn-relu, one post-activation residual block, 2x2 max pool, dense logits.
 
     Every kind of step that a larger network has, in 4 weight layers: a fused convolution, a
     residual add behind a ReLU, a pool and a classifier.
@@ -38,6 +38,6 @@ def small_cnn(
     image, _ = image_input(input_shape, multiple_of=2, minimum=4)
     x = conv_bn_relu(image, width, 3, 1, "stem")
     x = post_activation_block(x, width, 1, "block1")
-    x = layers.AveragePooling2D(2, name="pool")(x)
+    x = layers.MaxPooling2D(2, name="pool")(x)
     x = layers.Flatten(name="flatten")(x)
     return tf_keras.Model(image, logits(x, classes), name="small_cnn")

@@ -16,6 +16,8 @@ import keras
 import tensorflow as tf
 import tf_keras
 
+from tfdq.quantization.activations import hard_sigmoid, hard_silu
+
 # Layers whose tf_keras namesake computes the same from the same weights in the same order.
 _SAME_NAMED = frozenset(
     """
@@ -54,18 +56,6 @@ _KERAS3_ONLY_BY_CLASS: dict[str, dict[str, Any]] = {
     "Resizing": {"fill_mode": _ANY, "fill_value": _ANY},
 }
 _CHANNELS_LAST_ONLY = ("Random", "Resizing", "CenterCrop")
-
-
-@tf_keras.utils.register_keras_serializable("tfdq")
-def hard_sigmoid(x: tf.Tensor) -> tf.Tensor:
-    """Compute `relu6(x + 3) / 6`, Keras 3's hard sigmoid (tf_keras' has another slope)."""
-    return tf.nn.relu6(x + 3.0) / 6.0
-
-
-@tf_keras.utils.register_keras_serializable("tfdq")
-def hard_silu(x: tf.Tensor) -> tf.Tensor:
-    """Compute `x * relu6(x + 3) / 6`, also called hard swish (Howard et al. 2019, MobileNetV3)."""
-    return x * hard_sigmoid(x)
 
 
 # tf_keras' activations, by the names Keras 3 serializes.
