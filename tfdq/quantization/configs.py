@@ -76,7 +76,10 @@ class DefensiveQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor, serialized."""
-        return {"kernel": pack(self.kernel), "output": pack(self.output)}
+        return {
+            "kernel": None if self.kernel is None else pack(self.kernel),
+            "output": None if self.output is None else pack(self.output),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> DefensiveQuantizeConfig:

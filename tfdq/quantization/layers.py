@@ -131,7 +131,7 @@ class FusedKernel(_Activated):
         return {
             **super().get_config(),
             "batch_norm": None if norm is None else norm_config(norm),
-            "penalty": pack(self.penalty),
+            "penalty": None if self.penalty is None else pack(self.penalty),
         }
 
 

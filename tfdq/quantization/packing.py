@@ -12,10 +12,8 @@ from typing import Any
 import tf_keras
 
 
-def pack(instance: Any) -> dict[str, Any] | None:
-    """Return the registered name and the config of an object, or None for None."""
-    if instance is None:
-        return None
+def pack(instance: Any) -> dict[str, Any]:
+    """Return the registered name and the config of an object."""
     name = tf_keras.saving.get_registered_name(type(instance))
     return {"class_name": name, "config": instance.get_config()}
 

@@ -1,0 +1,181 @@
+"""The commands, one after the other on one small model, as a user chains them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfdq.cli import main
+
+COMMANDS = ("demo", "train", "attack", "evaluate", "audit", "export", "run")
+
+
+def tfdq(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a short training, with the exported file in it."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert tfdq("train", "--out", out, "--epochs", 3, "--beta", 0.01) == 0
+    assert tfdq("export", out / "model.keras", out / "model.tflite", "--data", "digits") == 0
+    return out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tfdq(command, "--help") == 0
+    assert f"Example:  tfdq {command}" in capsys.readouterr().out
+
+
+def test_help_and_import_load_no_tensorflow() -> None:
+    """The reason why both answer at once."""
+    script = (
+        "import sys, tfdq, tfdq.cli.commands, tfdq.cli.robustness\n"
+        "assert not {'tensorflow', 'tf_keras', 'numpy', 'scipy'} & set(sys.modules)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+def test_training_writes_model_and_figures(trained: Path) -> None:
+    figures = json.loads((trained / "training.json").read_text())
+    assert figures["test_images"] == 360
+    assert figures["test_accuracy"] > 0.8
+    assert figures["settings"]["beta"] == 0.01
+    assert figures["versions"]["tensorflow"]
+
+
+def test_run_gives_the_trained_accuracy_on_the_file(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    found = []
+    for name in ("model.keras", "model.tflite"):
+        assert tfdq("run", trained / name, "--json") == 0
+        found.append(json.loads(capsys.readouterr().out)["accuracy"])
+    figures = json.loads((trained / "training.json").read_text())
+    assert found[0] == figures["test_accuracy"]
+    assert found[1] == found[0]
+
+
+def test_attack_in_json_and_images(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "adversarial.npz"
+    options = ("--attack", "fgsm", "--eps", "16/255", "--limit", 64, "--json", "--out", out)
+    assert tfdq("attack", trained / "model.keras", *options) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["robust"] < figures["clean"]
+    with np.load(out) as images:
+        assert images["x_adv"].shape == (64, 8, 8, 1)
+        assert np.mean(~images["success"]) == pytest.approx(figures["robust"])
+
+
+def test_a_file_is_attacked_without_and_with_a_surrogate(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = trained / "model.tflite"
+    assert tfdq("attack", file, "--attack", "pgd", "--limit", 16) == 2
+    assert "gradients" in capsys.readouterr().err
+    surrogate = ("--surrogate", trained / "model.keras")
+    assert tfdq("attack", file, "--attack", "fgsm", "--limit", 16, *surrogate) == 0
+
+
+def test_evaluate_writes_a_report_and_goes_on_from_it(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = (trained / "model.keras", trained / "model.tflite")
+    options = ("--attacks", "fgsm", "--eps", "8/255", "--eps", "24/255", "--limit", 40)
+    out = tmp_path / "evaluation"
+    for _ in range(2):
+        assert tfdq("evaluate", *models, *options, "--out", out) == 0
+        assert "under these attacks" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {"pieces", "report.json", "report.md", "report.png"}
+
+
+def test_audit_reports_its_checks(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--eps", "16/255", "--examples", 16, "--queries", 20, "--json")
+    status = tfdq("audit", trained / "model.keras", *options)
+    found = json.loads(capsys.readouterr().out)
+    assert status == (0 if found["passed"] else 1)
+    assert len(found["checks"]) >= 10
+
+
+def test_training_goes_on_from_a_float_model_against_an_attack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tfdq("train", "--float", "--out", tmp_path / "float", "--epochs", 2) == 0
+    again = ("--start", tmp_path / "float" / "model.keras", "--adversarial", "r+fgsm")
+    options = ("--epochs", 1, "--eps", "16/255", "--json", "--limit", 300)
+    capsys.readouterr()
+    assert tfdq("train", *again, "--out", tmp_path / "dq", *options) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["adversarial"] == "r+fgsm"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nothing.tflite"), "no model at 'nothing.tflite'"),
+        (("run", "nothing.keras"), "no model at 'nothing.keras'"),
+        (("train", "--out", "x", "--data", "nowhere"), "no data set 'nowhere'"),
+        (("train", "--out", "x", "--model", "vgg99"), "no model 'vgg99'"),
+        (("train", "--out", "x", "--activation-bits", "0"), "1..8, got 0"),
+        (("train", "--out", "x", "--on", "bias"), "kernel, folded, deployed"),
+        (("train", "--out", "x", "--adversarial", "cw"), "adversarial must be one of"),
+        (("train", "--out", "x", "--eps", "8/0"), "'8/0' is no number"),
+        (("train", "--out", "x", "--learning-rate", "-1"), "learning_rate must be > 0"),
+        (("attack", "nothing.keras", "--eps", "-0.1"), "eps must be > 0"),
+        (("nonsense",), "No such command"),
+        (("train",), "--out"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tfdq(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_in_one_folder_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tfdq.experiments.folder import open_folder
+
+    with open_folder(tmp_path / "run", "train"):
+        assert tfdq("train", "--out", tmp_path / "run", "--epochs", 1) == 2
+        assert "another process is writing" in capsys.readouterr().err
+    with open_folder(tmp_path / "other", "demo"):
+        pass
+    assert tfdq("train", "--out", tmp_path / "other", "--epochs", 1) == 2
+    assert "holds a run of `tfdq demo`" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("tfdq"), "demo", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(2)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "start again" in error
+    assert "Traceback" not in error

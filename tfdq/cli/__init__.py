@@ -1,0 +1,5 @@
+"""The command ``tfdq``."""
+
+from tfdq.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,199 @@
+"""The commands from data to device: demo, train, export, run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tfdq.cli.app import app
+from tfdq.cli.options import (
+    DataDirOption,
+    DataOption,
+    JsonOption,
+    LimitOption,
+    SeedOption,
+    load_data,
+    number,
+    open_model,
+    quiet,
+    test_images,
+)
+
+
+@app.command(epilog="Example:  tfdq demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("runs/demo"),
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Per training.")] = 20,
+    beta: Annotated[float, typer.Option("--beta", help="Weight of the penalty.")] = 0.03,
+    activation_bits: Annotated[int, typer.Option("--activation-bits", help="1..8.")] = 4,
+    weight_bits: Annotated[int, typer.Option("--weight-bits", help="2..8.")] = 8,
+    sweep: Annotated[
+        str, typer.Option("--sweep", help="Activation bits of the accuracy-against-bits plot.")
+    ] = "1,2,3,4,5",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, quantize, attack, export and run on real images, in a few minutes.
+
+    Four models on scikit-learn's handwritten digits: float, quantized in the usual way (VQ),
+    defensively quantized as in the paper, and on the deployed kernel (DQ).
+    """
+    quiet()
+    from rich.console import Console
+
+    from tfdq.experiments.demo import DemoSettings, run_demo
+    from tfdq.report.demo_table import as_rich
+
+    bits = _bit_list(sweep)
+    result = run_demo(
+        DemoSettings(
+            out=out,
+            epochs=epochs,
+            beta=beta,
+            activation_bits=activation_bits,
+            weight_bits=weight_bits,
+            sweep=bits,
+            seed=seed,
+        )
+    )
+    if as_json:
+        typer.echo((out / "results.json").read_text(encoding="utf-8"))
+        return
+    Console().print(as_rich(result))
+    typer.echo(f"\n{out}/  results.json, *.tflite, models/, plots/   ({result.seconds:.0f} s)")
+
+
+def _bit_list(text: str) -> tuple[int, ...]:
+    try:
+        bits = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"--sweep takes bits such as 1,2,3,4,5, got {text!r}") from error
+    if any(not 1 <= b <= 8 for b in bits):
+        raise ValueError(f"--sweep takes bits in 1..8, got {text!r}")
+    return bits
+
+
+@app.command(epilog="Example:  tfdq train --data fashion_mnist --model resnet20 --out runs/dq")
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model and its figures.")],
+    data: DataOption = "digits",
+    data_dir: DataDirOption = None,
+    model: Annotated[
+        str, typer.Option("--model", help="small_cnn, resnet20, vgg16, mobilenet_v2, wrn-D-W.")
+    ] = "small_cnn",
+    start: Annotated[
+        Path | None, typer.Option("--start", help="A trained float model to go on from.")
+    ] = None,
+    keep_float: Annotated[bool, typer.Option("--float", help="Do not quantize.")] = False,
+    beta: Annotated[float, typer.Option("--beta", help="Penalty; 0: none (VQ).")] = 2e-3,
+    on: Annotated[
+        str, typer.Option("--on", help="Kernel penalised: kernel, folded or deployed.")
+    ] = "deployed",
+    activation_bits: Annotated[int, typer.Option("--activation-bits", help="1..8.")] = 4,
+    weight_bits: Annotated[int, typer.Option("--weight-bits", help="2..8.")] = 8,
+    first_last_bits: Annotated[int | None, typer.Option("--first-last-bits")] = None,
+    adversarial: Annotated[
+        str, typer.Option("--adversarial", help="none, fgsm, r+fgsm or pgd.")
+    ] = "none",
+    eps: Annotated[str, typer.Option("--eps", help="Strength of adversarial training.")] = "8/255",
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 20,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 64,
+    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 3e-3,
+    augment: Annotated[str, typer.Option("--augment", help="none or pad_crop_flip.")] = "none",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Training images to use.")
+    ] = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model, quantization-aware and defensive by default."""
+    quiet()
+    from tfdq.experiments.classifier import ClassifierSettings, train_classifier
+    from tfdq.experiments.training import TrainingSettings
+
+    settings = ClassifierSettings(
+        model=model,
+        start=start,
+        quantized=not keep_float,
+        beta=beta,
+        on=on,
+        activation_bits=activation_bits,
+        weight_bits=weight_bits,
+        first_last_bits=first_last_bits,
+        adversarial=adversarial,
+        eps=number(eps),
+        training=TrainingSettings(epochs, batch_size, learning_rate, augment, seed),
+    )
+    dataset = load_data(data, data_dir, None, seed)
+    if limit is not None and limit < len(dataset.y_train):
+        dataset = dataset.subset(train=limit, seed=seed)
+    figures = train_classifier(settings, dataset, out)
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        typer.echo(
+            f"{out / 'model.keras'}: test accuracy {figures['test_accuracy']:.4f} on "
+            f"{figures['test_images']} images, {figures['seconds']:.0f} s"
+        )
+
+
+@app.command(epilog="Example:  tfdq export runs/dq/model.keras model.tflite --data digits")
+def export(
+    model: Annotated[Path, typer.Argument(help="A quantization-aware model.")],
+    file: Annotated[Path, typer.Argument(help="The .tflite file to write.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Images to verify on.", metavar="NAME|PATH")
+    ] = None,
+    data_dir: DataDirOption = None,
+    input_type: Annotated[str, typer.Option("--input-type", help="int8, uint8, float32.")] = "int8",
+    weights: Annotated[str, typer.Option("--weights", help="int8 or int4.")] = "int8",
+    limit: LimitOption = 256,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the integer-only .tflite file of a model, and prove that its integers are right."""
+    quiet()
+    from tflite_export import convert, integer_only
+
+    images = None
+    if data is not None:
+        images, _ = test_images(load_data(data, data_dir, limit, seed))
+    exported = convert(
+        open_model(model), file, input_type=input_type, weights=weights, calibration=images
+    )
+    proof = integer_only(exported.content)
+    if as_json:
+        parity: dict[str, Any] = asdict(exported.parity)
+        described = {"file": str(file), "bytes": len(exported), "parity": parity}
+        typer.echo(json.dumps({**described, "integer_only": bool(proof)}, default=str))
+    else:
+        typer.echo(f"{file}: {len(exported)} bytes\n{proof}\n{exported.parity}")
+
+
+@app.command(epilog="Example:  tfdq run model.tflite --data digits")
+def run(
+    model: Annotated[Path, typer.Argument(help="A .tflite file or a Keras model.")],
+    data: DataOption = "digits",
+    data_dir: DataDirOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a model on test images: accuracy and speed."""
+    quiet()
+    from tfdq.experiments.classifier import measure
+
+    opened = open_model(model)
+    images, labels = test_images(load_data(data, data_dir, limit, seed))
+    figures = measure(opened, images, labels)
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        typer.echo(
+            f"{model}: accuracy {figures['accuracy']:.4f} on {figures['images']} images of {data}, "
+            f"{figures['images_per_second']:,.0f} images/s"
+        )

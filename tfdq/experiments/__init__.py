@@ -1,0 +1,1 @@
+"""Experiments from data set to table: training, attacking, exporting, recording."""

@@ -1,0 +1,66 @@
+"""A run's folder: made, claimed for one process, written to without half-written files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tfdq.robustness.result_store import write_atomically
+
+_MARK = "tfdq-run.json"
+
+
+@contextmanager
+def open_folder(path: str | Path, kind: str) -> Iterator[Path]:
+    """Make or reopen the folder of a run and hold it while the block runs.
+
+    Args:
+        path: the folder; missing parents are made.
+        kind: what writes it, such as ``"demo"``; a folder of another kind is refused.
+
+    Yields:
+        The folder, with ``models`` and ``plots`` in it.
+
+    Raises:
+        ValueError: the folder holds something else, or another process is writing to it.
+        OSError: it can't be written.
+    """
+    path = Path(path)
+    mark = path / _MARK
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{str(path)!r} is a file; give a folder")
+    if mark.exists():
+        found = json.loads(mark.read_text(encoding="utf-8")).get("kind")
+        if found != kind:
+            raise ValueError(
+                f"{str(path)!r} holds a run of `tfdq {found}`; give another folder with --out"
+            )
+    elif path.exists() and any(path.iterdir()):
+        raise ValueError(
+            f"{str(path)!r} has files that tfdq did not write; give another folder with --out"
+        )
+    for folder in (path, path / "models", path / "plots"):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(mark, {"kind": kind})
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is writing to {str(path)!r}; wait for it, or give another "
+                "folder with --out"
+            ) from error
+        yield path
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that it is the old one or the new one, never a part.
+
+    Raises:
+        OSError: the file can't be written; an existing one is then untouched.
+    """
+    write_atomically(path, json.dumps(content, indent=1, default=str) + "\n")
