@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -175,12 +179,26 @@ def test_same_seed_same_weights(build_network: Any, digits: Any) -> None:
         np.testing.assert_array_equal(one, two)
 
 
-def test_under_a_distribution_strategy(build_network: Any, digits: Any) -> None:
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    with strategy.scope():
-        trainer = trainer_of(build_network(seed=6))
-    history = trainer.fit(digits.x_train, digits.y_train, batch_size=64, epochs=2, verbose=0)
-    assert history.history["accuracy"][-1] > 0.6
+def test_two_replicas_compute_what_one_device_does() -> None:
+    script = Path(__file__).parent / "mirrored_adversarial_training.py"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["replicas"] == 2
+    assert result["largest_change"] > 0.1
+    assert result["loss"] < 1e-5
+    assert result["accuracy"] < 1e-6
+    assert result["change"] < 1e-4
+    assert np.isfinite(result["random_start_loss"])
+    assert result["monitored"]
 
 
 @pytest.mark.parametrize("form", ["one_hot", "column", "weighted", "uint8"])
@@ -296,3 +314,52 @@ def test_bad_use_is_named(build_network: Any, digits: Any) -> None:
         trainer.compile("sgd")
     with pytest.raises(RuntimeError, match="compile the trainer first"):
         trainer.perturb(tf.constant(digits.x_test[:2]), tf.constant(digits.y_test[:2]), SEED)
+
+
+class StubTrainer:
+    """As much of a trainer as the monitor talks to."""
+
+    attack = "fgsm"
+    catastrophic_overfitting: tuple[int, ...] = ()
+    stop_training = False
+    weights = 0
+
+    def get_weights(self) -> int:
+        return self.weights
+
+    def set_weights(self, weights: int) -> None:
+        self.weights = weights
+
+
+@pytest.mark.parametrize(
+    ("epochs", "collapses"),
+    [
+        # single-step and PGD accuracy, epoch by epoch
+        ([(0.8, 0.6), (0.9, 0.65), (0.95, 0.2)], (2,)),
+        ([(0.54, 0.2), (0.6, 0.25), (0.65, 0.33)], ()),
+        ([(0.9, 0.05)], (0,)),
+        ([(0.8, 0.6), (0.45, 0.25)], ()),
+    ],
+)
+def test_what_counts_as_a_collapse(
+    epochs: list[tuple[float, float]],
+    collapses: tuple[int, ...],
+    digits: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monitor = CatastrophicOverfittingMonitor(digits.x_test[:4], digits.y_test[:4], stop=True)
+    trainer = StubTrainer()
+    monitor.set_model(trainer)
+    monitor._accuracy = {"single": 0, "pgd": 1}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for epoch, accuracies in enumerate(epochs):
+            trainer.weights = epoch
+            monkeypatch.setattr(monitor, "_measure", accuracies.__getitem__)
+            monitor.on_epoch_end(epoch)
+        monitor.on_train_end()
+    assert trainer.catastrophic_overfitting == collapses
+    assert trainer.stop_training == bool(collapses)
+    assert len(caught) == len(collapses)
+    best = max(range(len(epochs)), key=lambda e: epochs[e][1])
+    assert trainer.weights == (best if collapses else len(epochs) - 1)

@@ -21,9 +21,11 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
 
     Catastrophic overfitting: the network learns a loss surface on which the single step does
     nothing, so the accuracy under the training attack is high while PGD breaks nearly everything.
-    It is declared when the single-step accuracy is `gap` above the PGD accuracy and more than
-    twice as high. Then a `CatastrophicOverfittingWarning` is raised as a warning, the epoch is
-    added to `trainer.catastrophic_overfitting`, and, on request, training stops.
+    It is declared when the single-step accuracy is `gap` above the PGD accuracy and the latter is
+    below half of its best so far, or below a fifth of the single-step accuracy. (A gap alone is
+    not enough: under a large eps the two are apart from the start, and PGD's rises all the same.)
+    Then a `CatastrophicOverfittingWarning` is raised as a warning, the epoch is added to
+    `trainer.catastrophic_overfitting`, and, on request, training stops.
 
     Adds `monitor_single_step_accuracy` and `monitor_pgd_accuracy` to the epoch's logs.
 
@@ -99,11 +101,12 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
         if logs is not None:
             logs.update(measured)
         single, iterated = measured.values()
+        collapsed = iterated < 0.5 * self._best or iterated < 0.2 * single
         if iterated > self._best:
             self._best = iterated
             if self.stop:
                 self._best_weights = self.model.get_weights()
-        if single - iterated < self.gap or single <= 2 * iterated:
+        if single - iterated < self.gap or not collapsed:
             return
         self.model.catastrophic_overfitting = (*self.model.catastrophic_overfitting, epoch)
         warnings.warn(
