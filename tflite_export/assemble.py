@@ -10,6 +10,7 @@ This module knows what int8 kernels can and can't do, and nothing of Keras:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,6 +80,8 @@ class Assembler:
         graph: what has been built.
         in_use: smallest and largest integer of each tensor built, by index.
         biases: for each layer with weights the bias as stored, a real number for each channel.
+        slack: for each layer that rounds between its operators, by how many steps of its result
+            that can move it, beyond the last rounding.
     """
 
     def __init__(self, name: str, int4: bool = False) -> None:
@@ -86,6 +89,7 @@ class Assembler:
         self.int4 = int4
         self.in_use: dict[int, tuple[int, int]] = {}
         self.biases: dict[str, np.ndarray] = {}
+        self.slack: dict[str, int] = {}
         self._names: set[str] = set()
 
     def unique(self, name: str) -> str:
@@ -176,7 +180,7 @@ class Assembler:
         self.emit(
             kind, (source, weights, biases), output, replace(options, activation=activation), label
         )
-        return output if second is None else self.rescale(output, second, label)
+        return output if second is None else self._lowered(output, second, label)
 
     def rescale(
         self,
@@ -212,6 +216,12 @@ class Assembler:
             "DEPTHWISE_CONV_2D", source, affine, target, Convolution(), image, label
         )
         return result if len(shape) == 4 else self.reshape(result, shape, label)
+
+    def _lowered(self, source: int, target: Target, label: str) -> int:
+        """The same integers moved down so that int8 ends at the lowest wanted; nothing is above."""
+        result = self.rescale(source, Target(target.scale, target.zero_point), label)
+        self.in_use[result] = (target.low, target.high)
+        return result
 
     def reshape(self, source: int, shape: tuple[int, ...], label: str) -> int:
         """The same integers in another shape (the batch first)."""
@@ -252,6 +262,7 @@ class Assembler:
             fine = self.rescale(source, _finer(self.grid(source)), label)
             pooled = self.value(label, shape, self.grid(fine))
             self.emit("AVERAGE_POOL_2D", (fine,), pooled, options, label)
+            self._loosen(label, self.grid(fine), target, 2)
             return self.rescale(pooled, target, label)
         channels = shape[3]
         weights = np.full((1, *window, channels), _UNIT)
@@ -297,6 +308,8 @@ class Assembler:
         for position, term in enumerate(scaled[1:], 2):
             last = position == len(scaled)
             goal = target if last else _covering(self.grid(total), self.grid(term))
+            if not last:
+                self._loosen(label, goal, target, 1)
             total = self._add_two(total, term, goal, label)
         return total
 
@@ -312,7 +325,12 @@ class Assembler:
         first, activation, second = clamp_plan(target)
         output = self.value(label, self.shape(left), first)
         self.emit("ADD", (left, right), output, Elementwise(activation), label)
-        return output if second is None else self.rescale(output, second, label)
+        return output if second is None else self._lowered(output, second, label)
+
+    def _loosen(self, label: str, between: Target, target: Target, roundings: int) -> None:
+        """Note ``roundings`` roundings to a grid in between, half a step each."""
+        steps = math.ceil(0.5 * roundings * between.scale / target.scale)
+        self.slack[label] = self.slack.get(label, 0) + steps
 
     def _in_units(self, source: int, coefficient: float, label: str) -> int:
         """``coefficient * x`` with unchanged integers: only the declared step changes."""
@@ -345,7 +363,7 @@ def clamp_plan(target: Target) -> tuple[Target, str, Target | None]:
         below 127 is moved to end there.
     """
     tensor = Tensor("", (), "int8", Quantization.per_tensor(target.scale, target.zero_point))
-    for activation in ("RELU6", "RELU", "NONE"):
+    for activation in ("NONE", "RELU6", "RELU"):
         if activation_range(activation, tensor) == (target.low, target.high):
             return target, activation, None
     up = INT8_HIGH - target.high

@@ -100,12 +100,15 @@ class Lowered:
         tensors: for each call by its position, the tensor of the graph that holds its result.
         biases: for each layer with weights, by name, the bias as the integers have it, float64
             ``(channels,)``.
+        slack: for each tensor whose layer rounds more than once, by name, how many steps beyond one
+            it can be off the trained layer.
     """
 
     graph: IntegerGraph
     nodes: Graph
     tensors: dict[int, int]
     biases: dict[str, np.ndarray]
+    slack: dict[str, int]
 
 
 def target_of(grid: Grid, activation: str) -> Target:
@@ -199,7 +202,12 @@ def lower(
     graph.signature_outputs = tuple(
         getattr(nodes.nodes[i].layer, "layer", nodes.nodes[i].layer).name for i in nodes.outputs
     )
-    return Lowered(graph, nodes, produced, assembler.biases)
+    slack = {
+        graph.tensors[produced[node.index]].name: assembler.slack[node.layer.layer.name]
+        for node in nodes.nodes
+        if isinstance(node.layer, QuantizeWrapper) and node.layer.layer.name in assembler.slack
+    }
+    return Lowered(graph, nodes, produced, assembler.biases, slack)
 
 
 def _input(

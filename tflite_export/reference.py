@@ -65,8 +65,8 @@ KERNEL_SETS: dict[str, KernelSet] = {
 """The kernel sets whose arithmetic is known.
 
 ``xnnpack`` is what LiteRT runs by default, ``builtin`` its own kernels without XNNPACK,
-``reference`` the plain C++ ones; ``-2.14`` are those of tflite-runtime 2.14, which uses no XNNPACK for int8 by
-itself. TensorFlow Lite Micro computes as ``reference-2.14``.
+``reference`` the plain C++ ones; ``-2.14`` are those of tflite-runtime 2.14, which uses no XNNPACK
+for int8 by itself. TensorFlow Lite Micro computes as ``reference-2.14``.
 """
 
 

@@ -25,7 +25,7 @@ from tflite_export.validate import check_digest, validate
 _RUNTIMES = (
     ("ai_edge_litert", "ai_edge_litert.interpreter", "ai-edge-litert"),
     ("tflite_runtime", "tflite_runtime.interpreter", "tflite-runtime"),
-    ("tensorflow", "tensorflow.lite", "tensorflow"),
+    ("tensorflow", "tensorflow", "tensorflow"),
 )
 _RESOLVERS = {
     "default": "AUTO",
@@ -305,6 +305,7 @@ def find_runtime(name: str | None = None) -> tuple[Any, str, str]:
         except ImportError as error:
             reasons.append(f"{package}: {error}")
             continue
+        module = module.lite if package == "tensorflow" else module
         return module, package, importlib.metadata.version(package)
     raise ValueError(f"no runtime: pip install ai-edge-litert ({'; '.join(reasons)})")
 

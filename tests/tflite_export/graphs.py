@@ -164,7 +164,8 @@ def pad(seed):
     tensor = draw.graph.tensors[source]
     pairs = draw.rng.integers(0, 3, (4, 2)).astype(np.int32)
     pairs[0] = 0
-    shape = tuple([-1, *(int(n + sum(p)) for n, p in zip((5, 6, 3), pairs[1:], strict=True))])
+    rest = [int(n + sum(p)) for n, p in zip((5, 6, 3), pairs[1:], strict=True)]
+    shape = (-1, *rest)
     output = draw.value("y", shape, float(tensor.scale), tensor.zero_point)
     return draw.done("PAD", (source, draw.constant("p", pairs, None, "int32")), output)
 

@@ -30,9 +30,8 @@ def board(request, tmp_path_factory):
     command = [python, "-m", "pip", "install", "-q", "--no-input", *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.fail(
-            f"pip could not install {packages} (deselect with -m 'not environments'):\n{done.stderr}"
-        )
+        hint = "deselect with -m 'not environments'"
+        pytest.fail(f"pip could not install {packages} ({hint}):\n{done.stderr}")
     site = next((home / "env" / "lib").glob("python3*/site-packages"))
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "tflite_export", site / "tflite_export", ignore=ignore)

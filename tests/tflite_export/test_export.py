@@ -256,7 +256,7 @@ def test_integer_only_names_offenders(small_model):
     ("target", "activation", "levels", "second"),
     [
         (Target(6 / 15, -128, -128, -113), "RELU6", (-128, -113), False),
-        (Target(6 / 255, -128, -128, 127), "RELU6", (-128, 127), False),
+        (Target(6 / 255, -128, -128, 127), "NONE", (-128, 127), False),
         (Target(0.1, -128, -128, 127), "NONE", (-128, 127), False),
         (Target(0.05, 10, -128, 127), "NONE", (-128, 127), False),
         (Target(0.3, -128, -128, -125), "RELU", (124, 127), False),

@@ -1,4 +1,4 @@
-"""Every topology at every bit width: the file computes the twin's integers, and what was trained."""
+"""Every topology at every bit width: the file computes the twin's integers, the trained ones."""
 
 import numpy as np
 import pytest
