@@ -121,9 +121,12 @@ def test_bad_arguments_are_named(call, words):
 
 
 def test_create_by_name():
-    for name in models.names():
-        options = {"depth": 10, "width": 1} if name == "wide_resnet" else {}
-        assert models.create(name, (32, 32, 3), 7, **options).output_shape == (None, 7)
+    assert set(models.names()) == {
+        "small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet"
+    }  # fmt: skip
+    options = {"wide_resnet": {"depth": 10, "width": 1}, "small_cnn": {"width": 2}}
+    for name, option in options.items():
+        assert models.create(name, (32, 32, 3), 7, **option).output_shape == (None, 7)
     model = models.create("wrn-10-2", (32, 32, 3), 10, dropout=0.1)
     assert model.name == "wrn_10_2"
     with pytest.raises(ValueError, match="no model 'resnet50'"):
