@@ -291,6 +291,18 @@ def test_black_box_with_and_without_surrogate() -> None:
     assert helped.model("box").attacks[0].surrogate == "linear"
 
 
+def test_two_classes_do_without_the_targeted_attack() -> None:
+    labels = (X.reshape(90, -1) @ WEIGHTS[:, :2]).argmax(1)
+    report = evaluate(
+        linear(WEIGHTS[:, :2]), X, labels, epsilons=0.05, options={"square": {"queries": 50}}
+    )
+    skipped = [piece.skipped for piece in report.model("model").attacks]
+    assert skipped == ["", "fewer than 4 classes", "", ""]
+    gaps = X.reshape(90, -1) @ (WEIGHTS[:, 0] - WEIGHTS[:, 1])
+    exact = np.abs(gaps) > 0.05 * np.abs(WEIGHTS[:, 0] - WEIGHTS[:, 1]).sum()
+    np.testing.assert_array_equal(report.survived("model", 0.05), exact)
+
+
 def test_paired_comparison_equals_statsmodels() -> None:
     report = evaluate(
         {"a": linear(), "b": linear(OTHER)}, X, Y, attacks=["pgd"], epsilons=[0.01, 0.02]

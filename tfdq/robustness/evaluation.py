@@ -25,6 +25,7 @@ _STANDARD = ("apgd-ce", "apgd-t", "fab", "square")
 SUITES: dict[str, tuple[str, ...]] = {"standard": _STANDARD, "record": (*_STANDARD, "low-bit")}
 # These take the network apart, so they need one made by tfdq.quantize_model.
 _FOR_QUANTIZED_MODELS = ("low-bit",)
+_LEAST_CLASSES = {"apgd-t": 4, "apgd-dlr": 3}
 
 
 @dataclass(frozen=True)
@@ -169,18 +170,21 @@ def evaluate(
     )
 
 
-def why_skipped(spec: AttackSpec, source: Target) -> str:
+def why_skipped(spec: AttackSpec, source: Target, classes: int) -> str:
     """Return why an attack does not apply to a model, or "" if it does.
 
     Args:
         spec: The attack.
         source: Where gradients come from: the model, or its surrogate.
+        classes: Number of classes.
     """
     if spec.gradients and not source.differentiable:
         return "no gradients"
     layers = getattr(getattr(source, "model", None), "layers", [])
     if spec.name in _FOR_QUANTIZED_MODELS and not any(hasattr(x, "output_grid") for x in layers):
         return "not a quantized model"
+    if classes < _LEAST_CLASSES.get(spec.name, 0):
+        return f"fewer than {_LEAST_CLASSES[spec.name]} classes"
     return ""
 
 
@@ -298,7 +302,7 @@ def _attack_batch(
     for epsilon, spec in itertools.product(plan.epsilons, plan.attacks):
         tally = tallies[name, epsilon, spec.name]
         attempted = standing if plan.survivors_only else right
-        if why_skipped(spec, _source(plan, name)):
+        if _skipped(plan, name, spec):
             attempted = np.zeros_like(right)
         broken = np.zeros_like(right)
         rows = np.flatnonzero(attempted)
@@ -314,8 +318,9 @@ def _attack_batch(
         advance(f"{name}, {spec.name}, eps {epsilon:.3g}, {int(standing.sum())} standing")
 
 
-def _source(plan: _Plan, name: str) -> Target:
-    return plan.surrogates.get(name, plan.targets[name])
+def _skipped(plan: _Plan, name: str, spec: AttackSpec) -> str:
+    target = plan.targets[name]
+    return why_skipped(spec, plan.surrogates.get(name, target), target.num_classes)
 
 
 def _options(plan: _Plan, spec: AttackSpec) -> dict[str, Any]:
@@ -419,7 +424,7 @@ def _record(
                 tally.queries,
                 tally.gradients,
                 tally.seconds,
-                why_skipped(spec, _source(plan, name)),
+                _skipped(plan, name, spec),
                 plan.surrogates[name].name if uses else "",
             )
         )

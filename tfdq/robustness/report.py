@@ -38,7 +38,7 @@ class AttackRecord:
         gradients: Images differentiated.
         seconds: Wall-clock time.
         skipped: Why the attack does not apply to this model ("no gradients" and no surrogate to
-            take them from, "not a quantized model"), "" if it was run.
+            take them from, "not a quantized model", "fewer than 4 classes"), "" if it was run.
         surrogate: Name of the model the gradients came from, "" for the model itself.
     """
 

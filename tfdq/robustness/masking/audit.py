@@ -124,8 +124,9 @@ def audit(
         raise ValueError(f"unknown checks {sorted(unknown)}; there are {list(CHECK_NAMES)}")
     target = as_target(model)
     source = target if surrogate is None else as_target(surrogate)
-    effort = _white_box(white_box, source)
+    _check_white_box(white_box)
     images, labels = _rightly_classified(target, x, y, examples, batch_size, clip)
+    effort = _white_box(white_box, source, target.num_classes)
     subject = Subject(
         target,
         source if source.differentiable else None,
@@ -173,21 +174,29 @@ def audit(
     )
 
 
-def _white_box(given: str | Sequence[WhiteBox], source: Target) -> tuple[WhiteBox, ...]:
-    """Return attacks with options, from a suite's name or as given.
-
-    Raises:
-        ValueError: If the suite or an attack is unknown, or an attack uses no gradients.
-    """
+def _check_white_box(given: str | Sequence[WhiteBox]) -> None:
+    """Raise a ValueError if the suite or an attack is unknown, or an attack uses no gradients."""
     if isinstance(given, str):
         if given not in SUITES:
             raise ValueError(f"white_box must be one of {sorted(SUITES)} or pairs, got {given!r}")
-        names = [n for n in SUITES[given] if attack_spec(n).gradients]
-        return tuple((n, {}) for n in names if not why_skipped(attack_spec(n), source))
+        return
     for name, _ in given:
         if not attack_spec(name).gradients:
             raise ValueError(f"white_box holds {name!r}, which uses no gradients")
-    return tuple((name, dict(options)) for name, options in given)
+
+
+def _white_box(
+    given: str | Sequence[WhiteBox], source: Target, classes: int
+) -> tuple[WhiteBox, ...]:
+    """Return attacks with options: as given, or those of a suite that apply to the model."""
+    if not isinstance(given, str):
+        return tuple((name, dict(options)) for name, options in given)
+    specs = [attack_spec(name) for name in SUITES[given]]
+    return tuple(
+        (spec.name, {})
+        for spec in specs
+        if spec.gradients and not why_skipped(spec, source, classes)
+    )
 
 
 def _named(name: str, model: Any) -> Target:
