@@ -430,6 +430,20 @@ class Subclassed(keras.Model):
         return x
 
 
+class Doubled(keras.Model):
+    """A Functional model that does something else when it is called."""
+
+    def call(self, inputs, training=None, mask=None):
+        return 2.0 * super().call(inputs, training=training, mask=mask)
+
+
+def test_a_call_that_is_not_the_graph_is_noticed():
+    image = keras.Input((3,))
+    model = Doubled(image, layers.Dense(2)(image))
+    with pytest.raises(ValueError, match=r"differs by 0\.5 .*own Python code"):
+        from_keras3(model)
+
+
 def test_what_is_not_a_model_with_a_graph():
     image = tf_keras.Input((3,))
     legacy = tf_keras.Model(image, tf_keras.layers.Dense(2)(image))

@@ -291,10 +291,10 @@ def _check_equal(model: Any, converted: tf_keras.Model, converter: _Converter, r
     for magnitude in (1.0, 255.0):
         inputs = [_draw(tensor, magnitude, rng) for tensor in function.inputs]
         comparison = _Comparison(converter, rtol)
-        expected = comparison.run(model, inputs)
+        comparison.run(model, inputs)
         values = {id(t): x for t, x in zip(function.inputs, inputs, strict=True)}
-        actual = converted(_fill(function._inputs_struct, values), training=False)
-        error = _difference(expected, actual)
+        argument = _fill(function._inputs_struct, values)
+        error = _difference(model(argument, training=False), converted(argument, training=False))
         if comparison.differences:
             raise ValueError(
                 f"model {model.name!r} computes something else in tf_keras; layers that differ:\n  "
@@ -304,8 +304,9 @@ def _check_equal(model: Any, converted: tf_keras.Model, converter: _Converter, r
         if not comparison.half_precision and not error <= rtol:
             raise ValueError(
                 f"model {model.name!r} differs by {error:.2g} of its largest output after the "
-                f"conversion, though no layer does by more than {rtol:.2g}: rounding adds up in "
-                f"this model. If that is acceptable, give rtol={2 * error:.1g}."
+                f"conversion, though no layer does by more than {rtol:.2g}. If its call is its "
+                "own Python code, build it as keras.Model(inputs, outputs); if rounding adds up "
+                f"in it and that is acceptable, give rtol={2 * error:.1g}."
             )
 
 
