@@ -9,10 +9,13 @@ from typing import Any
 from tfdq._version import __version__
 
 _HOME = {
+    "AdversarialTraining": "tfdq.robustness",
     "ConvexCombination": "tfdq.quantization",
     "DefensiveQuantizeScheme": "tfdq.quantization",
     "OrthogonalityRegularizer": "tfdq.lipschitz.regularizers",
     "calibrate": "tfdq.quantization",
+    "certify": "tfdq.lipschitz",
+    "from_keras3": "tfdq.quantization",
     "load_model": "tfdq.quantization",
     "quantize_model": "tfdq.quantization",
     "quantize_scope": "tfdq.quantization",

@@ -30,7 +30,7 @@ L = tf_keras.layers
         ({"skip": ["nowhere"]}, "no layer is called .*nowhere"),
         ({"activation_range": "max"}, "'relu6' or 'moving_average'"),
         ({"input_range": (1.0, 2.0)}, "contain 0"),
-        ({"regularizer": "l2"}, "Keras Regularizer"),
+        ({"regularizer": "l2"}, "orthogonal, srip, spectral"),
     ],
 )
 def test_settings(options: dict, message: str) -> None:

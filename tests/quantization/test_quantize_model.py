@@ -1,6 +1,7 @@
 """The structure and the arithmetic of quantize_model's result."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,3 +254,33 @@ def test_freezing_a_layer_freezes_it(float_model: tf_keras.Model, digits: Images
     qat.compile("sgd", "sparse_categorical_crossentropy")
     qat.fit(digits[0][:128], digits[1][:128], verbose=0)
     np.testing.assert_array_equal(qat.get_layer("quant_inline").layer.kernel.numpy(), before)
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "srip", "spectral", "conv_orthogonal"])
+def test_penalties_by_name_train_and_save(name: str, digits: Images, tmp_path: Path) -> None:
+    inputs = L.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, strides=2, use_bias=False, name="conv")(inputs)
+    x = L.ReLU()(L.BatchNormalization()(x))
+    model = tf_keras.Model(inputs, L.Dense(10)(L.Flatten()(L.DepthwiseConv2D(3)(x))))
+    qat = tfdq.quantize_model(model, 0.01, regularizer=name)
+    assert type(qat.get_layer("quant_conv").layer.penalty).__name__.lower().startswith(name[:4])
+    qat.compile("adam", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    qat.fit(digits[0][:128], digits[1][:128], verbose=0)
+    qat.save(tmp_path / "model.keras")
+    loaded = tfdq.load_model(tmp_path / "model.keras")
+    assert len(loaded.losses) == len(qat.losses) == 3
+    assert all(np.isfinite(loaded.losses))
+
+
+def test_keras3_models_are_accepted() -> None:
+    import keras
+
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+    qat = tfdq.quantize_model(model, activation_range="moving_average")
+    images = np.random.default_rng(0).uniform(size=(16, 8, 8, 1)).astype(np.float32)
+    tfdq.calibrate(qat, images)
+    expected = keras.ops.convert_to_numpy(model(images))
+    assert np.abs(qat.predict(images, verbose=0) - expected).max() < 0.05

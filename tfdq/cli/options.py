@@ -111,5 +111,6 @@ def open_model(path: Path) -> Any:
 
         return Interpreter(path)
     from tfdq.quantization import load_model
+    from tfdq.quantization.keras3 import is_keras3_file, load_keras3
 
-    return load_model(path, compile=False)
+    return load_keras3(path) if is_keras3_file(path) else load_model(path, compile=False)

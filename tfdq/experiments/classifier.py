@@ -110,7 +110,10 @@ def train_classifier(
             "test_accuracy": measured["accuracy"],
             "test_images": measured["images"],
             "history": {name: [float(v) for v in values] for name, values in history.items()},
-            "settings": asdict(settings),
+            "settings": {
+                **asdict(settings),
+                "start": None if settings.start is None else str(settings.start),
+            },
             "data": {"name": dataset.name, "source": dataset.source},
             "versions": package_versions(),
             "seconds": time.perf_counter() - started,

@@ -8,6 +8,7 @@ from tfdq.lipschitz.regularizers import OrthogonalityRegularizer
 from tfdq.quantization.configs import DefensiveQuantizeConfig
 from tfdq.quantization.graph import Graph, Node, read_graph, walk
 from tfdq.quantization.grid import Grid
+from tfdq.quantization.keras3 import from_keras3
 from tfdq.quantization.layers import (
     ConvexCombination,
     FusedAdd,
@@ -50,6 +51,7 @@ __all__ = [
     "QuantizeWrapper",
     "Settings",
     "calibrate",
+    "from_keras3",
     "load_model",
     "quantize_model",
     "quantize_scope",

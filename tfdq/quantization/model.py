@@ -10,6 +10,7 @@ import tf_keras
 
 from tfdq.lipschitz.regularizers import Placement
 from tfdq.quantization.graph import read_graph
+from tfdq.quantization.keras3 import from_keras3, is_keras3_model
 from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
 from tfdq.quantization.rewrite import DefensiveLayoutTransform, unwrap_annotations
 from tfdq.quantization.settings import ActivationRange, LayerBits, Settings
@@ -21,7 +22,7 @@ def quantize_model(
     lipschitz_beta: float = 2e-3,
     *,
     on: Placement = "deployed",
-    regularizer: tf_keras.regularizers.Regularizer | None = None,
+    regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal",
     weight_bits: int = 8,
     activation_bits: int = 8,
     first_last_bits: int | None = None,
@@ -45,15 +46,17 @@ def quantize_model(
     training.
 
     Args:
-        model: a built Functional or Sequential tf_keras model, trained or not. It is not changed;
-            its weights are copied. Nested models are flattened. Layers annotated with tfmot's
-            ``quantize_annotate_layer`` keep the ``QuantizeConfig`` they were given.
+        model: a built Functional or Sequential model of tf_keras, or of Keras 3 (converted by
+            ``tfdq.from_keras3``), trained or not. It is not changed; its weights are copied.
+            Nested models are flattened. Layers annotated with tfmot's ``quantize_annotate_layer``
+            keep the ``QuantizeConfig`` they were given.
         lipschitz_beta: weight of the penalty, >= 0; 0 is vanilla quantization with the same
             quantizers.
         on: the kernel the penalty acts on: ``"deployed"`` (BatchNorm folded in, fake-quantized),
             ``"folded"`` (BatchNorm folded in), ``"kernel"`` (the trained one, as in the paper).
-        regularizer: another penalty of the kernels in the place of the default, a registered
-            Keras ``Regularizer``; ``lipschitz_beta`` and ``on`` are then its own.
+        regularizer: which penalty: ``"orthogonal"`` (the paper's), ``"srip"``, ``"spectral"``,
+            ``"conv_orthogonal"`` (see ``tfdq.lipschitz``), or a registered Keras ``Regularizer``
+            with its own weight and place in the stead of ``lipschitz_beta`` and ``on``.
         weight_bits: bits of the kernels, 2..8; symmetric, one scale for each output channel (for
             the tensor in a Dense).
         activation_bits: bits behind a ReLU, 1..8.
@@ -71,7 +74,7 @@ def quantize_model(
         ``quant_<name>``.
 
     Raises:
-        TypeError: ``model`` is not a tf_keras model.
+        TypeError: ``model`` is not a Keras model.
         ValueError: a setting is out of range, a weight is not finite, the model is not built, is
             subclassed, is quantized already, or has layers that cannot be quantized (all of them
             are listed).
@@ -95,6 +98,8 @@ def quantize_model(
         input_range=input_range,
         skip=frozenset([skip] if isinstance(skip, str) else skip),
     )
+    if is_keras3_model(model):
+        model = from_keras3(model)
     check_float_model(model)
     graph, _ = unwrap_annotations(read_graph(model))
     wanted = {node.layer.name for node in graph.nodes if node.inputs} - settings.skip
@@ -111,14 +116,9 @@ def check_float_model(model: Any) -> None:
             not finite.
     """
     if not isinstance(model, tf_keras.Model):
-        module = type(model).__module__
-        if module.split(".")[0] == "keras":
-            raise TypeError(
-                f"{type(model).__name__} {getattr(model, 'name', '')!r} is a Keras 3 model; "
-                "convert it first: tfdq.from_keras3(model)"
-            )
         raise TypeError(
-            f"model must be a tf_keras Functional or Sequential model, got {type(model).__name__}"
+            "model must be a Functional or Sequential model of tf_keras or Keras 3, got "
+            f"{type(model).__name__}"
         )
     nodes = read_graph(model).nodes
     for node in nodes:

@@ -260,7 +260,7 @@ class _Builder:
             **config,
             batch_norm=None if step.norm is None else norm_config(step.norm),
             fused_activation=relu if step.activation == "relu" else "linear",
-            penalty=self.settings.penalty(depthwise),
+            penalty=self.settings.penalty(depthwise, tuple(config.get("strides", (1, 1)))),
         )
 
     def _add_kernel(self, step: Step, argument: Any) -> None:
@@ -306,7 +306,7 @@ class _Builder:
             use_bias=False,
             name=self._unique(f"{layer.name}_depthwise"),
             depthwise_regularizer=config["depthwise_regularizer"],
-            penalty=self.settings.penalty(depthwise=True),
+            penalty=self.settings.penalty(depthwise=True, strides=tuple(config["strides"])),
         )
         middle = self._wrap(
             depthwise,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import tf_keras
 
+from tfdq.lipschitz.names import get_regularizer
 from tfdq.lipschitz.regularizers import Placement, check_beta, check_placement
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
@@ -27,7 +28,7 @@ class Settings:
 
     lipschitz_beta: float = 0.0
     on: Placement = "deployed"
-    regularizer: tf_keras.regularizers.Regularizer | None = None
+    regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal"
     weight_bits: int = 8
     activation_bits: int = 8
     first_last_bits: int | None = None
@@ -62,8 +63,7 @@ class Settings:
         if self.input_range is not None:
             low, high = self.input_range
             FixedRangeQuantizer(8, low, high)
-        if self.regularizer is not None and not callable(self.regularizer):
-            raise ValueError(f"regularizer must be a Keras Regularizer, got {self.regularizer!r}")
+        get_regularizer(self.regularizer, self.lipschitz_beta, self.on)
 
     def check_names(self, known: Collection[str]) -> None:
         """Check that every layer named in the settings exists.
@@ -107,15 +107,20 @@ class Settings:
             return ObservedRangeQuantizer(LINEAR_BITS, update="extremes")
         return FixedRangeQuantizer(LINEAR_BITS, *self.input_range)
 
-    def penalty(self, depthwise: bool) -> tf_keras.regularizers.Regularizer | None:
-        """Return a fresh regularizer for one kernel, or None."""
-        from tfdq.lipschitz.regularizers import OrthogonalityRegularizer
+    def penalty(
+        self, depthwise: bool, strides: tuple[int, int] = (1, 1)
+    ) -> tf_keras.regularizers.Regularizer | None:
+        """Return a fresh regularizer for one kernel, or None.
 
-        if self.regularizer is not None:
-            config: dict[str, Any] = self.regularizer.get_config()
-            if "depthwise" in config:
-                config["depthwise"] = depthwise
-            return type(self.regularizer).from_config(config)
-        if self.lipschitz_beta == 0:
+        Args:
+            depthwise: the kernel is ``(k_h, k_w, c_in, multiplier)``.
+            strides: of the convolution, for the penalties that know it.
+        """
+        if isinstance(self.regularizer, str) and self.lipschitz_beta == 0:
             return None
-        return OrthogonalityRegularizer(self.lipschitz_beta, self.on, depthwise)
+        prototype = get_regularizer(self.regularizer, self.lipschitz_beta, self.on)
+        config: dict[str, Any] = prototype.get_config()
+        for name, value in (("depthwise", depthwise), ("strides", strides)):
+            if name in config:
+                config[name] = value
+        return type(prototype).from_config(config)
