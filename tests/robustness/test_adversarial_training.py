@@ -167,6 +167,33 @@ def test_compiled_by_xla_it_learns_the_same(build_network: Any, digits: Any) -> 
     np.testing.assert_allclose(results[0], results[1], rtol=2e-3)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy: str, digits: Any) -> None:
+    before = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy(policy)
+    try:
+        half = tf_keras.Sequential([tf_keras.layers.Flatten(), tf_keras.layers.Dense(10)])
+        half(digits.x_test[:1])
+        trainer = trainer_of(half, attack="r+fgsm")
+        history = trainer.fit(digits.x_train[:256], digits.y_train[:256], epochs=3, verbose=0)
+    finally:
+        tf_keras.mixed_precision.set_global_policy(before)
+    assert half(digits.x_test[:1]).dtype in (tf.float16, tf.bfloat16)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    moved = trainer.perturb(digits.x_test[:64], digits.y_test[:64], SEED).numpy()
+    assert moved.dtype == np.float32
+    assert np.isfinite(moved).all()
+    kernel = half.layers[1].kernel.numpy()
+    # One dense layer: the sign of the gradient is known without half precision.
+    plain = trainer.perturb(digits.x_test[:64], digits.y_test[:64], SEED, "fgsm").numpy()
+    logits = digits.x_test[:64].reshape(64, -1) @ kernel + half.layers[1].bias.numpy()
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    gradient = ((shares - np.eye(10)[digits.y_test[:64]]) @ kernel.T).reshape(64, 8, 8, 1)
+    wanted = np.clip(digits.x_test[:64] + 0.1 * np.sign(gradient), 0, 1)
+    assert np.mean(np.abs(plain - wanted) > 1e-5) < 0.03
+
+
 def test_same_seed_same_weights(build_network: Any, digits: Any) -> None:
     ends = []
     for _ in range(2):

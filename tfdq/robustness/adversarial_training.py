@@ -14,6 +14,7 @@ from tfdq.robustness.catastrophic_overfitting import (
 )
 
 TRAINING_ATTACKS = ("r+fgsm", "fgsm", "pgd")
+_GRADIENT_SCALE = 128.0
 
 
 @tf_keras.utils.register_keras_serializable(package="tfdq")
@@ -184,12 +185,12 @@ class AdversarialTraining(tf_keras.Model):
             raise RuntimeError("compile the trainer first: the attack ascends its loss")
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(self._attack_loss(y, self.model(x, training=False)))
-            # In float16 a small gradient would be flushed to zero and its sign lost.
-            scale = getattr(getattr(self, "optimizer", None), "get_scaled_loss", None)
-            if scale is not None:
-                loss = scale(loss)
-        return tape.gradient(loss, x)
+            outputs = tf.cast(self.model(x, training=False), tf.float32)
+            # In a float16 network a small gradient would be flushed to zero and its sign lost; a
+            # power of two changes nothing else.
+            loss = _GRADIENT_SCALE * tf.reduce_sum(self._attack_loss(y, outputs))
+        gradient = tape.gradient(loss, x)
+        return tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Perturb a share of the batch, then train on the batch as Keras does."""

@@ -309,7 +309,7 @@ def test_thresholds_are_the_users(float_model: Any, digits: Any) -> None:
         ({"clip": (1.0, 0.0)}, "clip"),
         ({"white_box": [("nope", {})]}, "unknown attack"),
         ({"white_box": [("square", {})]}, "uses no gradients"),
-        ({"white_box": "nope"}, "white_box must be one of"),
+        ({"white_box": "nope"}, "white_box must be 'default'"),
     ],
 )
 def test_bad_settings_are_named(

@@ -22,9 +22,12 @@ from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.targets import Target, as_target
 from tfdq.robustness.versions import package_versions
 
-WHITE_BOX: tuple[WhiteBox, ...] = (
+_LOW_BIT: WhiteBox = ("low-bit", {"queries": 0})
+_DEFAULT: tuple[WhiteBox, ...] = (("apgd-ce", {}), ("apgd-t", {"target_classes": 3}), _LOW_BIT)
+_DEFAULT_FEW_CLASSES: tuple[WhiteBox, ...] = (
     ("apgd-ce", {}),
     ("pgd", {"steps": 50, "restarts": 2, "loss": "margin"}),
+    _LOW_BIT,
 )
 
 # Name, function, and whether it needs gradients; in the order of the report.
@@ -59,7 +62,7 @@ def audit(
     transfer_from: Mapping[str, Any] | None = None,
     twin: Any = None,
     tflite: Any = None,
-    white_box: str | Sequence[WhiteBox] = WHITE_BOX,
+    white_box: str | Sequence[WhiteBox] = "default",
     queries: int = 1000,
     thresholds: AuditThresholds | None = None,
     checks: Sequence[str] | None = None,
@@ -87,9 +90,11 @@ def audit(
         twin: The exact integer twin of the model, a callable from images to logits.
         tflite: The deployed file: its path, or an `Interpreter`.
         white_box: The best white-box effort, after PGD-20 on the cross-entropy: `(attack, options)`
-            pairs, or the name of a suite of `evaluate`, whose attacks that use gradients are then
-            taken (those that apply to the model). The audit judges what these attacks leave, so
-            give those whose figures are to be believed.
+            pairs; or the name of a suite of `evaluate`, whose attacks that use gradients are then
+            taken (those that apply to the model); or `"default"`: APGD on the cross-entropy,
+            targeted APGD with 3 targets (PGD on the margin where there are fewer than 4 classes),
+            and on quantized models the gradient part of the low-bit attack. The audit judges what
+            these attacks leave, so give those whose figures are to be believed.
         queries: Forward passes per image of Square and of random sampling.
         thresholds: Where to draw the lines; the defaults are in `AuditThresholds`.
         checks: Names of the checks to run, all by default; the others are "not run".
@@ -177,8 +182,10 @@ def audit(
 def _check_white_box(given: str | Sequence[WhiteBox]) -> None:
     """Raise a ValueError if the suite or an attack is unknown, or an attack uses no gradients."""
     if isinstance(given, str):
-        if given not in SUITES:
-            raise ValueError(f"white_box must be one of {sorted(SUITES)} or pairs, got {given!r}")
+        if given not in (*SUITES, "default"):
+            raise ValueError(
+                f"white_box must be 'default', one of {sorted(SUITES)} or pairs, got {given!r}"
+            )
         return
     for name, _ in given:
         if not attack_spec(name).gradients:
@@ -191,11 +198,14 @@ def _white_box(
     """Return attacks with options: as given, or those of a suite that apply to the model."""
     if not isinstance(given, str):
         return tuple((name, dict(options)) for name, options in given)
-    specs = [attack_spec(name) for name in SUITES[given]]
+    if given == "default":
+        pairs = _DEFAULT if classes >= 4 else _DEFAULT_FEW_CLASSES
+    else:
+        pairs = tuple((name, {}) for name in SUITES[given] if attack_spec(name).gradients)
     return tuple(
-        (spec.name, {})
-        for spec in specs
-        if spec.gradients and not why_skipped(spec, source, classes)
+        (name, dict(options))
+        for name, options in pairs
+        if not why_skipped(attack_spec(name), source, classes)
     )
 
 
