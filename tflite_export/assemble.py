@@ -29,25 +29,23 @@ from tflite_export.graph import (
     Quantization,
     Softmax,
     Tensor,
-    activation_range,
 )
-from tflite_export.reference import same_padding
+from tflite_export.grids import (
+    INT8_LOW,
+    UNIT,
+    Target,
+    clamp_plan,
+    covering,
+    factors_as_integers,
+    grid_of_means,
+    on_grid,
+    ties_up,
+)
+from tflite_export.reference import pool_counts, same_padding
 
-INT8_LOW, INT8_HIGH = -128, 127
-_UNIT = 127
 _LARGEST_BIAS = 2**30
 _SMALLEST_FACTOR = 2.0**-30
 _LARGEST_FACTOR = 255.0
-
-
-@dataclass(frozen=True)
-class Target:
-    """The grid of a result: ``real = scale * (q - zero_point)``, ``low <= q <= high``."""
-
-    scale: float
-    zero_point: int
-    low: int = INT8_LOW
-    high: int = INT8_HIGH
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Affine:
     weights: np.ndarray
     scale: np.ndarray
     offset: np.ndarray
-    largest: int = _UNIT
+    largest: int = UNIT
 
 
 class Assembler:
@@ -210,8 +208,8 @@ class Assembler:
         if len(shape) != 4:
             image = (BATCH, 1, int(np.prod(shape[1:-1])), channels)
             source = self.reshape(source, image, label)
-        weights = np.where(factors < 0, -_UNIT, _UNIT).reshape(1, 1, 1, channels)
-        affine = Affine(weights, np.maximum(np.abs(factors), 1e-30) / _UNIT, offsets)
+        weights = np.where(factors < 0, -UNIT, UNIT).reshape(1, 1, 1, channels)
+        affine = Affine(weights, np.maximum(np.abs(factors), 1e-30) / UNIT, offsets)
         result = self.weighted(
             "DEPTHWISE_CONV_2D", source, affine, target, Convolution(), image, label
         )
@@ -248,28 +246,55 @@ class Assembler:
     def average_pool(self, source: int, options: Pooling, target: Target, label: str) -> int:
         """The mean of each window on a grid of its own.
 
-        As a depthwise convolution with equal weights it is exact up to the one rounding. Only where
-        ``SAME`` padding cuts windows off at the border it is the pool operator between two changes
-        of grid.
+        As a depthwise convolution with equal weights it is exact up to the one rounding. Where
+        ``SAME`` padding cuts windows off at the border, these are made good by a multiplication.
         """
         shape = self._pooled(source, options)
         size = self.shape(source)[1:3]
         window, strides = (options.filter_h, options.filter_w), (options.stride_h, options.stride_w)
+        count = window[0] * window[1]
         cut = options.padding == "SAME" and any(
             sum(same_padding(size[i], window[i], strides[i])) for i in (0, 1)
         )
-        if cut:
-            fine = self.rescale(source, _finer(self.grid(source)), label)
-            pooled = self.value(label, shape, self.grid(fine))
-            self.emit("AVERAGE_POOL_2D", (fine,), pooled, options, label)
-            self._loosen(label, self.grid(fine), target, 2)
-            return self.rescale(pooled, target, label)
+        grid = self.grid(source)
+        # ties abound among the means of few-bit integers
+        self.slack[label] = 0
+        goal = grid_of_means(grid, count, target) if cut else target
+        unit = grid.scale / (UNIT * count)
         channels = shape[3]
-        weights = np.full((1, *window, channels), _UNIT)
-        count = window[0] * window[1]
-        affine = Affine(weights, np.full(channels, 1.0 / (_UNIT * count)), np.zeros(channels))
-        geometry = Convolution("VALID", options.stride_w, options.stride_h)
-        return self.weighted("DEPTHWISE_CONV_2D", source, affine, target, geometry, shape, label)
+        affine = Affine(
+            np.full((1, *window, channels), UNIT),
+            np.full(channels, 1.0 / (UNIT * count)),
+            np.full(channels, unit * ties_up(grid, count, goal)),
+        )
+        geometry = Convolution(options.padding if cut else "VALID", strides[1], strides[0])
+        means = self.weighted("DEPTHWISE_CONV_2D", source, affine, goal, geometry, shape, label)
+        return (
+            self._made_good(means, count / pool_counts(size, options), target, label)
+            if cut
+            else means
+        )
+
+    def _made_good(self, source: int, factors: np.ndarray, target: Target, label: str) -> int:
+        """``factors * x`` on a grid; the factors, ``(1, h, w, 1)``, differ from pixel to pixel."""
+        whole, scale = factors_as_integers(factors)
+        grid = self.grid(source)
+        # beyond this factor one unit saturates the output, and so it does at it
+        scale = min(scale, _LARGEST_FACTOR * target.scale / grid.scale)
+        constant = self.constant(
+            f"{label}/factors", whole.astype(np.int8), Quantization.per_tensor(scale), "int8"
+        )
+        exact = bool(np.allclose(whole * scale, factors, rtol=1e-9))
+        error = 0.5 * float(factors.max()) if grid.scale == target.scale else 0.0
+        if not exact:
+            error += (
+                0.5 * scale * max(target.high - target.zero_point, target.zero_point - target.low)
+            )
+        self.slack[label] = math.ceil(error)
+        first, activation, second = clamp_plan(target)
+        output = self.value(label, self.shape(source), first)
+        self.emit("MUL", (source, constant), output, Elementwise(activation), label)
+        return output if second is None else self._lowered(output, second, label)
 
     def softmax(self, source: int, label: str) -> int:
         """Probabilities in units of 1/256."""
@@ -279,12 +304,12 @@ class Assembler:
     def concatenate(self, sources: list[int], axis: int, target: Target, label: str) -> int:
         """Tensors side by side; those on another grid than ``target`` are brought onto it first."""
         goal, _, _ = clamp_plan(target)
-        same = [s for s in sources if _on_grid(self.grid(s), target.scale, None)]
+        same = [s for s in sources if on_grid(self.grid(s), target.scale, None)]
         if len(same) == len(sources) and len({self.grid(s).zero_point for s in sources}) == 1:
             goal = replace(goal, zero_point=self.grid(sources[0]).zero_point)
         aligned = [
             s
-            if _on_grid(self.grid(s), goal.scale, goal.zero_point)
+            if on_grid(self.grid(s), goal.scale, goal.zero_point)
             else self.rescale(s, target, label)
             for s in sources
         ]
@@ -307,7 +332,7 @@ class Assembler:
         total = scaled[0]
         for position, term in enumerate(scaled[1:], 2):
             last = position == len(scaled)
-            goal = target if last else _covering(self.grid(total), self.grid(term))
+            goal = target if last else covering(self.grid(total), self.grid(term))
             if not last:
                 self._loosen(label, goal, target, 1)
             total = self._add_two(total, term, goal, label)
@@ -352,29 +377,6 @@ def window_count(size: int, window: int, stride: int, padding: str, dilation: in
     """How many windows fit one dimension."""
     span = (window - 1) * dilation + 1
     return -(-size // stride) if padding == "SAME" else (size - span) // stride + 1
-
-
-def clamp_plan(target: Target) -> tuple[Target, str, Target | None]:
-    """How an int8 operator leaves exactly the integers ``target.low .. target.high``.
-
-    Returns:
-        (grid of the operator's result, its fused activation, grid of a change of grid behind it or
-        None). The zero point of the result can differ from the one asked for: a range that ends
-        below 127 is moved to end there.
-    """
-    tensor = Tensor("", (), "int8", Quantization.per_tensor(target.scale, target.zero_point))
-    for activation in ("NONE", "RELU6", "RELU"):
-        if activation_range(activation, tensor) == (target.low, target.high):
-            return target, activation, None
-    up = INT8_HIGH - target.high
-    moved = Target(target.scale, target.zero_point + up, target.low + up, INT8_HIGH)
-    if target.low == target.zero_point:
-        return moved, "RELU", None
-    down = moved.low - INT8_LOW
-    if not moved.zero_point <= INT8_HIGH:
-        raise ValueError(f"the range of {target} does not contain 0")
-    last = Target(target.scale, moved.zero_point - down, INT8_LOW, INT8_HIGH - down)
-    return replace(moved, low=INT8_LOW), "NONE", last
 
 
 def _stretched(affine: Affine) -> tuple[np.ndarray, np.ndarray]:
@@ -431,24 +433,3 @@ def _representable(
     ratio[axis] = -1
     shrunk = np.rint(weights * (scale / wider).reshape([int(n) for n in ratio]))
     return np.where((scale < wider).reshape([int(n) for n in ratio]), shrunk, weights), wider
-
-
-def _finer(grid: Target) -> Target:
-    """The same range on a grid that uses all of int8, a whole number of steps for each old one."""
-    factor = max((INT8_HIGH - INT8_LOW) // max(grid.high - grid.low, 1), 1)
-    zero_point = INT8_LOW + (grid.zero_point - grid.low) * factor
-    return Target(grid.scale / factor, min(zero_point, INT8_HIGH))
-
-
-def _covering(left: Target, right: Target) -> Target:
-    """An 8-bit grid that holds every sum of two tensors."""
-    low = sum(g.scale * (g.low - g.zero_point) for g in (left, right))
-    high = sum(g.scale * (g.high - g.zero_point) for g in (left, right))
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / (INT8_HIGH - INT8_LOW)
-    return Target(scale, int(np.clip(round(INT8_LOW - low / scale), INT8_LOW, INT8_HIGH)))
-
-
-def _on_grid(grid: Target, scale: float, zero_point: int | None) -> bool:
-    same_scale = np.float32(grid.scale) == np.float32(scale)
-    return bool(same_scale) and zero_point in (None, grid.zero_point)

@@ -162,7 +162,7 @@ class FullyConnected:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """Options of ``ADD``: the activation fused behind it."""
+    """Options of ``ADD`` and ``MUL``: the activation fused behind it."""
 
     activation: str = "NONE"
 

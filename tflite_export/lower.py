@@ -26,7 +26,7 @@ from tfdq.quantization import (
     QuantizeWrapper,
     read_graph,
 )
-from tflite_export.assemble import Affine, Assembler, Target
+from tflite_export.assemble import Affine, Assembler
 from tflite_export.graph import (
     BATCH,
     Convolution,
@@ -38,6 +38,7 @@ from tflite_export.graph import (
     Tensor,
     round_half_away,
 )
+from tflite_export.grids import Target
 
 L = tf_keras.layers
 INTERFACES = ("int8", "uint8", "float32")

@@ -233,6 +233,27 @@ def _add(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     return present[0].shape
 
 
+def _mul(operator: Operator, operands: Operands, output: Tensor) -> Shape:
+    """An activation times a constant that may repeat along batch and channels."""
+    source, factor = _operands(operands, 2, 2)
+    _activation(operator.options)  # type: ignore[arg-type]
+    for tensor in (source, factor, output):
+        _quantized_or_float(tensor)
+        _require(tensor.dtype == output.dtype, f"types {tensor.dtype} and {output.dtype} are mixed")
+    _require(output.dtype != "uint8", "uint8 operands")
+    _require(not source.is_constant and factor.is_constant, "expected an activation, a constant")
+    _require(
+        len(factor.shape) == len(source.shape)
+        and factor.shape[0] == 1
+        and all(f in (1, s) for f, s in zip(factor.shape[1:], source.shape[1:], strict=True)),
+        f"a constant of shape {factor.shape} does not repeat to {source.shape}",
+    )
+    if output.dtype == "int8":
+        ratio = float(source.scale) * float(factor.scale) / float(output.scale)
+        _require(2.0**-16 <= ratio < _LARGEST_FACTOR, f"scale of the product over output: {ratio}")
+    return source.shape
+
+
 def _pool_2d(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     options = operator.options
     assert isinstance(options, Pooling)
@@ -348,6 +369,7 @@ RULES: dict[str, Callable[[Operator, Operands, Tensor], Shape]] = {
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
     "MAX_POOL_2D": _pool_2d,
+    "MUL": _mul,
     "PAD": _pad,
     "QUANTIZE": _quantize,
     "RESHAPE": _reshape,

@@ -284,6 +284,20 @@ def _add_builtin(
     return scale_away(shifted[0] + shifted[1], np.array([largest / (2**20 * float(output))]))
 
 
+def _mul(step: Step, operands: list[np.ndarray]) -> np.ndarray:
+    options = step.operator.options
+    assert isinstance(options, Elementwise)
+    left, right = (
+        v.astype(np.int64) - t.zero_point for v, t in zip(operands, step.inputs, strict=True)
+    )
+    scales = [tensor.scale for tensor in step.inputs]
+    if step.xnnpack:
+        factor = requantization_scale(scales[0], scales[1].reshape(1), step.output.scale)
+        return _finish(step, scale_in_float32(left * right, factor), options.activation)
+    real = float(scales[0]) * float(scales[1]) / float(step.output.scale)
+    return _finish(step, scale_away(left * right, np.array([real])), options.activation)
+
+
 def _max_pool_2d(step: Step, operands: list[np.ndarray]) -> np.ndarray:
     options = step.operator.options
     assert isinstance(options, Pooling)
@@ -399,6 +413,7 @@ KERNELS: dict[str, Callable[[Step, list[np.ndarray]], np.ndarray]] = {
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
     "MAX_POOL_2D": _max_pool_2d,
+    "MUL": _mul,
     "PAD": _pad,
     "QUANTIZE": _quantize,
     "RESHAPE": _reshape,

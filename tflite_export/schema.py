@@ -129,6 +129,7 @@ OPERATORS: dict[str, OperatorSchema] = {
         ignored=(3,),
     ),
     "MAX_POOL_2D": OperatorSchema(Pooling, 5, "Pool2DOptions", _POOLING),
+    "MUL": OperatorSchema(Elementwise, 21, "MulOptions", (_activation(0),)),
     "PAD": OperatorSchema(NoOptions, 22, "PadOptions"),
     "QUANTIZE": OperatorSchema(NoOptions, 89, "QuantizeOptions"),
     "RESHAPE": OperatorSchema(NoOptions, 17, "ReshapeOptions", version=1),

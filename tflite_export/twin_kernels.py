@@ -356,6 +356,23 @@ def _add_builtin(site: Site) -> Kernel:
     return sums
 
 
+def _mul(site: Site) -> Kernel:
+    source, constant = site.inputs
+    values = np.asarray(constant.data).astype(np.float32) - np.float32(constant.zero_point)
+    factors = site.constant(values)
+    scale = requantization_scale(source.scale, constant.scale.reshape(1), site.output.scale)
+    real = float(source.scale) * float(constant.scale) / float(site.output.scale)
+    fixed = None if site.xnnpack else _fixed_point(scale_away, np.array([real]))
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        product = operands[0] * factors
+        steps = product * scale
+        exact = tf.round(steps) if fixed is None else fixed(tf.cast(product, tf.int64))
+        return _finish(site, tf.cast(exact, tf.float32), steps)
+
+    return kernel
+
+
 def _max_pool_2d(site: Site) -> Kernel:
     options = site.operator.options
     assert isinstance(options, Pooling)
@@ -458,6 +475,7 @@ KERNELS: dict[str, Callable[[Site], Kernel]] = {
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
     "MAX_POOL_2D": _max_pool_2d,
+    "MUL": _mul,
     "PAD": _pad,
     "QUANTIZE": _quantize,
     "RESHAPE": _reshape,

@@ -131,6 +131,18 @@ def add(seed):
     return draw.done("ADD", (left, right), output, options, (left, right))
 
 
+def multiply(seed):
+    draw = Draw(seed)
+    size, channels = draw.integer(3, 8), draw.integer(1, 20)
+    source = draw.value("x", (-1, size, size, channels))
+    factors = draw.rng.integers(20, 128, (1, size, size, 1)).astype(np.int8)
+    scale = float(draw.rng.uniform(0.01, 0.03))
+    constant = draw.constant("m", factors, grid(scale), "int8")
+    target = draw.scale_of(source) * float(draw.rng.uniform(0.3, 1.5))
+    output = draw.value("y", (-1, size, size, channels), target)
+    return draw.done("MUL", (source, constant), output, Elementwise())
+
+
 def _pool(kind, seed):
     draw = Draw(seed)
     size, window, stride, _, padding, out = _windowed(draw)
@@ -223,6 +235,7 @@ GRAPHS = {
     "depthwise_int4": lambda seed: depthwise(seed, int4=True),
     "fully_connected": fully_connected,
     "add": add,
+    "multiply": multiply,
     "max_pool": max_pool,
     "average_pool": average_pool,
     "softmax": softmax,

@@ -1,0 +1,103 @@
+"""Int8 grids: which one a result is on, and how an operator leaves just its integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tflite_export.graph import Quantization, Tensor, activation_range
+
+INT8_LOW, INT8_HIGH = -128, 127
+UNIT = 127
+"""The weight that stands for 1 where an operator has no weights of its own."""
+
+_TIE = 1e-4
+_MOST_SUMS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """The grid of a result: ``real = scale * (q - zero_point)``, ``low <= q <= high``."""
+
+    scale: float
+    zero_point: int
+    low: int = INT8_LOW
+    high: int = INT8_HIGH
+
+
+def clamp_plan(target: Target) -> tuple[Target, str, Target | None]:
+    """How an int8 operator leaves exactly the integers ``target.low .. target.high``.
+
+    Returns:
+        (grid of the operator's result, its fused activation, grid of a change of grid behind it or
+        None). The zero point of the result can differ from the one asked for: a range that ends
+        below 127 is moved to end there.
+    """
+    tensor = Tensor("", (), "int8", Quantization.per_tensor(target.scale, target.zero_point))
+    for activation in ("NONE", "RELU6", "RELU"):
+        if activation_range(activation, tensor) == (target.low, target.high):
+            return target, activation, None
+    up = INT8_HIGH - target.high
+    moved = Target(target.scale, target.zero_point + up, target.low + up, INT8_HIGH)
+    if target.low == target.zero_point:
+        return moved, "RELU", None
+    down = moved.low - INT8_LOW
+    if not moved.zero_point <= INT8_HIGH:
+        raise ValueError(f"the range of {target} does not contain 0")
+    last = Target(target.scale, moved.zero_point - down, INT8_LOW, INT8_HIGH - down)
+    return replace(moved, low=INT8_LOW), "NONE", last
+
+
+def grid_of_means(grid: Target, count: int, target: Target) -> Target:
+    """A grid that holds means of ``count`` integers exactly if there is one, else the target."""
+    low, high = ((end - grid.zero_point) * count for end in (grid.low, grid.high))
+    if high - low > INT8_HIGH - INT8_LOW or not low <= 0 <= high:
+        return Target(target.scale, target.zero_point)
+    return Target(grid.scale / count, INT8_LOW - low)
+
+
+def ties_up(grid: Target, count: int, target: Target) -> int:
+    """The bias, 0 or 1, that rounds means as training does, ties up.
+
+    A mean of few-bit integers falls half-way between two steps far more often than chance has it.
+    One unit of the bias, 1/127 of the distance of two sums, decides these; it is given where it
+    decides more ties than it moves other sums.
+    """
+    sums = np.arange(
+        (grid.low - grid.zero_point) * count, (grid.high - grid.zero_point) * count + 1
+    )
+    if sums.size > _MOST_SUMS:
+        return 0
+    steps = sums * (grid.scale / (count * target.scale))
+    inside = (steps >= target.low - target.zero_point) & (steps <= target.high - target.zero_point)
+    short = 0.5 - (steps[inside] - np.floor(steps[inside]))
+    unit = grid.scale / (UNIT * count * target.scale)
+    ties = np.abs(short) < _TIE
+    moved = (short > _TIE) & (short <= unit + _TIE)
+    return int(ties.sum() > moved.sum())
+
+
+def factors_as_integers(factors: np.ndarray) -> tuple[np.ndarray, float]:
+    """Factors as int8 times a scale: exact if the int8 range allows, else rounded."""
+    for units in range(UNIT, 0, -1):
+        scaled = factors * units
+        if scaled.max() <= UNIT and np.allclose(scaled, np.rint(scaled), atol=1e-9):
+            return np.rint(scaled), 1.0 / units
+    scale = float(factors.max()) / UNIT
+    return np.rint(factors / scale), scale
+
+
+def covering(left: Target, right: Target) -> Target:
+    """An 8-bit grid that holds every sum of two tensors."""
+    low = sum(g.scale * (g.low - g.zero_point) for g in (left, right))
+    high = sum(g.scale * (g.high - g.zero_point) for g in (left, right))
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / (INT8_HIGH - INT8_LOW)
+    return Target(scale, int(np.clip(round(INT8_LOW - low / scale), INT8_LOW, INT8_HIGH)))
+
+
+def on_grid(grid: Target, scale: float, zero_point: int | None) -> bool:
+    """Whether a grid has this float32 scale, and this zero point if one is given."""
+    same_scale = np.float32(grid.scale) == np.float32(scale)
+    return bool(same_scale) and zero_point in (None, grid.zero_point)
