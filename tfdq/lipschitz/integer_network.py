@@ -37,7 +37,7 @@ class IntegerNetwork:
 
 
 def integer_network(
-    graph: IntegerGraph, kernels: str = "xnnpack", tolerance: float = 1e-6
+    graph: IntegerGraph, kernels: str = "xnnpack", tolerance: float = 1e-5
 ) -> IntegerNetwork:
     """Measure every operator of an integer graph in real units.
 
@@ -75,7 +75,7 @@ def integer_network(
 
 
 def integer_report(
-    graph: IntegerGraph, kernels: str = "xnnpack", tolerance: float = 1e-6
+    graph: IntegerGraph, kernels: str = "xnnpack", tolerance: float = 1e-5
 ) -> LipschitzReport:
     """Return the report of an integer graph; see `tfdq.lipschitz.report`.
 

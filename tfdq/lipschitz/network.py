@@ -117,7 +117,7 @@ def report(
     model: Any,
     x: Any = None,
     kernel: KernelChoice = "fake_quantized",
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
     certify: bool = True,
     spectra: bool = False,
     search_steps: int = 10,

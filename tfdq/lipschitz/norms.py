@@ -42,7 +42,7 @@ def conv_norm(
     layer: Any,
     kernel: KernelChoice = "fake_quantized",
     input_shape: tuple[int, ...] | None = None,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
     certify: bool = True,
 ) -> ConvolutionNorm:
     """Return the norm of a layer's linear map for its true padding, stride and input size.
@@ -69,7 +69,7 @@ def conv_norm(
 
 
 def measure(
-    convolution: ConvolutionMap, tolerance: float = 1e-6, certify: bool = True
+    convolution: ConvolutionMap, tolerance: float = 1e-5, certify: bool = True
 ) -> ConvolutionNorm:
     """Return the norm of a linear map; see `conv_norm`."""
     found = largest_singular_value(convolution, tolerance)
