@@ -17,7 +17,7 @@ COUNT = 1024
 def test_file_computes_what_was_trained(name, bits):
     qat = quantized(name, max(bits, 2), bits)
     images = enlarged(digits()[0], qat.input_shape[1])[-COUNT:]
-    exported = tflite_export.convert(qat, calibration=images[:64])
+    exported = tflite_export.convert(qat, calibration=images[:64], min_agreement=0.9)
 
     runtime = exported.interpreter().integers(images)
     twin = np.concatenate(
@@ -27,7 +27,9 @@ def test_file_computes_what_was_trained(name, bits):
 
     trained = qat.predict_on_batch(images)
     agreement = (trained.argmax(-1) == runtime.argmax(-1)).mean()
-    assert agreement >= (0.999 if bits == 8 else 0.995)
+    # a network rounded to one or two bits without training decides by its last rounding
+    guesses = (trained.argmax(-1) == digits()[1][-COUNT:]).mean() < 0.5
+    assert agreement >= (0.95 if guesses else 0.999 if bits == 8 else 0.995)
     assert tflite_export.integer_only(exported.content)
 
 
@@ -61,3 +63,25 @@ def test_observed_ranges_clamp_at_the_last_level(bits):
     report = tflite_export.verify(qat, exported, 40.0 * images[:64] - 20.0)
     assert report.exact
     assert report.worst_layer().largest <= 1
+
+
+def test_a_sum_of_three_keeps_its_bound():
+    """Integer kernels add two tensors; the partial sum is rounded to 8 bits in between."""
+    import tf_keras
+
+    import tfdq
+
+    tf_keras.utils.set_random_seed(5)
+    layers = tf_keras.layers
+    image = layers.Input((8, 8, 1))
+    branches = [layers.Conv2D(6, size, padding="same")(image) for size in (1, 2, 3)]
+    x = layers.ReLU(6.0)(layers.Add(name="three")(branches))
+    model = tf_keras.Model(image, layers.Dense(4)(layers.Flatten()(x)))
+    images = digits()[0]
+    qat = tfdq.calibrate(tfdq.quantize_model(model, 0.0), images[:256])
+    exported = tflite_export.convert(qat, calibration=images[:64], min_agreement=0.0)
+    report = tflite_export.verify(qat, exported, images[:512])
+    assert report.exact
+    sums = [c for c in report.layers if c.left == "model" and c.tensor.startswith("three")]
+    assert [c.largest <= 2 for c in sums] == [True]
+    assert all(c.largest <= 1 for c in report.layers if c.left == "model" and c not in sums)

@@ -69,15 +69,14 @@ def dense():
 
 
 def concat():
-    """Concatenation of unlike branches, every pooling, a sum of three."""
+    """Concatenation of unlike branches, every pooling, a sum behind a ReLU."""
     image = L.Input((16, 16, 1))
     x = _conv(image, 8)
     left = L.MaxPooling2D(2)(_conv(x, 8))
     middle = L.AveragePooling2D(3, 2, padding="same")(x)
     right = L.AveragePooling2D(2)(_conv(x, 4, relu=False))
     x = L.Concatenate()([left, middle, right])
-    a, b, c = (_conv(x, 8, 1, relu=False) for _ in range(3))
-    x = L.ReLU(6.0)(L.Add()([a, b, c]))
+    x = L.ReLU(6.0)(L.Add()([_conv(x, 8, 1, relu=False), _conv(x, 8, relu=False)]))
     x = L.Reshape((64, 8))(x)
     x = L.Reshape((8, 8, 8))(x)
     x = L.MaxPooling2D(3, 2, padding="same")(x)
