@@ -75,13 +75,13 @@ def test_smooth_values_become_exact_as_the_temperature_falls(one_activation):
 
 
 def test_low_bit_is_as_strong_as_square_with_few_gradients(two_bit, sample):
-    square = run_attack("square", two_bit, sample.x, sample.y, EPS, queries=2000)
+    square = run_attack("square", two_bit, sample.x, sample.y, EPS, queries=2500)
     low_bit = run_attack("low-bit", two_bit, sample.x, sample.y, EPS)
     straight = run_attack("apgd-ce", two_bit, sample.x, sample.y, EPS)
     assert low_bit.robust_accuracy <= square.robust_accuracy + 0.02
     assert low_bit.robust_accuracy <= straight.robust_accuracy
     assert low_bit.gradients.max() <= 606
-    assert low_bit.queries.max() <= 1001 + 6 + 2
+    assert low_bit.queries.max() <= 2001 + 6 + 2
 
 
 def test_surrogate_serves_other_attacks_and_other_targets(two_bit, sample):

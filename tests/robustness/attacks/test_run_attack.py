@@ -116,6 +116,26 @@ def test_counts_are_those_of_the_target(float_model, sample):
         assert result.gradients.sum() == target.gradients
 
 
+def test_targeted_batches_hold_every_class_once_for_every_image(target, sample):
+    from tfdq.robustness.attacks.base import AttackTask
+
+    x, y = sample.x[:20], sample.y[:20]
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20, 10)).astype(np.float32)
+    task = AttackTask(target, target, x, y, 0.1, "linf", (0.0, 1.0), rng, logits)
+    seen = []
+    for rows, aims in task.targeted_batches(9):
+        assert len(rows) <= 128
+        seen += [*zip(rows.tolist(), aims.astype(int).tolist(), strict=True)]
+        task.broken[3] = True
+    order = np.argsort(-logits, axis=1)
+    for image in range(20):
+        classes = [aim for row, aim in seen if row == image]
+        expected = order[image, 1:].tolist()
+        assert classes == (expected[: len(classes)] if image == 3 else expected)
+    assert 0 < len([row for row, _ in seen if row == 3]) < 9
+
+
 def test_gradients_of_pgd_stop_with_success(float_model, sample):
     result = run_attack("pgd", float_model, sample.x, sample.y, 0.15, steps=20)
     failed = result.correct & ~result.success

@@ -65,14 +65,9 @@ def apgd_targeted(
     """
     _need_classes(task, "apgd-t", 4)
     _check(steps, restarts, rho)
-    ranked = np.argsort(task.clean_logits, axis=1, kind="stable")
     best = task.x.copy()
-    for rank in range(2, min(target_classes, ranked.shape[1] - 1) + 2):
-        for _ in range(restarts):
-            rows = task.active()
-            if len(rows) == 0:
-                return best
-            aims = ranked[rows, -rank].astype(np.float32)
+    for _ in range(restarts):
+        for rows, aims in task.targeted_batches(target_classes):
             best[rows] = run_apgd(task, rows, targeted_dlr, aims, steps=steps, rho=rho)[0]
     return best
 
@@ -113,7 +108,7 @@ def run_apgd(
 
     Args:
         task: The batch.
-        rows: The examples to attack.
+        rows: The examples to attack; one may appear several times, with different `aux`.
         loss: What to climb.
         aux: For the loss, one number for each of `rows`.
         steps: Gradient steps; one gradient more is spent on the starting point.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,9 @@ from tfdq.robustness.targets import (
 
 Norm = Literal["linf", "l2"]
 AttackFunction = Callable[..., np.ndarray]
+
+# Images per batch from which on the time of a small network grows in proportion.
+_EFFICIENT_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,30 @@ class AttackTask:
         """Indices of the examples still to be worked on, int64."""
         return np.flatnonzero(~self.broken) if self.early_stop else np.arange(len(self.x))
 
+    def targeted_batches(self, target_classes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches for targeted attacks: examples still to be broken, and a class for each.
+
+        Classes come in the order of the clean logits, most likely wrong one first. A network is
+        slow on few images, so where few examples are left, several classes are aimed at in one
+        batch: an example then appears once for each, and leaves with all copies when it breaks.
+
+        Args:
+            target_classes: How many classes to aim at; all wrong ones if there are fewer.
+
+        Yields:
+            Indices of examples, int64 [m], and classes, float32 [m].
+        """
+        ranked = np.argsort(self.clean_logits, axis=1, kind="stable")[:, ::-1]
+        rank, last = 1, min(target_classes, ranked.shape[1] - 1)
+        while rank <= last:
+            rows = self.active()
+            if len(rows) == 0:
+                return
+            together = min(max(1, _EFFICIENT_BATCH // len(rows)), last + 1 - rank)
+            aims = ranked[rows, rank : rank + together].T.reshape(-1)
+            yield np.tile(rows, together), aims.astype(np.float32)
+            rank += together
+
     def project(self, x_adv: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """The images moved into the ball and the clip range, exactly in float32.
 
@@ -186,7 +213,7 @@ class AttackTask:
             float32 logits, [len(rows), classes].
         """
         logits = self.target.logits(x_adv)
-        self.queries[rows] += 1
+        np.add.at(self.queries, rows, 1)
         if record:
             self.record(x_adv, logits, rows)
         return logits
@@ -217,7 +244,7 @@ class AttackTask:
             float32 logits [m, classes], losses [m], gradients [m, ...].
         """
         logits, losses, gradients = self.surrogate.loss_gradient(loss, x_adv, self.y[rows], aux)
-        self.gradients[rows] += 1
+        np.add.at(self.gradients, rows, 1)
         if record:
             if self.target not in (self.surrogate, getattr(self.surrogate, "values_of", None)):
                 logits = self.logits(x_adv, rows)

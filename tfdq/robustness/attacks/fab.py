@@ -36,13 +36,9 @@ def fab(
     """
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be >= 1, got {steps} and {restarts}")
-    ranked = np.argsort(task.clean_logits, axis=1, kind="stable")
-    for rank in range(2, min(target_classes, ranked.shape[1] - 1) + 2):
-        for restart in range(restarts):
-            rows = np.flatnonzero(~task.broken)
-            if len(rows) == 0:
-                return task.adversarial
-            _run(task, rows, ranked[rows, -rank].astype(np.float32), steps, restart > 0)
+    for restart in range(restarts):
+        for rows, aims in task.targeted_batches(target_classes):
+            _run(task, rows, aims, steps, restart > 0)
     return task.adversarial
 
 
@@ -78,8 +74,8 @@ def _run(
         found = across & inside.reshape(len(rows), -1).all(axis=1)
         task.record(current[found], logits[found], rows[found])
         current[across] = x[across] + (current[across] - x[across]) * np.float32(_BACKWARD)
-        if found.any():
-            keep = ~found
+        if task.early_stop and found.any():
+            keep = ~task.broken[rows]
             rows, aims, x, current = rows[keep], aims[keep], x[keep], current[keep]
             if len(rows) == 0:
                 return

@@ -17,7 +17,7 @@ from tfdq.robustness.attacks.losses import (
     targeted_dlr,
 )
 from tfdq.robustness.attacks.square import margin_of, search_squares
-from tfdq.robustness.targets import DifferentiableTarget
+from tfdq.robustness.targets import DifferentiableTarget, LossFunction
 
 
 @register_attack("low-bit", gradients=True)
@@ -28,7 +28,7 @@ def low_bit(
     restarts: int = 3,
     target_classes: int = 3,
     temperature: float = 0.12,
-    queries: int = 1000,
+    queries: int = 2000,
     p_init: float = 0.8,
 ) -> np.ndarray:
     """APGD through a smooth staircase, then a short random search from the best point.
@@ -66,22 +66,26 @@ def low_bit(
         raise ValueError(f"p_init must lie in (0, 1], got {p_init}")
     task.surrogate = _smoothed(task.surrogate, temperature)
     classes = task.clean_logits.shape[1]
-    ranked = np.argsort(task.clean_logits, axis=1, kind="stable")
     untargeted = difference_of_logits_ratio if classes > 2 else margin
-    aims = range(2, min(target_classes, classes - 1) + 2) if classes > 3 else ()
     best = task.x.copy()
     lowest = np.full(len(task.x), np.inf, np.float32)
-    for rank in (*[None] * restarts, *aims):
-        rows = task.active()
-        if len(rows) == 0:
-            return best
-        loss = untargeted if rank is None else targeted_dlr
-        aim = None if rank is None else ranked[rows, -rank].astype(np.float32)
-        images, _ = run_apgd(task, rows, loss, aim, steps=steps)
+
+    def run(rows: np.ndarray, loss: LossFunction, aims: np.ndarray | None) -> None:
+        images, _ = run_apgd(task, rows, loss, aims, steps=steps)
         margins = margin_of(task.logits(images, rows), task.y[rows])
-        better = margins < lowest[rows]
-        best[rows[better]] = images[better]
-        lowest[rows[better]] = margins[better]
+        # An example may appear several times; its lowest margin comes last and stays.
+        for index in np.argsort(-margins, kind="stable"):
+            row = rows[index]
+            if margins[index] < lowest[row]:
+                best[row], lowest[row] = images[index], margins[index]
+
+    for _ in range(restarts):
+        rows = task.active()
+        if len(rows):
+            run(rows, untargeted, None)
+    if classes > 3:
+        for rows, aims in task.targeted_batches(target_classes):
+            run(rows, targeted_dlr, aims)
     rows = task.active()
     if queries and len(rows):
         best[rows], _ = search_squares(
