@@ -33,7 +33,7 @@ def rows(result: DemoResult) -> list[list[str]]:
 def header(result: DemoResult) -> list[str]:
     """Return the titles of the columns."""
     attacks = [_TITLES.get(attack, attack) for attack in result.report.attacks]
-    return ["model", "clean %", *(f"{attack} %" for attack in attacks), "size KiB", "images/s"]
+    return ["model", "clean", *attacks, "KiB", "images/s"]
 
 
 def notes(result: DemoResult) -> list[str]:
@@ -60,10 +60,10 @@ def as_rich(result: DemoResult) -> Table:
     """Return the table for a terminal."""
     from rich.table import Table
 
-    title = f"Defensive quantization of {result.dataset.name}"
+    title = f"Defensive quantization of {result.dataset.name}: accuracy in %, size, speed"
     table = Table(title=title, caption="\n".join(notes(result)), caption_justify="left")
     for index, column in enumerate(header(result)):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for cells in rows(result):
         table.add_row(*cells)
     return table
