@@ -90,7 +90,7 @@ def test_saved_models_and_files_give_the_reported_accuracy(
     """Load what was written, judge it by itself."""
     import tfdq
     from tfdq.data import load
-    from tflite_export import Interpreter, integer_only
+    from tflite_export import IntegerTwin, Interpreter, integer_only
 
     out, _, results = trip
     data = load("digits")
@@ -98,7 +98,9 @@ def test_saved_models_and_files_give_the_reported_accuracy(
     for slug, name in (("vq", "VQ"), ("dq", "DQ")):
         keras = tfdq.load_model(out / "models" / f"{slug}.keras").predict(x, verbose=0).argmax(1)
         lite = Interpreter(out / f"{slug}.tflite").predict(x).argmax(1)
+        twin = np.argmax(IntegerTwin(out / f"{slug}.tflite")(x), axis=1)
         assert np.mean(keras == lite) >= 0.995
+        assert np.mean(twin == lite) >= 0.995
         assert integer_only((out / f"{slug}.tflite").read_bytes())
         for predicted, label in ((keras, name), (lite, f"{name} .tflite")):
             record = next(m for m in results["robustness"]["models"] if m["name"] == label)

@@ -1,6 +1,7 @@
 """The structure and the arithmetic of quantize_model's result."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,25 @@ def test_moving_average_range_keeps_relu(digits: Images) -> None:
     assert stem.layer.fused_activation == "relu"
     tfdq.calibrate(qat, digits[0])
     assert stem.output_grid().zero_point == -128
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [
+        lambda: L.ReLU(),
+        lambda: L.ReLU(6.0),
+        lambda: L.Activation("relu"),
+        lambda: L.Activation("relu6"),
+        lambda: L.Activation(tf.nn.relu6),
+    ],
+)
+def test_every_way_to_write_a_relu_is_fused(relu: Callable[[], L.Layer]) -> None:
+    inputs = L.Input((4, 4, 2))
+    model = tf_keras.Model(inputs, relu()(L.Conv2D(3, 1, name="conv")(inputs)))
+    qat = tfdq.quantize_model(model, activation_bits=4)
+    assert [layer.name for layer in qat.layers[2:]] == ["quant_conv"]
+    assert qat.get_layer("quant_conv").layer.fused_activation == "relu6"
+    assert qat.get_layer("quant_conv").bits == (8, 4)
 
 
 def test_a_skipped_layer_stays_float(digits: Images) -> None:
