@@ -102,12 +102,21 @@ def test_evaluate_writes_a_report_and_goes_on_from_it(
     assert {p.name for p in out.iterdir()} == {"pieces", "report.json", "report.md", "report.png"}
 
 
-def test_audit_reports_its_checks(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_reports_its_checks(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("--eps", "16/255", "--examples", 16, "--queries", 20, "--json")
     status = tfdq("audit", trained / "model.keras", *options)
     found = json.loads(capsys.readouterr().out)
     assert status == (0 if found["passed"] else 1)
     assert len(found["checks"]) >= 10
+    # The verdict goes beside the figures of an evaluation.
+    verdict = tmp_path / "audit.json"
+    verdict.write_text(json.dumps(found))
+    model = trained / "model.keras"
+    options = ("--attacks", "fgsm", "--limit", 16, "--audit", f"{model}={verdict}")
+    assert tfdq("evaluate", model, *options) == 0
+    assert f"audit {'passed' if found['passed'] else 'failed'}" in capsys.readouterr().out
 
 
 def test_training_goes_on_from_a_float_model_against_an_attack(

@@ -97,10 +97,17 @@ def evaluate(
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
     attacks: Annotated[
-        str, typer.Option("--attacks", help="standard, or names: fgsm,pgd,square.")
+        str,
+        typer.Option(
+            "--attacks", help="standard, record (with low-bit), or names: fgsm,pgd,square."
+        ),
     ] = "standard",
     eps: Annotated[list[str] | None, typer.Option("--eps", help="May be repeated.")] = None,
     surrogate: SurrogateOption = None,
+    audits: Annotated[
+        list[str] | None,
+        typer.Option("--audit", help="MODEL=audit.json, its verdict; may be repeated."),
+    ] = None,
     limit: LimitOption = 1000,
     seed: SeedOption = 0,
     out: Annotated[
@@ -119,6 +126,7 @@ def evaluate(
     if len(opened) < len(models):
         raise ValueError(f"the same model is given twice: {', '.join(map(str, models))}")
     helper = None if surrogate is None else open_model(surrogate)
+    verdicts = _audits(audits or [])
     black_boxes = [_name(path) for path in models if path.suffix == ".tflite"]
     x, y = test_images(load_data(data, data_dir, limit, seed))
     report = run_evaluation(
@@ -128,6 +136,7 @@ def evaluate(
         attacks=attacks if attacks in SUITES else attacks.split(","),
         epsilons=strengths,
         surrogates=dict.fromkeys(black_boxes, helper) if helper is not None else None,
+        audits=verdicts,
         seed=seed,
         results=None if out is None else out / "pieces",
     )
@@ -136,6 +145,17 @@ def evaluate(
         report.plot(out / "report.png")
         (out / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     typer.echo(report.to_json() if as_json else report.to_markdown())
+
+
+def _audits(given: list[str]) -> dict[str, Any]:
+    """Return the audits given as ``MODEL=audit.json``, by the models' names in tables."""
+    found = {}
+    for text in given:
+        model, separator, file = text.rpartition("=")
+        if not separator or not model:
+            raise ValueError(f"--audit takes MODEL=audit.json, got {text!r}")
+        found[_name(Path(model))] = json.loads(Path(file).read_text(encoding="utf-8"))
+    return found
 
 
 def _name(path: Path) -> str:
@@ -152,6 +172,10 @@ def audit(
     surrogate: SurrogateOption = None,
     tflite: Annotated[
         Path | None, typer.Option("--tflite", help="The file exported from the model.")
+    ] = None,
+    transfer_from: Annotated[
+        list[Path] | None,
+        typer.Option("--transfer-from", help="An independently trained model; may be repeated."),
     ] = None,
     examples: Annotated[int, typer.Option("--examples", min=8)] = 256,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Of Square.")] = 1000,
@@ -182,6 +206,7 @@ def audit(
         eps=strength,
         examples=examples,
         surrogate=helper,
+        transfer_from={_name(path): open_model(path) for path in transfer_from or []} or None,
         twin=twin,
         tflite=None if tflite is None else str(tflite),
         queries=queries,
