@@ -201,8 +201,9 @@ def _art_autoattack(target: Any, x: np.ndarray, y: np.ndarray, eps: float) -> np
     from art.attacks.evasion import AutoAttack
     from art.estimators.classification import TensorFlowV2Classifier
 
+    logits = tf.function(target.logits_tensor, reduce_retracing=True)
     classifier = TensorFlowV2Classifier(
-        model=tf.function(target.logits_tensor, reduce_retracing=True),
+        model=lambda points, training=False: logits(points),
         nb_classes=10,
         input_shape=x.shape[1:],
         loss_object=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
