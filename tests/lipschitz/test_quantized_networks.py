@@ -213,3 +213,13 @@ def test_public_names_load() -> None:
     assert set(dir(lipschitz)) == set(lipschitz.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = lipschitz.nothing
+
+
+def test_the_convolution_exact_penalty_knows_each_layers_strides(float_model) -> None:
+    regularizer = lipschitz.get_regularizer("conv_orthogonal", 1e-3)
+    model = tfdq.quantize_model(float_model, regularizer=regularizer)
+    found = {name: w.layer.penalty for name, w in kernel_layers(model).items()}
+    assert found["down"].strides == (2, 2)
+    assert found["stem"].strides == (1, 1)
+    assert found["depthwise"].depthwise
+    assert not found["down"].depthwise
