@@ -31,7 +31,7 @@ demo: install ## Train, quantize, attack, export and run on real images; prints 
 	$(BIN)/tfdq demo $(ARGS)
 
 test: install ## Run the whole test suite.
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: install ## Check style and types.
 	$(BIN)/ruff check .

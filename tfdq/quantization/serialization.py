@@ -7,7 +7,7 @@ from typing import Any
 
 import tf_keras
 
-from tfdq.lipschitz.regularizers import OrthogonalityRegularizer
+from tfdq.lipschitz.names import REGULARIZERS
 from tfdq.quantization.configs import DefensiveQuantizeConfig
 from tfdq.quantization.layers import (
     ConvexCombination,
@@ -38,9 +38,9 @@ _CLASSES = (
     InputQuantizer,
     KernelQuantizer,
     ObservedRangeQuantizer,
-    OrthogonalityRegularizer,
     PortableQuantizeWrapper,
     QuantizeWrapper,
+    *REGULARIZERS.values(),
 )
 
 
