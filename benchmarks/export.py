@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,6 +127,18 @@ def _alternating(
     return statistics.median(seconds(first) / seconds(second) for _ in range(rounds))
 
 
+def _gradient_of(model: Any) -> Callable[[Any], Any]:
+    import tensorflow as tf
+
+    def gradient(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(model(x, training=False))
+        return tape.gradient(loss, x)
+
+    return gradient
+
+
 def twin_over_fake_quantized() -> list[Row]:
     """Forward pass, and forward with input gradient, of the twin over the trained model."""
     import tensorflow as tf
@@ -136,20 +149,11 @@ def twin_over_fake_quantized() -> list[Row]:
     images = tf.constant(_images(64))
     for bits in (8, 4):
         trained = _quantized(bits)
-        twin = IntegerTwin(trained)
-        forward = [
-            tf.function(lambda x, m=model: m(x, training=False)) for model in (twin, trained)
-        ]
-
-        def gradient(x: tf.Tensor, model: Any) -> tf.Tensor:
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                loss = tf.reduce_sum(model(x, training=False))
-            return tape.gradient(loss, x)
-
-        backward = [tf.function(lambda x, m=model: gradient(x, m)) for model in (twin, trained)]
+        models = (IntegerTwin(trained), trained)
+        forward = [tf.function(partial(model, training=False)) for model in models]
+        backward = [tf.function(_gradient_of(model)) for model in models]
         for name, pair in (("forward", forward), ("gradient", backward)):
-            ratio = _alternating(lambda p=pair: p[0](images), lambda p=pair: p[1](images))
+            ratio = _alternating(partial(pair[0], images), partial(pair[1], images))
             label = f"twin {name} over fake-quantized, {bits} bits"
             rows.append(Row(label, ratio, "<= 3", "ResNet-20, batch 64"))
     return rows
