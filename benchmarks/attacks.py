@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import io
 import statistics
 import sys
 import tempfile
@@ -209,7 +210,7 @@ def _art_autoattack(target: Any, x: np.ndarray, y: np.ndarray, eps: float) -> np
         loss_object=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         clip_values=(0.0, 1.0),
     )
-    with contextlib.redirect_stderr(None):
+    with contextlib.redirect_stderr(io.StringIO()):
         suite = AutoAttack(classifier, eps=eps, eps_step=eps / 4, batch_size=256)
         return suite.generate(x, y)
 
