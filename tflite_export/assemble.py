@@ -339,18 +339,21 @@ class Assembler:
         return total
 
     def _add_two(self, left: int, right: int, target: Target, label: str) -> int:
-        largest = max(self.grid(left).scale, self.grid(right).scale) / target.scale
-        if largest > _LARGEST_FACTOR:
-            raise ValueError(
-                f"layer {label!r}: a step of an input is {largest:.3g} steps of the sum, integer "
-                "kernels take up to "
-                f"{_LARGEST_FACTOR:.0f}; the range of the sum is far too small: train or "
-                "calibrate on more data"
-            )
+        left, right = (self._within_reach(term, target, label) for term in (left, right))
         first, activation, second = clamp_plan(target)
         output = self.value(label, self.shape(left), first)
         self.emit("ADD", (left, right), output, Elementwise(activation), label)
         return output if second is None else self._lowered(output, second, label)
+
+    def _within_reach(self, source: int, target: Target, label: str) -> int:
+        """A term whose step the kernels can add; theirs may not exceed 256 steps of the sum.
+
+        Beyond that one step of the term is more than the sum's whole range (it was always zero):
+        a coarser form of it that saturates the sum as well stands in.
+        """
+        if self.grid(source).scale <= _LARGEST_FACTOR * target.scale:
+            return source
+        return self.rescale(source, Target(_LARGEST_FACTOR * target.scale, 0), label)
 
     def _loosen(self, label: str, between: Target, target: Target, roundings: int) -> None:
         """Note ``roundings`` roundings to a grid in between, half a step each."""
