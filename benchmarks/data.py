@@ -6,22 +6,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from benchmarks.rows import Row, print_rows
 
 BATCH = 128
 BATCHES = 60
 ROUNDS = 15
-
-
-class Row(NamedTuple):
-    """One measured ratio."""
-
-    name: str
-    ratio: float
-    goal: str
-    detail: str
 
 
 def _images() -> Any:
@@ -118,8 +111,7 @@ def input_pipeline() -> list[Row]:
 
 def main() -> int:
     """Print the ratios."""
-    for row in input_pipeline():
-        print(f"{row.name:50} {row.ratio:6.2f}  goal {row.goal:8} {row.detail}")
+    print_rows(input_pipeline())
     return 0
 
 

@@ -5,45 +5,10 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
-BATCH = 128
+from benchmarks.rows import BATCH, Row, print_rows, training_step
+
 ROUNDS = 12
-
-
-class Row(NamedTuple):
-    """One measured figure."""
-
-    name: str
-    value: float
-    goal: str
-    detail: str
-
-
-def _step(model: Any) -> Callable[[], float]:
-    """Return a function that runs one compiled training step and returns its seconds."""
-    import tensorflow as tf
-    import tf_keras
-
-    model.compile(
-        tf_keras.optimizers.SGD(0.01, momentum=0.9),
-        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    random = tf.random.Generator.from_seed(0)
-    images = random.uniform((BATCH, 32, 32, 3))
-    labels = random.uniform((BATCH,), maxval=10, dtype=tf.int32)
-    train = model.make_train_function()
-    batches: Iterator[Any] = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
-
-    def run() -> float:
-        start = time.perf_counter()
-        train(batches)["loss"].numpy()
-        return time.perf_counter() - start
-
-    for _ in range(2):
-        run()
-    return run
 
 
 def penalty_steps(rounds: int = ROUNDS) -> list[Row]:
@@ -58,10 +23,12 @@ def penalty_steps(rounds: int = ROUNDS) -> list[Row]:
 
     goals = {"orthogonal": "<= 1.02", "conv_orthogonal": "<= 1.10", "spectral": "", "srip": ""}
     model = resnet20()
-    steps = {"none": _step(tfdq.quantize_model(model, 0.0, activation_bits=4))}
+    steps = {"none": training_step(tfdq.quantize_model(model, 0.0, activation_bits=4))}
     for name in goals:
         regularizer = get_regularizer(name, 2e-3, "deployed")
-        steps[name] = _step(tfdq.quantize_model(model, regularizer=regularizer, activation_bits=4))
+        steps[name] = training_step(
+            tfdq.quantize_model(model, regularizer=regularizer, activation_bits=4)
+        )
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, run in steps.items():
@@ -139,8 +106,7 @@ def certificate_times() -> list[Row]:
 
 def main() -> int:
     """Print all figures."""
-    for row in (*penalty_steps(), *norm_times(), *certificate_times()):
-        print(f"{row.name:52} {row.value:10.3f}  {row.goal:8} {row.detail}")
+    print_rows((*penalty_steps(), *norm_times(), *certificate_times()))
     return 0
 
 

@@ -4,46 +4,10 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
-BATCH = 128
+from benchmarks.rows import BATCH, Row, print_rows, training_step
+
 ROUNDS = 12
-
-
-class Row(NamedTuple):
-    """One measured ratio."""
-
-    name: str
-    ratio: float
-    goal: str
-    detail: str
-
-
-def _step(model: Any) -> Callable[[], float]:
-    """Return a function that runs one compiled training step and returns its seconds."""
-    import tensorflow as tf
-    import tf_keras
-
-    model.compile(
-        tf_keras.optimizers.SGD(0.01, momentum=0.9),
-        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    random = tf.random.Generator.from_seed(0)
-    images = random.uniform((BATCH, 32, 32, 3))
-    labels = random.uniform((BATCH,), maxval=10, dtype=tf.int32)
-    train = model.make_train_function()
-    batches: Iterator[Any] = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
-
-    def run() -> float:
-        start = time.perf_counter()
-        train(batches)["loss"].numpy()
-        return time.perf_counter() - start
-
-    for _ in range(2):
-        run()
-    return run
 
 
 def training_steps() -> list[Row]:
@@ -59,11 +23,13 @@ def training_steps() -> list[Row]:
 
     model = resnet20()
     steps = {
-        "float": _step(resnet20()),
-        "VQ": _step(tfdq.quantize_model(model, 0.0, activation_bits=4)),
-        "DQ": _step(tfdq.quantize_model(model, 2e-3, activation_bits=4)),
-        "DQ (paper)": _step(tfdq.quantize_model(model, 2e-3, on="kernel", activation_bits=4)),
-        "tfmot 8-bit QAT": _step(tfmot.quantization.keras.quantize_model(model)),
+        "float": training_step(resnet20()),
+        "VQ": training_step(tfdq.quantize_model(model, 0.0, activation_bits=4)),
+        "DQ": training_step(tfdq.quantize_model(model, 2e-3, activation_bits=4)),
+        "DQ (paper)": training_step(
+            tfdq.quantize_model(model, 2e-3, on="kernel", activation_bits=4)
+        ),
+        "tfmot 8-bit QAT": training_step(tfmot.quantization.keras.quantize_model(model)),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(ROUNDS):
@@ -88,8 +54,7 @@ def training_steps() -> list[Row]:
 
 def main() -> int:
     """Print the ratios."""
-    for row in training_steps():
-        print(f"{row.name:45} {row.ratio:6.3f}  goal {row.goal:8} {row.detail}")
+    print_rows(training_steps())
     return 0
 
 
