@@ -20,17 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.rows import Row, print_rows
+
 EPS = 8 / 255
 SUITE = ("apgd-ce", "apgd-t", "fab", "square")
-
-
-class Row(NamedTuple):
-    """One measured ratio."""
-
-    name: str
-    ratio: float
-    goal: str
-    detail: str
 
 
 class Images(NamedTuple):
@@ -292,8 +285,7 @@ def rows() -> list[Row]:
 def main() -> int:
     """Print the ratios as they come."""
     for measure in (pgd_steps, square_on_file, low_bit, standard_suite):
-        for row in measure():
-            print(f"{row.name:40} {row.ratio:7.3f}  goal {row.goal:8} {row.detail}", flush=True)
+        print_rows(measure())
     return 0
 
 

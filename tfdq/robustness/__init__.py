@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         available_attacks,
         register_attack,
         run_attack,
+        smooth_surrogate,
     )
     from tfdq.robustness.catastrophic_overfitting import (
         CatastrophicOverfittingMonitor,
@@ -51,6 +52,7 @@ _HOME = {
     "evaluate": "tfdq.robustness.evaluation",
     "register_attack": "tfdq.robustness.attacks",
     "run_attack": "tfdq.robustness.attacks",
+    "smooth_surrogate": "tfdq.robustness.attacks",
     "squeeze": "tfdq.robustness.squeezing",
     "transfer_matrix": "tfdq.robustness.transfer",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "evaluate",
     "register_attack",
     "run_attack",
+    "smooth_surrogate",
     "squeeze",
     "transfer_matrix",
 ]
