@@ -28,6 +28,8 @@ ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 SIGNATURE = "serving_default"
+PRODUCER = "tflite_export"
+"""What the files this package writes have as their description."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tflite_export import schema
 from tflite_export.graph import BATCH, DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
 from tflite_export.metadata import DIGEST_NAME, digest_of, facts_of, golden_of
 from tflite_export.operator_rules import RULES, Problem
 from tflite_export.read import load, metadata_position, read
+from tflite_export.wire import File
 
 LARGEST_TENSOR = 1 << 30
 """Bytes of one sample's largest activation that are accepted."""
@@ -55,10 +57,13 @@ def check_digest(data: bytes) -> bool:
         Whether the file carries a digest.
 
     Raises:
-        ValueError: if it does and the file is not what was written.
+        ValueError: if it does and the file is not what was written, or if it is one of this
+            package's files without its digest.
     """
     start, size = metadata_position(data, DIGEST_NAME)
     if not size:
+        if File(data).root(schema.FILE_IDENTIFIER).text(3) == schema.PRODUCER:
+            raise ValueError("damaged file: it has lost its SHA-256; copy it again")
         return False
     if not hmac.compare_digest(bytes(data[start : start + size]), digest_of(data, start, size)):
         raise ValueError(

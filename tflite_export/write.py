@@ -72,7 +72,7 @@ def write(graph: IntegerGraph) -> bytes:
     pools.buffer(None)
     model = fb.ModelT()
     model.version = schema.SCHEMA_VERSION
-    model.description = "tflite_export"
+    model.description = schema.PRODUCER
     subgraph = fb.SubGraphT()
     subgraph.name = graph.name
     subgraph.inputs = np.array(graph.inputs, np.int32)
