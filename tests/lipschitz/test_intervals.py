@@ -13,7 +13,7 @@ from tfdq.lipschitz.interval_certificate import (
     predict_classes,
 )
 from tfdq.lipschitz.intervals import check_intervals, propagate, robust_classes
-from tflite_export.graph import IntegerGraph, Operator, Tensor
+from tflite_export.graph import Elementwise, IntegerGraph, Operator, Quantization, Tensor
 from tflite_export.reference import run
 from tflite_export.runtime import Interpreter
 from tflite_export.write import write
@@ -248,3 +248,23 @@ def test_wrong_arguments_are_refused() -> None:
     both.inputs = (0, 0)
     with pytest.raises(ValueError, match="one input"):
         check_intervals(both)
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+def test_product_with_constants_of_both_signs_is_its_exact_range(kernels) -> None:
+    """Every input integer, by the reference interpreter: the interval is attained at both ends."""
+    graph = IntegerGraph()
+    source = Tensor("input", (-1, 3), "int8", Quantization.per_tensor(1 / 255, -128))
+    factor = np.array([[100, -70, 0]], np.int8)
+    constant = Tensor("factor", (1, 3), "int8", Quantization.per_tensor(0.01, 0), factor)
+    result = Tensor("result", (-1, 3), "int8", Quantization.per_tensor(0.013, 5))
+    left, right, output = (graph.add_tensor(t) for t in (source, constant, result))
+    graph.operators.append(Operator("MUL", (left, right), (output,), Elementwise()))
+    graph.inputs, graph.outputs = (left,), (output,)
+    every = np.repeat(np.arange(-128, 128, dtype=np.int8)[:, None], 3, axis=1)
+    for low, high in ((-128, 127), (-100, -90), (0, 0)):
+        box = [np.full((1, 3), end, np.int8) for end in (low, high)]
+        lower, upper = propagate(graph, *box, kernels).values[output]
+        inside = run(graph, [every[low + 128 : high + 129]], kernels)[output]
+        np.testing.assert_array_equal(lower[0], inside.min(0))
+        np.testing.assert_array_equal(upper[0], inside.max(0))

@@ -38,6 +38,7 @@ _MONOTONE = (
     "CONCATENATION",
     "DEQUANTIZE",
     "MAX_POOL_2D",
+    "MUL",
     "PAD",
     "QUANTIZE",
     "RESHAPE",
@@ -125,6 +126,9 @@ def _operate(graph: IntegerGraph, operator: Operator, values: dict[int, Box], ke
         return _softmax(step, boxes[0])
     rule = KERNELS[operator.kind]
     lower, upper = (rule(step, [box[side] for box in boxes]) for side in (0, 1))
+    if operator.kind == "MUL":
+        # By a constant: falling where that is negative.
+        lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)
     return lower.astype(DTYPES[output.dtype]), upper.astype(DTYPES[output.dtype])
 
 
