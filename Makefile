@@ -23,8 +23,8 @@ $(VENV)/bin/python:
 
 $(STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--config-settings editable_mode=compat --editable '.[$(EXTRAS)]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[$(EXTRAS)]'
 	@rm -f $(VENV)/.installed-* && touch $@
 
 demo: install ## Train, quantize, attack, export and run on real images; prints one table.

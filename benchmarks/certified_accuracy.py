@@ -117,16 +117,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("intervals", "smoothing"))
     options = parser.parse_args(arguments)
     from tfdq.data import load
+    from tfdq.robustness.result_store import write_atomically
 
     data = load(options.data).subset(options.train, None, seed=0)
     settings = {key: str(value) for key, value in vars(options).items() if key != "out"}
-    found: dict[str, Any] = {"settings": settings}
-    if options.only != "smoothing":
-        found["intervals, linf, the .tflite"] = intervals(options, data)
-    if options.only != "intervals":
-        found["smoothing, l2, the .tflite"] = smoothing(options, data)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    # Each part is kept with its own settings; what an earlier run found stays.
+    found: dict[str, Any] = {}
+    if options.out.exists():
+        found = json.loads(options.out.read_text(encoding="utf-8"))
+    for name, measure in (("intervals", intervals), ("smoothing", smoothing)):
+        if options.only in (None, name):
+            norm = "linf" if name == "intervals" else "l2"
+            accuracy = measure(options, data)
+            found[f"{name}, {norm}, the .tflite"] = {"settings": settings, "accuracy": accuracy}
+            write_atomically(options.out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
     return 0
 
