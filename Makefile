@@ -18,7 +18,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed, $(PYTHON) is older; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-		$(PYTHON) -m pip install --quiet --target .virtualenv virtualenv && \
+		$(PYTHON) -m pip install --quiet --root-user-action=ignore --target .virtualenv virtualenv && \
 		PYTHONPATH=.virtualenv $(PYTHON) -m virtualenv --quiet $(VENV); }
 
 $(STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
