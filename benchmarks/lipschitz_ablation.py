@@ -75,7 +75,7 @@ def build(variant: Variant, input_shape: tuple[int, int, int], classes: int) -> 
         return tfdq.quantize_model(
             model,
             0.0,
-            regularizer=regularizer,
+            regularizer="orthogonal" if regularizer is None else regularizer,
             activation_bits=variant.bits,
             input_range=(0.0, 1.0),
         )
