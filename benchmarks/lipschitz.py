@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from typing import Any
 
 from benchmarks.rows import BATCH, Row, print_rows, training_step
 
@@ -41,6 +42,61 @@ def penalty_steps(rounds: int = ROUNDS) -> list[Row]:
             f"{statistics.median(times['none']) * 1e3:.0f} ms, ResNet-20, batch {BATCH}"
         )
         rows.append(Row(f"step with the {name} penalty / without", ratio, goal, detail))
+    return rows
+
+
+def stacked_penalties(rounds: int = ROUNDS) -> list[Row]:
+    """Measure one stacked pass over all kernels of a shape, over one pass for each kernel.
+
+    With gradients, on the convolutions of ResNet-20. Layers keep a penalty each as long as this
+    shows no gain.
+    """
+    import tensorflow as tf
+
+    from tfdq.lipschitz import get_regularizer
+    from tfdq.models import resnet20
+
+    model = resnet20()
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel_size")]
+    groups: dict[tuple[int, ...], list[tf.Variable]] = {}
+    for kernel in kernels:
+        groups.setdefault(tuple(kernel.shape), []).append(kernel)
+    rows = []
+    for name in ("orthogonal", "conv_orthogonal"):
+        penalty = get_regularizer(name, 2e-3, "kernel")
+
+        @tf.function
+        def separate(penalty: Any = penalty) -> Any:
+            with tf.GradientTape() as tape:
+                total = tf.add_n([penalty(kernel) for kernel in kernels])
+            return total, tape.gradient(total, kernels)
+
+        @tf.function
+        def stacked(penalty: Any = penalty) -> Any:
+            with tf.GradientTape() as tape:
+                parts = [
+                    tf.reduce_sum(tf.vectorized_map(penalty, tf.stack(group)))
+                    for group in groups.values()
+                ]
+                total = tf.add_n(parts)
+            return total, tape.gradient(total, kernels)
+
+        one, other = float(separate()[0]), float(stacked()[0])
+        if abs(one - other) > 1e-4 * abs(one):
+            raise RuntimeError(f"the stacked {name} penalty is {other}, not {one}")
+        ratios = []
+        for _ in range(rounds):
+            times = []
+            for run in (stacked, separate):
+                start = time.perf_counter()
+                for _ in range(5):
+                    run()
+                times.append(time.perf_counter() - start)
+            ratios.append(times[0] / times[1])
+        detail = f"{len(kernels)} kernels of {len(groups)} shapes, penalty and gradient"
+        rows.append(
+            Row(f"{name} penalties stacked / separate", statistics.median(ratios), "", detail)
+        )
     return rows
 
 
@@ -106,7 +162,7 @@ def certificate_times() -> list[Row]:
 
 def main() -> int:
     """Print all figures."""
-    print_rows((*penalty_steps(), *norm_times(), *certificate_times()))
+    print_rows((*penalty_steps(), *stacked_penalties(), *norm_times(), *certificate_times()))
     return 0
 
 

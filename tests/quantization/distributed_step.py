@@ -31,7 +31,8 @@ def one_step(strategy: tf.distribute.Strategy, weights: list[np.ndarray] | None)
     images = (load_digits().images[:64, ..., None] / 16).astype(np.float32)
     labels = load_digits().target[:64]
     with strategy.scope():
-        model = tfdq.quantize_model(network(), 2e-3, activation_bits=4)
+        schedule = tf_keras.optimizers.schedules.PolynomialDecay(2e-3, 10, 0.0)
+        model = tfdq.quantize_model(network(), beta_schedule=schedule, activation_bits=4)
         if weights:
             model.set_weights(weights)
         model.compile(

@@ -111,10 +111,16 @@ class KernelRegularizer(tf_keras.regularizers.Regularizer, tf.__internal__.track
         self.target = check_target(target)
         self._weight: tf.Variable | None = None
 
-    def __call__(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Return the penalty of one kernel, a float32 scalar."""
+    def __call__(self, kernel: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
+        """Return the penalty of one kernel, a float32 scalar.
+
+        Args:
+            kernel: the kernel, float.
+            weight: scalar in the place of the weight that the penalty holds.
+        """
         kernel = tf.cast(kernel, tf.float32)
-        return self.weight() * self.deviation(kernel, self.target_value(kernel.shape))
+        weight = self.weight() if weight is None else tf.cast(weight, tf.float32)
+        return weight * self.deviation(kernel, self.target_value(kernel.shape))
 
     def deviation(self, kernel: tf.Tensor, target: float) -> tf.Tensor:
         """Return the unweighted penalty of a float32 kernel; a subclass says what it is."""

@@ -37,8 +37,8 @@ class PenaltySchedule(tf_keras.callbacks.Callback):
             ``Ramp(0.0, 2e-3, begin=0, end=10)``.
 
     Raises:
-        ValueError: at the start of training, when the model has no penalty of tfdq; at an epoch,
-            when the weight is negative.
+        ValueError: at the start of training, when the model has no penalty of tfdq or has a
+            ``beta_schedule``; at an epoch, when the weight is negative.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -52,6 +52,11 @@ class PenaltySchedule(tf_keras.callbacks.Callback):
                 "the model has no kernel penalty to schedule: make it with "
                 "tfdq.quantize_model(..., lipschitz_beta=...) or give its layers a "
                 "kernel_regularizer of tfdq.lipschitz"
+            )
+        if any(getattr(layer, "penalty_schedule", None) for layer in _layers(self.model)):
+            raise ValueError(
+                "the model was made with beta_schedule, which sets the weight at every step: "
+                "leave out one of the two schedules"
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -12,6 +12,7 @@ from tfdq.quantization.packing import pack, unpack
 
 register = tf_keras.saving.register_keras_serializable(package="tfdq")
 
+
 _ACTIVATIONS = {
     "linear": tf.identity,
     "relu": tf.nn.relu,
@@ -54,6 +55,9 @@ class FusedKernel(_Activated):
         *args: Any,
         batch_norm: tf_keras.layers.BatchNormalization | dict[str, Any] | None = None,
         penalty: tf_keras.regularizers.Regularizer | dict[str, Any] | None = None,
+        penalty_schedule: (
+            tf_keras.optimizers.schedules.LearningRateSchedule | dict[str, Any] | None
+        ) = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -61,6 +65,7 @@ class FusedKernel(_Activated):
         if isinstance(batch_norm, dict):
             self.batch_norm = tf_keras.layers.BatchNormalization.from_config(batch_norm)
         self.penalty = unpack(penalty)
+        self.penalty_schedule = unpack(penalty_schedule)
         self._present_kernel: tf.Tensor | None = None
 
     def build(self, input_shape: Any) -> None:
@@ -132,6 +137,7 @@ class FusedKernel(_Activated):
             **super().get_config(),
             "batch_norm": None if norm is None else norm_config(norm),
             "penalty": None if self.penalty is None else pack(self.penalty),
+            "penalty_schedule": self.penalty_schedule and pack(self.penalty_schedule),
         }
 
 

@@ -23,6 +23,7 @@ def quantize_model(
     *,
     on: Placement = "deployed",
     regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal",
+    beta_schedule: tf_keras.optimizers.schedules.LearningRateSchedule | None = None,
     weight_bits: int = 8,
     activation_bits: int = 8,
     first_last_bits: int | None = None,
@@ -57,6 +58,9 @@ def quantize_model(
         regularizer: which penalty: ``"orthogonal"`` (the paper's), ``"srip"``, ``"spectral"``,
             ``"conv_orthogonal"`` (see ``tfdq.lipschitz``), or a registered Keras ``Regularizer``
             with its own weight and place in the stead of ``lipschitz_beta`` and ``on``.
+        beta_schedule: weight of the penalty by the training step, from 0, in the stead of the
+            constant; a Keras schedule, such as ``PolynomialDecay(0.0, 1000, 2e-3)`` for a linear
+            warm-up. The step is counted, saved and restored with the model.
         weight_bits: bits of the kernels, 2..8; symmetric, one scale for each output channel (for
             the tensor in a Dense).
         activation_bits: bits behind a ReLU, 1..8.
@@ -74,7 +78,7 @@ def quantize_model(
         ``quant_<name>``.
 
     Raises:
-        TypeError: ``model`` is not a Keras model.
+        TypeError: ``model`` is not a Keras model, or ``beta_schedule`` not a schedule.
         ValueError: a setting is out of range, a weight is not finite, the model is not built, is
             subclassed, is quantized already, or has layers that cannot be quantized (all of them
             are listed).
@@ -90,6 +94,7 @@ def quantize_model(
         lipschitz_beta=lipschitz_beta,
         on=on,
         regularizer=regularizer,
+        beta_schedule=beta_schedule,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         first_last_bits=first_last_bits,

@@ -31,8 +31,10 @@ def unpack(packed: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
     if not isinstance(packed, Mapping):
         return packed
     name = packed["class_name"]
-    kind = tf_keras.saving.get_registered_object(name, custom_objects) or getattr(
-        tf_keras.layers, name, None
+    kind = (
+        tf_keras.saving.get_registered_object(name, custom_objects)
+        or getattr(tf_keras.layers, name, None)
+        or getattr(tf_keras.optimizers.schedules, name, None)
     )
     if kind is None:
         raise ValueError(

@@ -261,6 +261,7 @@ class _Builder:
             batch_norm=None if step.norm is None else norm_config(step.norm),
             fused_activation=relu if step.activation == "relu" else "linear",
             penalty=self.settings.penalty(depthwise, tuple(config.get("strides", (1, 1)))),
+            penalty_schedule=self.settings.beta_schedule,
         )
 
     def _add_kernel(self, step: Step, argument: Any) -> None:
@@ -307,6 +308,7 @@ class _Builder:
             name=self._unique(f"{layer.name}_depthwise"),
             depthwise_regularizer=config["depthwise_regularizer"],
             penalty=self.settings.penalty(depthwise=True, strides=tuple(config["strides"])),
+            penalty_schedule=self.settings.beta_schedule,
         )
         middle = self._wrap(
             depthwise,

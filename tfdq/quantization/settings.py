@@ -9,7 +9,12 @@ from typing import Any, Literal
 import tf_keras
 
 from tfdq.lipschitz.names import get_regularizer
-from tfdq.lipschitz.regularizers import Placement, check_beta, check_placement
+from tfdq.lipschitz.regularizers import (
+    KernelRegularizer,
+    Placement,
+    check_beta,
+    check_placement,
+)
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
     ObservedRangeQuantizer,
@@ -29,6 +34,7 @@ class Settings:
     lipschitz_beta: float = 0.0
     on: Placement = "deployed"
     regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal"
+    beta_schedule: tf_keras.optimizers.schedules.LearningRateSchedule | None = None
     weight_bits: int = 8
     activation_bits: int = 8
     first_last_bits: int | None = None
@@ -63,7 +69,21 @@ class Settings:
         if self.input_range is not None:
             low, high = self.input_range
             FixedRangeQuantizer(8, low, high)
-        get_regularizer(self.regularizer, self.lipschitz_beta, self.on)
+        penalty = get_regularizer(self.regularizer, self.lipschitz_beta, self.on)
+        if self.beta_schedule is None:
+            return
+        if not isinstance(self.beta_schedule, tf_keras.optimizers.schedules.LearningRateSchedule):
+            raise TypeError(
+                "beta_schedule must be a schedule of tf_keras.optimizers.schedules, such as "
+                f"PolynomialDecay(0.0, 1000, 2e-3) for a warm-up, got {self.beta_schedule!r}; "
+                "for a function of the epoch give fit the callback "
+                "tfdq.lipschitz.PenaltySchedule"
+            )
+        if not isinstance(penalty, KernelRegularizer):
+            raise ValueError(
+                "beta_schedule sets the weight of a penalty of tfdq.lipschitz; the regularizer "
+                f"{type(penalty).__name__} has a weight of its own"
+            )
 
     def check_names(self, known: Collection[str]) -> None:
         """Check that every layer named in the settings exists.
@@ -116,7 +136,8 @@ class Settings:
             depthwise: the kernel is ``(k_h, k_w, c_in, multiplier)``.
             strides: of the convolution, for the penalties that know it.
         """
-        if isinstance(self.regularizer, str) and self.lipschitz_beta == 0:
+        unweighted = self.lipschitz_beta == 0 and self.beta_schedule is None
+        if isinstance(self.regularizer, str) and unweighted:
             return None
         prototype = get_regularizer(self.regularizer, self.lipschitz_beta, self.on)
         config: dict[str, Any] = prototype.get_config()

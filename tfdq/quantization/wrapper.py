@@ -114,6 +114,7 @@ class QuantizeWrapper(PortableQuantizeWrapper):
     """
 
     quantize_config: DefensiveQuantizeConfig
+    _training_calls: tf.Variable | None = None
 
     def build(self, input_shape: Any = None) -> None:
         """Build the layer, the quantizers' variables and the penalty."""
@@ -127,6 +128,16 @@ class QuantizeWrapper(PortableQuantizeWrapper):
         # A Keras model asks a layer with a callable loss for it at every step.
         if isinstance(self.layer, FusedKernel) and self.layer.penalty is not None:
             self.add_loss(self.penalty)
+            if self.layer.penalty_schedule is not None:
+                self._training_calls = self.add_weight(
+                    "training_calls",
+                    shape=(),
+                    dtype=tf.int64,
+                    initializer="zeros",
+                    trainable=False,
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                )
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the layer's output."""
@@ -137,6 +148,8 @@ class QuantizeWrapper(PortableQuantizeWrapper):
         if training is None:
             training = tf_keras.backend.learning_phase()
         kernel = self.quantize_config.kernel
+        if self._training_calls is not None:
+            self._training_calls.assign_add(tf.cast(training, tf.int64))
         if self._call_takes_training:
             kwargs["training"] = training
         if kernel is None:
@@ -186,7 +199,12 @@ class QuantizeWrapper(PortableQuantizeWrapper):
     def penalty(self) -> tf.Tensor:
         """Return the penalty of the kernel, a scalar."""
         regularizer = self.layer.penalty
-        return regularizer(self.penalized_kernel(getattr(regularizer, "on", "kernel")))
+        kernel = self.penalized_kernel(getattr(regularizer, "on", "kernel"))
+        if self._training_calls is None:
+            return regularizer(kernel)
+        # The step that the present penalty is part of, from 0; its call has been counted.
+        step = tf.maximum(self._training_calls - 1, 0)
+        return regularizer(kernel, self.layer.penalty_schedule(step))
 
     def output_grid(self) -> Grid | None:
         """Return the int8 grid of the output; None: that of the input.

@@ -1,0 +1,120 @@
+"""The penalty's weight follows a schedule of the training step, in any training loop."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import tfdq
+from tfdq.lipschitz import PenaltySchedule
+
+L = tf_keras.layers
+schedules = tf_keras.optimizers.schedules
+Images = tuple[np.ndarray, np.ndarray]
+WARM_UP = schedules.PolynomialDecay(0.0, 4, 0.1)
+
+
+def scheduled(**arguments) -> tf_keras.Model:
+    tf_keras.utils.set_random_seed(3)
+    model = tf_keras.Sequential(
+        [
+            L.Conv2D(4, 3, use_bias=False, input_shape=(8, 8, 1)),
+            L.BatchNormalization(),
+            L.ReLU(),
+            L.Flatten(),
+            L.Dense(10),
+        ]
+    )
+    settings = {"on": "kernel", "beta_schedule": WARM_UP, **arguments}
+    qat = tfdq.quantize_model(model, **settings)
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    qat.compile(tf_keras.optimizers.SGD(0.0), loss)
+    return qat
+
+
+def deviation(model: tf_keras.Model) -> float:
+    """What the paper's penalty is at weight 1, in NumPy."""
+    total = 0.0
+    for layer in model.layers:
+        if getattr(layer, "layer", None) is not None and hasattr(layer.layer, "kernel"):
+            kernel = layer.layer.kernel.numpy().astype(np.float64)
+            matrix = kernel.reshape(-1, kernel.shape[-1])
+            singular = np.linalg.svd(matrix, compute_uv=False)
+            total += 0.5 * np.sum((singular**2 - 1) ** 2)
+    return total
+
+
+def test_weight_by_the_step(digits: Images) -> None:
+    """At learning rate 0 the penalty is the schedule times a constant."""
+    model = scheduled()
+    x, y = digits[0][:48], digits[1][:48]
+    seen = [float(tf.add_n(model.losses))]
+    for _ in range(6):
+        model.fit(x[:8], y[:8], batch_size=8, verbose=0)
+        seen.append(float(tf.add_n(model.losses)))
+    wanted = deviation(model) * np.array([0, 0, 0.025, 0.05, 0.075, 0.1, 0.1])
+    np.testing.assert_allclose(seen, wanted, rtol=1e-5, atol=1e-9)
+    before = seen[-1]
+    model.evaluate(x, y, verbose=0)
+    model.predict(x, verbose=0)
+    assert float(tf.add_n(model.losses)) == before
+
+
+def test_every_step_of_a_compiled_loop_counts(digits: Images) -> None:
+    model = scheduled()
+    model.compile(model.optimizer, model.loss, steps_per_execution=3)
+    model.fit(digits[0][:24], digits[1][:24], batch_size=8, verbose=0)
+    np.testing.assert_allclose(float(tf.add_n(model.losses)), 0.05 * deviation(model), rtol=1e-5)
+
+
+def test_penalty_reaches_the_gradient(digits: Images) -> None:
+    """The kernel moves by the penalty's gradient at the step's own weight."""
+    models = {beta: scheduled(beta_schedule=None, lipschitz_beta=beta) for beta in (0.0, 0.025)}
+    models["schedule"] = scheduled()
+    kernels = {}
+    for name, model in models.items():
+        x, y = digits[0][:16], digits[1][:16]
+        model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+        model.optimizer.learning_rate.assign(0.5)
+        if name == "schedule":
+            calls = [v for v in model.variables if "training_calls" in v.name]
+            assert [int(v) for v in calls] == [2, 2]
+            for variable in calls:
+                variable.assign(1)  # The next is the step of index 1, weight 0.025.
+        model.fit(x[:8], y[:8], batch_size=8, verbose=0)
+        kernels[name] = model.layers[2].layer.kernel.numpy()
+    np.testing.assert_allclose(kernels["schedule"], kernels[0.025], rtol=1e-5, atol=1e-7)
+    assert np.abs(kernels["schedule"] - kernels[0.0]).max() > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("name", ["model.keras", "model.h5", "saved_model"])
+def test_the_count_is_saved(name: str, digits: Images, tmp_path: Path) -> None:
+    model = scheduled()
+    x, y = digits[0][:24], digits[1][:24]
+    model.fit(x, y, batch_size=8, verbose=0)
+    model.save(tmp_path / name)
+    loaded = tfdq.load_model(tmp_path / name)
+    np.testing.assert_allclose(tf.add_n(loaded.losses), 0.05 * deviation(model), rtol=1e-5)
+    loaded.fit(x[:8], y[:8], batch_size=8, verbose=0)
+    np.testing.assert_allclose(tf.add_n(loaded.losses), 0.075 * deviation(model), rtol=1e-5)
+
+
+def test_zero_beta_with_a_schedule_has_a_penalty(digits: Images) -> None:
+    assert len(scheduled(lipschitz_beta=0.0).losses) == 2
+
+
+def test_refused(digits: Images) -> None:
+    with pytest.raises(TypeError, match=r"schedule of tf_keras.*got 0\.5"):
+        scheduled(beta_schedule=0.5)
+    with pytest.raises(ValueError, match="L2 has a weight of its own"):
+        scheduled(regularizer=tf_keras.regularizers.L2(0.1))
+    with pytest.raises(ValueError, match="one of the two schedules"):
+        scheduled().fit(
+            digits[0][:8],
+            digits[1][:8],
+            callbacks=[PenaltySchedule(lambda epoch: 0.1)],
+            verbose=0,
+        )
