@@ -27,6 +27,7 @@ from tflite_export.graph import (
     Options,
     Pooling,
     Quantization,
+    Reduction,
     Softmax,
     Tensor,
 )
@@ -38,7 +39,9 @@ from tflite_export.grids import (
     covering,
     factors_as_integers,
     grid_of_means,
+    mean_takes,
     on_grid,
+    scale_of_means,
     ties_up,
 )
 from tflite_export.reference import pool_counts, same_padding
@@ -274,6 +277,25 @@ class Assembler:
             if cut
             else means
         )
+
+    def mean(self, source: int, target: Target, label: str) -> int:
+        """The mean over height and width, ``(batch, channels)``, on a grid of its own.
+
+        ``MEAN`` is many times faster than a depthwise convolution with so large a window; where its
+        kernels do not reach, that takes its place.
+        """
+        batch, height, width, channels = self.shape(source)
+        grid, count = self.grid(source), height * width
+        if not mean_takes(grid, count, target):
+            whole = Pooling("VALID", 1, 1, width, height)
+            pooled = self.average_pool(source, whole, target, label)
+            return self.reshape(pooled, (batch, channels), label)
+        # ties abound among the means of few-bit integers
+        self.slack[label] = 0
+        axes = self.constant(f"{label}/axes", np.array([1, 2], np.int32), None, "int32")
+        goal = replace(target, scale=scale_of_means(grid, count, target))
+        output = self.value(label, (batch, channels), goal)
+        return self.emit("MEAN", (source, axes), output, Reduction(), label)
 
     def _made_good(self, source: int, factors: np.ndarray, target: Target, label: str) -> int:
         """``factors * x`` on a grid; the factors, ``(1, h, w, 1)``, differ from pixel to pixel."""

@@ -152,6 +152,13 @@ class Pooling:
 
 
 @dataclass(frozen=True)
+class Reduction:
+    """Options of ``MEAN``; the axes are its second operand."""
+
+    keep_dims: bool = False
+
+
+@dataclass(frozen=True)
 class FullyConnected:
     """Options of ``FULLY_CONNECTED``; only ``activation`` is ever written as non-zero."""
 
@@ -187,7 +194,16 @@ class NoOptions:
     """Operators described by their tensors: RESHAPE, PAD, QUANTIZE, DEQUANTIZE."""
 
 
-Options = Convolution | Pooling | FullyConnected | Elementwise | Concatenation | Softmax | NoOptions
+Options = (
+    Convolution
+    | Pooling
+    | Reduction
+    | FullyConnected
+    | Elementwise
+    | Concatenation
+    | Softmax
+    | NoOptions
+)
 
 
 @dataclass(frozen=True)

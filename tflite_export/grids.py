@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tflite_export.graph import Quantization, Tensor, activation_range
+from tflite_export.rounding import mean_in_float32
 
 INT8_LOW, INT8_HIGH = -128, 127
 UNIT = 127
@@ -14,6 +15,9 @@ UNIT = 127
 
 _TIE = 1e-4
 _MOST_SUMS = 1 << 20
+_MOST_MEAN = 1 << 16
+_MEAN_FACTORS = (2.0**-16, 255.0)
+_NUDGES = (0, *(sign * 2**power for power in range(8) for sign in (1, -1)))
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,53 @@ def ties_up(grid: Target, count: int, target: Target) -> int:
     ties = np.abs(short) < _TIE
     moved = (short > _TIE) & (short <= unit + _TIE)
     return int(ties.sum() > moved.sum())
+
+
+def mean_takes(grid: Target, count: int, target: Target) -> bool:
+    """Whether the kernels of ``MEAN`` can bring means of ``count`` integers onto a grid."""
+    first, activation, second = clamp_plan(target)
+    factor = float(np.float32(grid.scale) / np.float32(target.scale))
+    return (
+        (first, activation, second) == (target, "NONE", None)
+        and count <= _MOST_MEAN
+        and _MEAN_FACTORS[0] <= factor <= _MEAN_FACTORS[1]
+    )
+
+
+def scale_of_means(grid: Target, count: int, target: Target) -> float:
+    """The scale to declare for a ``MEAN``: the target's, or one a few float32 steps beside it.
+
+    All sums that the integers in use can have are tried. A scale is the better the fewer of them
+    round otherwise than in training (ties up), or differently on a processor that adds the offset
+    without rounding the product before (a fused multiply-add, as on ARM).
+
+    Args:
+        grid: of the input, with the integers in use.
+        count: how many integers the mean is of.
+        target: grid of the result.
+
+    Returns:
+        A scale at most 128 float32 steps (relative 2**-16) from ``target.scale``.
+    """
+    if (grid.high - grid.low) * count >= _MOST_SUMS:
+        return target.scale
+    sums = np.arange(grid.low * count, grid.high * count + 1)
+    steps = (sums - count * grid.zero_point) * (grid.scale / (count * target.scale))
+    trained = np.clip(np.floor(steps + 0.5 + _TIE) + target.zero_point, INT8_LOW, INT8_HIGH)
+    source = np.float32(grid.scale), grid.zero_point
+    best, least = target.scale, len(sums) * 2
+    for nudge in _NUDGES:
+        scale = float((np.float32(target.scale).view(np.int32) + np.int32(nudge)).view(np.float32))
+        factor, offset = mean_in_float32(source, (np.float32(scale), target.zero_point), count)
+        apart = np.float32(np.float32(sums) * factor) + offset
+        fused = (sums * np.float64(factor) + np.float64(offset)).astype(np.float32)
+        ours, theirs = (np.clip(np.rint(v), INT8_LOW, INT8_HIGH) for v in (apart, fused))
+        cost = int((ours != trained).sum() + (ours != theirs).sum())
+        if cost < least:
+            best, least = scale if nudge else target.scale, cost
+        if not least:
+            break
+    return best
 
 
 def factors_as_integers(factors: np.ndarray) -> tuple[np.ndarray, float]:

@@ -367,12 +367,15 @@ def _global_max_pooling(call: Call) -> int:
 
 
 def _average_pooling(call: Call) -> int:
+    if tuple(call.layer.pool_size) == call.assembler.shape(call.source)[1:3] and (
+        call.layer.padding == "valid" or call.shape[1:3] == (1, 1)
+    ):
+        return _global_average_pooling(call)
     return call.assembler.average_pool(call.source, _pooling(call.layer), call.target, call.label)
 
 
 def _global_average_pooling(call: Call) -> int:
-    options = _whole_image(call)
-    pooled = call.assembler.average_pool(call.source, options, call.target, call.label)
+    pooled = call.assembler.mean(call.source, call.target, call.label)
     return call.assembler.reshape(pooled, call.shape, call.label)
 
 

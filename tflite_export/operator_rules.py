@@ -15,6 +15,7 @@ from tflite_export.graph import (
     Operator,
     Options,
     Pooling,
+    Reduction,
     Softmax,
     Tensor,
 )
@@ -25,6 +26,8 @@ Operands = Sequence["Tensor | None"]
 
 _LARGEST_STEP = 1 << 15
 _LARGEST_FACTOR = 256.0
+_SMALLEST_FACTOR = 2.0**-16
+_LARGEST_MEAN = 1 << 16
 
 
 class Problem(ValueError):
@@ -250,7 +253,10 @@ def _mul(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     )
     if output.dtype == "int8":
         ratio = float(source.scale) * float(factor.scale) / float(output.scale)
-        _require(2.0**-16 <= ratio < _LARGEST_FACTOR, f"scale of the product over output: {ratio}")
+        _require(
+            _SMALLEST_FACTOR <= ratio < _LARGEST_FACTOR,
+            f"scale of the product over output: {ratio}",
+        )
     return source.shape
 
 
@@ -264,6 +270,27 @@ def _pool_2d(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     height = _window(shape[1], options.filter_h, options.stride_h, 1, options.padding)
     width = _window(shape[2], options.filter_w, options.stride_w, 1, options.padding)
     return (shape[0], height, width, shape[3])
+
+
+def _mean(operator: Operator, operands: Operands, output: Tensor) -> Shape:
+    """Over height and width of an image, which are left out of the result."""
+    options = operator.options
+    assert isinstance(options, Reduction)
+    source, axes = _operands(operands, 2, 2)
+    shape = _image(source)
+    for tensor in (source, output):
+        _quantized_or_float(tensor)
+        _require(tensor.dtype == output.dtype, f"types {tensor.dtype} and {output.dtype} are mixed")
+    _require(output.dtype != "uint8" and not source.is_constant, "expected an int8 activation")
+    if axes.data is None or axes.dtype != "int32" or sorted(axes.data.reshape(-1)) != [1, 2]:
+        raise Problem("the axes are not the constant (1, 2)")
+    _require(not options.keep_dims, "kept dimensions, for which built-in kernels round otherwise")
+    count = shape[1] * shape[2]
+    _require(1 <= count <= _LARGEST_MEAN, f"the mean of {count}, expected up to {_LARGEST_MEAN}")
+    if output.dtype == "int8":
+        ratio = float(source.scale) / float(output.scale)
+        _require(_SMALLEST_FACTOR <= ratio < _LARGEST_FACTOR, f"scale of input over output {ratio}")
+    return (shape[0], shape[3])
 
 
 def _concatenation(operator: Operator, operands: Operands, output: Tensor) -> Shape:
@@ -369,6 +396,7 @@ RULES: dict[str, Callable[[Operator, Operands, Tensor], Shape]] = {
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
     "MAX_POOL_2D": _pool_2d,
+    "MEAN": _mean,
     "MUL": _mul,
     "PAD": _pad,
     "QUANTIZE": _quantize,

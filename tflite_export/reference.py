@@ -27,11 +27,13 @@ from tflite_export.graph import (
     activation_range,
 )
 from tflite_export.rounding import (
+    mean_in_float32,
     requantization_scale,
     round_half_away_array,
     scale_away,
     scale_in_eights,
     scale_in_float32,
+    scale_mean,
     scale_upward,
 )
 
@@ -331,6 +333,25 @@ def pool_counts(size: tuple[int, ...], options: Pooling) -> np.ndarray:
     return _windows(ones, (options.filter_h, options.filter_w), options, 0).sum(axis=(4, 5))
 
 
+def mean_factors(source: Tensor, output: Tensor) -> tuple[np.float32, np.float32]:
+    """`rounding.mean_in_float32` of an operator's tensors: a mean over height and width."""
+    count = source.shape[1] * source.shape[2]
+    grids = [(tensor.scale, tensor.zero_point) for tensor in (source, output)]
+    return mean_in_float32(grids[0], grids[1], count)
+
+
+def _mean(step: Step, operands: list[np.ndarray]) -> np.ndarray:
+    source, output = step.inputs[0], step.output
+    sums = operands[0].astype(np.int64).sum(axis=(1, 2))
+    if step.xnnpack:
+        factor, offset = mean_factors(source, output)
+        scaled = np.rint(sums.astype(np.float32) * factor + offset).astype(np.int64)
+        return _finish(step, scaled - output.zero_point, "NONE")
+    count = source.shape[1] * source.shape[2]
+    real = float(source.scale) / float(output.scale)
+    return _finish(step, scale_mean(sums - count * source.zero_point, real, count), "NONE")
+
+
 def _concatenation(step: Step, operands: list[np.ndarray]) -> np.ndarray:
     options = step.operator.options
     assert isinstance(options, Concatenation)
@@ -413,6 +434,7 @@ KERNELS: dict[str, Callable[[Step, list[np.ndarray]], np.ndarray]] = {
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
     "MAX_POOL_2D": _max_pool_2d,
+    "MEAN": _mean,
     "MUL": _mul,
     "PAD": _pad,
     "QUANTIZE": _quantize,

@@ -72,7 +72,15 @@ def scale_away(accumulator: np.ndarray, factors: np.ndarray) -> np.ndarray:
     Returns:
         int64, before zero point and clamp.
     """
-    multiplier, left, right = _factors(factors)
+    return _away(accumulator, *_factors(factors))
+
+
+def _away(
+    accumulator: np.ndarray,
+    multiplier: np.ndarray | int,
+    left: np.ndarray | int,
+    right: np.ndarray | int,
+) -> np.ndarray:
     product = (accumulator.astype(np.int64) << left) * multiplier
     nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
     high = np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))
@@ -106,6 +114,56 @@ def _factors(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Multipliers, left shifts and right shifts of real factors."""
     pairs = np.array([fixed_point(float(factor)) for factor in factors], np.int64).reshape(-1, 2)
     return pairs[:, 0], np.maximum(pairs[:, 1], 0), np.maximum(-pairs[:, 1], 0)
+
+
+def mean_multiplier(real: float, count: int) -> tuple[int, int]:
+    """The built-in kernels' factor of a mean: that of the scales, divided by ``count`` in integers.
+
+    Args:
+        real: input scale over output scale, positive.
+        count: how many integers the mean is of.
+
+    Returns:
+        (multiplier, shift) as of `fixed_point`; the division truncates.
+    """
+    multiplier, shift = fixed_point(real)
+    extra = min(count.bit_length() - 1, 32, 31 + shift)
+    return (multiplier << extra) // count, shift - extra
+
+
+def scale_mean(sums: np.ndarray, real: float, count: int) -> np.ndarray:
+    """Built-in and reference kernels of a mean: one fixed-point factor, ties away from zero.
+
+    Args:
+        sums: sums of ``count`` integers, the zero point taken off.
+        real: input scale over output scale.
+        count: how many integers the mean is of.
+
+    Returns:
+        int64, before zero point and clamp.
+    """
+    multiplier, shift = mean_multiplier(real, count)
+    return _away(sums, multiplier, max(shift, 0), max(-shift, 0))
+
+
+def mean_in_float32(
+    source: tuple[np.float32, int], target: tuple[np.float32, int], count: int
+) -> tuple[np.float32, np.float32]:
+    """XNNPACK's factor and offset of a mean, each step rounded to float32.
+
+    Both zero points are in the offset, which is not a whole number: ``rint(f32(f32(sum) * factor) +
+    offset)`` is the output integer, ``sum`` that of the stored integers.
+
+    Args:
+        source: scale and zero point of the input.
+        target: scale and zero point of the output.
+        count: how many integers the mean is of.
+
+    Returns:
+        (factor, offset), float32.
+    """
+    factor = np.float32(source[0] / target[0]) * (np.float32(1.0) / np.float32(count))
+    return factor, np.float32(target[1]) - np.float32(count * source[1]) * factor
 
 
 def round_half_away_array(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from tflite_export.graph import (
     NoOptions,
     Options,
     Pooling,
+    Reduction,
     Softmax,
 )
 
@@ -131,6 +132,7 @@ OPERATORS: dict[str, OperatorSchema] = {
         ignored=(3,),
     ),
     "MAX_POOL_2D": OperatorSchema(Pooling, 5, "Pool2DOptions", _POOLING),
+    "MEAN": OperatorSchema(Reduction, 27, "ReducerOptions", (OptionField("keep_dims", 0, "bool"),)),
     "MUL": OperatorSchema(Elementwise, 21, "MulOptions", (_activation(0),)),
     "PAD": OperatorSchema(NoOptions, 22, "PadOptions"),
     "QUANTIZE": OperatorSchema(NoOptions, 89, "QuantizeOptions"),

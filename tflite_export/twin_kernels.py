@@ -29,12 +29,20 @@ from tflite_export.reference import (
     KERNEL_SETS,
     Rescale,
     add_multipliers,
+    mean_factors,
     pool_counts,
     same_padding,
     softmax_table,
     xnnpack_takes,
 )
-from tflite_export.rounding import fixed_point, requantization_scale, scale_away, scale_upward
+from tflite_export.rounding import mean_multiplier, requantization_scale, scale_away
+from tflite_export.twin_rounding import (
+    multiplier_rescaler,
+    rescaler,
+    shift_right,
+    straight_through,
+    with_gradient,
+)
 
 EXACT = 2**24
 """Integers below this magnitude, and their sums, are exact in float32."""
@@ -75,30 +83,6 @@ def clamp_range(operator: Operator, output: Tensor) -> tuple[int, int]:
     """The centred integers that an operator can leave in its output: type and fused activation."""
     low, high = activation_range(getattr(operator.options, "activation", "NONE"), output)
     return low - output.zero_point, high - output.zero_point
-
-
-def straight_through(
-    exact: tf.Tensor, smooth: tf.Tensor, low: float, high: float, rectified: bool
-) -> tf.Tensor:
-    """The value of ``exact`` clamped to ``[low, high]``, with the gradient of clamping ``smooth``.
-
-    Args:
-        exact: integers, any shape.
-        smooth: the real numbers they were rounded from, same shape.
-        low: smallest integer that is left.
-        high: largest integer that is left.
-        rectified: the lower end comes from a ReLU, whose gradient is zero there.
-    """
-
-    @tf.custom_gradient
-    def clamp(value: tf.Tensor, real: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
-            above = real > low if rectified else real >= low
-            return None, tf.where(above & (real <= high), upstream, tf.zeros_like(upstream))
-
-        return tf.clip_by_value(value, low, high), gradient
-
-    return clamp(tf.stop_gradient(exact), smooth)
 
 
 def _finish(site: Site, exact: tf.Tensor, smooth: tf.Tensor) -> tf.Tensor:
@@ -148,7 +132,7 @@ def _weighted(
     rescale = (
         None
         if fixed is None or site.xnnpack
-        else _fixed_point(fixed, np.broadcast_to(real, (channels,)))
+        else rescaler(fixed, np.broadcast_to(real, (channels,)))
     )
 
     def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -163,7 +147,7 @@ def _weighted(
             total = tf.add_n([tf.cast(product, tf.int32) for product in products])
             integers = total * divisor + offset
             smooth = tf.add_n(products) * float(divisor)
-            accumulator = _with_gradient(tf.cast(integers, tf.float32), smooth)
+            accumulator = with_gradient(tf.cast(integers, tf.float32), smooth)
         steps = accumulator * scale
         if rescale is None:
             return _finish(site, tf.round(steps), steps)
@@ -171,13 +155,6 @@ def _weighted(
         return _finish(site, tf.cast(rescale(wide), tf.float32), steps)
 
     return kernel
-
-
-@tf.custom_gradient
-def _with_gradient(exact: tf.Tensor, smooth: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    """The value of ``exact`` with the gradient of ``smooth``."""
-    del smooth
-    return tf.identity(exact), lambda upstream: (None, upstream)
 
 
 def _exact_parts(site: Site, weights: np.ndarray, axis: int) -> list[tuple[int, int, np.ndarray]]:
@@ -211,37 +188,6 @@ def _in_tensorflow(kind: str, weights: np.ndarray) -> np.ndarray:
     if kind == "CONV_2D":
         return np.transpose(weights, (1, 2, 3, 0))
     return weights[0] if kind == "DEPTHWISE_CONV_2D" else weights.T
-
-
-def _fixed_point(rounding: Rescale, factors: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The 31-bit fixed-point rescalings of `rounding`, on int64 tensors."""
-    pairs = np.array([fixed_point(float(factor)) for factor in factors], np.int64).reshape(-1, 2)
-    multiplier, left, right = pairs[:, 0], np.maximum(pairs[:, 1], 0), np.maximum(-pairs[:, 1], 0)
-    count = factors.size
-    upward = np.full(count, rounding is scale_upward)
-    if rounding not in (scale_upward, scale_away):
-        upward = np.arange(count) < count // 8 * 8
-    mask = (np.int64(1) << right) - 1
-
-    def rescale(accumulator: tf.Tensor) -> tf.Tensor:
-        product = (
-            tf.bitwise.left_shift(accumulator, tf.broadcast_to(left, tf.shape(accumulator)))
-            * multiplier
-        )
-        high_up = _shift(product + (1 << 30), 31)
-        high_away = tf.where(product >= 0, high_up, -_shift(-(product + (1 - (1 << 30))), 31))
-        high = tf.where(upward, high_up, high_away)
-        remainder = tf.bitwise.bitwise_and(high, tf.broadcast_to(mask, tf.shape(high)))
-        threshold = (mask >> 1) + tf.where(upward, tf.zeros_like(high), tf.cast(high < 0, tf.int64))
-        return _shift(high, right) + tf.cast(remainder > threshold, tf.int64)
-
-    return rescale
-
-
-def _shift(values: tf.Tensor, amount: np.ndarray | int) -> tf.Tensor:
-    return tf.bitwise.right_shift(
-        values, tf.broadcast_to(tf.constant(amount, values.dtype), tf.shape(values))
-    )
 
 
 def _conv_2d(site: Site) -> Kernel:
@@ -336,15 +282,15 @@ def _add_xnnpack(site: Site) -> Kernel:
 
     def sums(operands: Sequence[tf.Tensor]) -> tf.Tensor:
         left, right = (tf.cast(operand, tf.int32) for operand in operands)
-        return _shift(left * first + right * second + (1 << (shift - 1)), shift)
+        return shift_right(left * first + right * second + (1 << (shift - 1)), shift)
 
     return sums
 
 
 def _add_builtin(site: Site) -> Kernel:
     largest = 2.0 * max(float(tensor.scale) for tensor in site.inputs)
-    factors = [_fixed_point(scale_away, np.array([float(t.scale) / largest])) for t in site.inputs]
-    last = _fixed_point(scale_away, np.array([largest / (2**20 * float(site.output.scale))]))
+    factors = [rescaler(scale_away, np.array([float(t.scale) / largest])) for t in site.inputs]
+    last = rescaler(scale_away, np.array([largest / (2**20 * float(site.output.scale))]))
 
     def sums(operands: Sequence[tf.Tensor]) -> tf.Tensor:
         shifted = [
@@ -362,7 +308,7 @@ def _mul(site: Site) -> Kernel:
     factors = site.constant(values)
     scale = requantization_scale(source.scale, constant.scale.reshape(1), site.output.scale)
     real = float(source.scale) * float(constant.scale) / float(site.output.scale)
-    fixed = None if site.xnnpack else _fixed_point(scale_away, np.array([real]))
+    fixed = None if site.xnnpack else rescaler(scale_away, np.array([real]))
 
     def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
         product = operands[0] * factors
@@ -398,6 +344,26 @@ def _average_pool_2d(site: Site) -> Kernel:
         sums = tf.round(mean * counts)
         magnitude = tf.floor((2.0 * tf.abs(sums) + counts) / (2.0 * counts))
         return _finish(site, tf.sign(sums) * magnitude - zero, mean - zero)
+
+    return kernel
+
+
+def _mean(site: Site) -> Kernel:
+    source, output = site.inputs[0], site.output
+    count = source.shape[1] * source.shape[2]
+    factor, offset = mean_factors(source, output)
+    real = float(source.scale) / float(output.scale)
+    multiplier = mean_multiplier(real, count)
+    fixed = None if site.xnnpack else multiplier_rescaler(scale_away, [multiplier])
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        centred = tf.reduce_sum(operands[0], axis=(1, 2))
+        if fixed is None:
+            stored = centred + float(count * source.zero_point)
+            exact = tf.round(stored * factor + offset) - float(output.zero_point)
+        else:
+            exact = tf.cast(fixed(tf.cast(centred, tf.int64)), tf.float32)
+        return _finish(site, exact, centred * (real / count))
 
     return kernel
 
@@ -443,7 +409,7 @@ def _softmax(site: Site) -> Kernel:
 def _finish_softmax(site: Site, exact: tf.Tensor, smooth: tf.Tensor) -> tf.Tensor:
     """Clamp to 255/256, which would stop the gradient of a sure prediction; let it pass instead."""
     low, high = clamp_range(site.operator, site.output)
-    return _with_gradient(tf.clip_by_value(exact, low, high), smooth)
+    return with_gradient(tf.clip_by_value(exact, low, high), smooth)
 
 
 def _quantize(site: Site) -> Kernel:
@@ -475,6 +441,7 @@ KERNELS: dict[str, Callable[[Site], Kernel]] = {
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
     "MAX_POOL_2D": _max_pool_2d,
+    "MEAN": _mean,
     "MUL": _mul,
     "PAD": _pad,
     "QUANTIZE": _quantize,

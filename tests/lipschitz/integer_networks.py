@@ -12,6 +12,7 @@ from tflite_export.graph import (
     Operator,
     Pooling,
     Quantization,
+    Reduction,
     Softmax,
     Tensor,
 )
@@ -94,6 +95,12 @@ class GraphBuilder:
         self._result(kind, (self.at,), options, shape)
         return self
 
+    def mean(self) -> "GraphBuilder":
+        channels = self.graph.tensors[self.at].shape[3]
+        axes = self._constant(np.array([1, 2], np.int32), "int32", None)
+        self._result("MEAN", (self.at, axes), Reduction(), (channels,), self.grid(0.013))
+        return self
+
     def flatten(self) -> "GraphBuilder":
         size = int(np.prod(self.graph.tensors[self.at].shape[1:]))
         target = self._constant(np.array([-1, size], np.int32), "int32", None)
@@ -135,4 +142,8 @@ def branched(seed: int) -> IntegerGraph:
     return builder.softmax().graph
 
 
-NETWORKS = {"plain": plain, "residual": residual, "branched": branched}
+def averaged(seed: int) -> IntegerGraph:
+    return GraphBuilder((2, 2, 1), seed).conv(3).mean().dense(3).graph
+
+
+NETWORKS = {"plain": plain, "residual": residual, "branched": branched, "averaged": averaged}

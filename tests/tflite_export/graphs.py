@@ -14,6 +14,7 @@ from tflite_export.graph import (
     Operator,
     Pooling,
     Quantization,
+    Reduction,
     Softmax,
     Tensor,
 )
@@ -162,6 +163,22 @@ def average_pool(seed):
     return _pool("AVERAGE_POOL_2D", seed)
 
 
+def mean(seed):
+    """Odd seeds: few-bit grids, whose means fall half-way between two integers again and again."""
+    draw = Draw(seed)
+    height, width, channels = (draw.integer(1, most) for most in (12, 12, 70))
+    steps = 2 ** draw.integer(1, 8) - 1
+    if seed % 2:
+        source = draw.value("x", (-1, height, width, channels), 6 / steps, -128)
+        scale = draw.scale_of(source) * float(draw.rng.choice([1, 1 / 2, 1 / 3, 1 / 8, 0.1]))
+    else:
+        source = draw.value("x", (-1, height, width, channels))
+        scale = draw.scale_of(source) * float(np.exp(draw.rng.uniform(-4, 1)))
+    axes = draw.constant("axes", np.array([1, 2], np.int32), None, "int32")
+    output = draw.value("y", (-1, channels), scale)
+    return draw.done("MEAN", (source, axes), output, Reduction())
+
+
 def softmax(seed):
     draw = Draw(seed)
     classes = draw.integer(2, 200)
@@ -238,6 +255,7 @@ GRAPHS = {
     "multiply": multiply,
     "max_pool": max_pool,
     "average_pool": average_pool,
+    "mean": mean,
     "softmax": softmax,
     "pad": pad,
     "concatenation": concatenation,
@@ -250,7 +268,7 @@ GRAPHS = {
 
 
 def feeds(graph, count, seed=0):
-    """Random inputs in the inputs' own types."""
+    """Random inputs in the inputs' own types; half of the samples keep to a part of the range."""
     rng = np.random.default_rng(seed)
     values = []
     for index in graph.inputs:
@@ -260,5 +278,8 @@ def feeds(graph, count, seed=0):
             values.append(rng.uniform(-10, 10, shape).astype(np.float32))
         else:
             low, high = INTEGER_RANGES[tensor.dtype]
-            values.append(rng.integers(low, high + 1, shape).astype(DTYPES[tensor.dtype]))
+            drawn = rng.integers(low, high + 1, shape)
+            part = rng.random((count // 2, *(1 for _ in shape[2:]), shape[-1]))
+            drawn[: count // 2] = low + np.floor((drawn[: count // 2] - low) * part)
+            values.append(drawn.astype(DTYPES[tensor.dtype]))
     return values

@@ -107,6 +107,9 @@ def _operator_norm(
             width, options.filter_w, options.stride_w, padding
         )
         return constant, constant, None
+    if operator.kind == "MEAN":
+        constant = 1.0 / math.sqrt(math.prod(graph.tensors[operator.inputs[0]].shape[1:3]))
+        return constant, constant, None
     if operator.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         return 1.0, 1.0, None
     norm = measure(linear_part(operator, *_weights(graph, operator)), tolerance)
@@ -150,6 +153,11 @@ def _rounding_error(graph: IntegerGraph, operator: Operator, kernels: str) -> fl
             factors = len(ratios) * 255 * 0.5 * 2.0**-shift
             return 0.5 + factors + sum(255 * float(r) * 2.0**-23 for r in ratios)
         return 1.0 + sum(255 * float(r) * 2.0**-18 for r in ratios)
+    if operator.kind == "MEAN":
+        # Sum times factor and offset are up to 128 steps of the input each, in steps of the output.
+        largest = 128 * float(tensors[0].scale / output.scale)
+        float32 = (2 * largest + 512) * 5 * 2.0**-24
+        return 0.5 + float32 if step.xnnpack else 0.5 + _FIXED_POINT
     if operator.kind == "AVERAGE_POOL_2D":
         return 0.5
     if operator.kind == "SOFTMAX":

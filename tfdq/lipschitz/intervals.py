@@ -38,6 +38,7 @@ _MONOTONE = (
     "CONCATENATION",
     "DEQUANTIZE",
     "MAX_POOL_2D",
+    "MEAN",
     "MUL",
     "PAD",
     "QUANTIZE",

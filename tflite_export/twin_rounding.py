@@ -1,0 +1,89 @@
+"""Rounding and clamping in TensorFlow: exact values, straight-through gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tflite_export.reference import Rescale
+from tflite_export.rounding import fixed_point, scale_away, scale_upward
+
+
+def straight_through(
+    exact: tf.Tensor, smooth: tf.Tensor, low: float, high: float, rectified: bool
+) -> tf.Tensor:
+    """The value of ``exact`` clamped to ``[low, high]``, with the gradient of clamping ``smooth``.
+
+    Args:
+        exact: integers, any shape.
+        smooth: the real numbers they were rounded from, same shape.
+        low: smallest integer that is left.
+        high: largest integer that is left.
+        rectified: the lower end comes from a ReLU, whose gradient is zero there.
+    """
+
+    @tf.custom_gradient
+    def clamp(value: tf.Tensor, real: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
+            above = real > low if rectified else real >= low
+            return None, tf.where(above & (real <= high), upstream, tf.zeros_like(upstream))
+
+        return tf.clip_by_value(value, low, high), gradient
+
+    return clamp(tf.stop_gradient(exact), smooth)
+
+
+@tf.custom_gradient
+def with_gradient(exact: tf.Tensor, smooth: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """The value of ``exact`` with the gradient of ``smooth``."""
+    del smooth
+    return tf.identity(exact), lambda upstream: (None, upstream)
+
+
+def rescaler(rounding: Rescale, factors: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The 31-bit fixed-point rescalings of `rounding`, on int64 tensors.
+
+    Args:
+        rounding: `scale_away`, `scale_upward` or `scale_in_eights`.
+        factors: real factors, ``(1,)`` or ``(channels,)``.
+
+    Returns:
+        From an accumulator, channels last, to whole steps of the output.
+    """
+    return multiplier_rescaler(rounding, [fixed_point(float(factor)) for factor in factors])
+
+
+def multiplier_rescaler(
+    rounding: Rescale, multipliers: Sequence[tuple[int, int]]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`rescaler` for factors given as pairs (multiplier, shift) of `fixed_point`."""
+    pairs = np.array(multipliers, np.int64).reshape(-1, 2)
+    multiplier, left, right = pairs[:, 0], np.maximum(pairs[:, 1], 0), np.maximum(-pairs[:, 1], 0)
+    count = len(pairs)
+    upward = np.full(count, rounding is scale_upward)
+    if rounding not in (scale_upward, scale_away):
+        upward = np.arange(count) < count // 8 * 8
+    mask = (np.int64(1) << right) - 1
+
+    def rescale(accumulator: tf.Tensor) -> tf.Tensor:
+        product = (
+            tf.bitwise.left_shift(accumulator, tf.broadcast_to(left, tf.shape(accumulator)))
+            * multiplier
+        )
+        high_up = shift_right(product + (1 << 30), 31)
+        high_away = tf.where(product >= 0, high_up, -shift_right(-(product + (1 - (1 << 30))), 31))
+        high = tf.where(upward, high_up, high_away)
+        remainder = tf.bitwise.bitwise_and(high, tf.broadcast_to(mask, tf.shape(high)))
+        threshold = (mask >> 1) + tf.where(upward, tf.zeros_like(high), tf.cast(high < 0, tf.int64))
+        return shift_right(high, right) + tf.cast(remainder > threshold, tf.int64)
+
+    return rescale
+
+
+def shift_right(values: tf.Tensor, amount: np.ndarray | int) -> tf.Tensor:
+    """Arithmetic shift: floor division by ``2**amount``."""
+    return tf.bitwise.right_shift(
+        values, tf.broadcast_to(tf.constant(amount, values.dtype), tf.shape(values))
+    )
