@@ -14,6 +14,10 @@ from tfdq.robustness.result_store import write_atomically
 _MARK = "tfdq-run.json"
 
 
+class BusyError(ValueError):
+    """Another process is writing to a folder."""
+
+
 @contextmanager
 def open_folder(path: str | Path, kind: str) -> Iterator[Path]:
     """Make or reopen the folder of a run and hold it while the block runs.
@@ -27,6 +31,24 @@ def open_folder(path: str | Path, kind: str) -> Iterator[Path]:
 
     Raises:
         ValueError: the folder holds something else, or another process is writing to it.
+        OSError: it can't be written.
+    """
+    path = join_folder(path, kind)
+    for folder in (path / "models", path / "plots"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with hold(path):
+        yield path
+
+
+def join_folder(path: str | Path, kind: str) -> Path:
+    """Make or reopen a folder that several processes may write to.
+
+    Args:
+        path: the folder; missing parents are made.
+        kind: what writes it; a folder of another kind is refused.
+
+    Raises:
+        ValueError: the folder holds something else.
         OSError: it can't be written.
     """
     path = Path(path)
@@ -43,14 +65,27 @@ def open_folder(path: str | Path, kind: str) -> Iterator[Path]:
         raise ValueError(
             f"{str(path)!r} has files that tfdq did not write; give another folder with --out"
         )
-    for folder in (path, path / "models", path / "plots"):
-        folder.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     write_json(mark, {"kind": kind})
+    return path
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[Path]:
+    """Hold a folder while the block runs; it is made if it is not there.
+
+    The hold ends with the process, however that ends.
+
+    Raises:
+        BusyError: another process holds it.
+        OSError: it can't be written.
+    """
+    path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(
+            raise BusyError(
                 f"another process is writing to {str(path)!r}; wait for it, or give another "
                 "folder with --out"
             ) from error

@@ -7,9 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from tfdq.data import Dataset, pipeline, steps_per_epoch
+from tfdq.robustness import AdversarialTraining
+
+STEP_FACTOR = 0.2
+STEP_PLACES = (0.3, 0.6, 0.8)
+OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("cosine", "steps", "constant")
+AUGMENTS = ("none", "pad_crop", "pad_crop_flip")
+
+
+class DivergedError(RuntimeError):
+    """The loss of a training became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +30,18 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the training images, >= 1.
-        batch_size: images in a step, >= 1.
-        learning_rate: Adam's rate at the start; it falls to 0 along a cosine.
-        augment: ``"none"``, or ``"pad_crop_flip"`` (the paper's, for natural images).
+        batch_size: images in a step, >= 1; over all devices together.
+        learning_rate: the optimizer's rate at the start, after the warm-up.
+        augment: ``"none"``, ``"pad_crop"``, or ``"pad_crop_flip"`` (the paper's, for natural
+            images).
         seed: of initialisation, order and augmentation.
+        optimizer: ``"adam"`` or ``"sgd"`` with Nesterov momentum.
+        momentum: of ``"sgd"``.
+        weight_decay: share of each weight taken off in a step, times the learning rate.
+        schedule: how the rate falls: ``"cosine"`` to 0, ``"steps"`` (times 0.2 after 30, 60 and
+            80 % of the epochs: Zagoruyko and Komodakis 2016, section 3) or ``"constant"``.
+        warmup_epochs: epochs in which the rate rises from 0 along a line (Goyal et al. 2017,
+            section 2.2).
     """
 
     epochs: int = 20
@@ -29,6 +49,11 @@ class TrainingSettings:
     learning_rate: float = 3e-3
     augment: str = "none"
     seed: int = 0
+    optimizer: str = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -37,8 +62,70 @@ class TrainingSettings:
                 raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate!r}")
-        if self.augment not in ("none", "pad_crop_flip"):
-            raise ValueError(f"augment must be none or pad_crop_flip, got {self.augment!r}")
+        for name, allowed in (
+            ("augment", AUGMENTS),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                f"warmup_epochs must be >= 0 and below epochs, got {self.warmup_epochs!r}"
+            )
+
+
+@tf_keras.saving.register_keras_serializable(package="tfdq")
+class WarmUp(tf_keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises from 0 along a line to meet another schedule.
+
+    Args:
+        schedule: the other schedule, or a rate.
+        steps: steps until they meet, >= 1.
+
+    Source: Goyal et al., *Accurate, Large Minibatch SGD*, 2017, section 2.2.
+    """
+
+    def __init__(self, schedule: Any, steps: int) -> None:
+        self.schedule = schedule
+        self.steps = int(steps)
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Return the rate of a step, a float32 scalar."""
+        rate = self.schedule(step) if callable(self.schedule) else self.schedule
+        share = tf.minimum((tf.cast(step, tf.float32) + 1.0) / self.steps, 1.0)
+        return share * tf.cast(rate, tf.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {"schedule": self.schedule, "steps": self.steps}
+
+
+def make_optimizer(settings: TrainingSettings, steps: int) -> tf_keras.optimizers.Optimizer:
+    """Return the optimizer of a training.
+
+    Args:
+        settings: how to train.
+        steps: in an epoch.
+    """
+    total = steps * settings.epochs
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        rate = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, total)
+    elif settings.schedule == "steps":
+        places = [round(place * total) for place in STEP_PLACES]
+        values = [settings.learning_rate * STEP_FACTOR**n for n in range(len(places) + 1)]
+        rate = tf_keras.optimizers.schedules.PiecewiseConstantDecay(places, values)
+    if settings.warmup_epochs > 0:
+        rate = WarmUp(rate, max(1, round(settings.warmup_epochs * steps)))
+    decay = settings.weight_decay or None
+    if settings.optimizer == "sgd":
+        return tf_keras.optimizers.SGD(
+            rate, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=decay
+        )
+    return tf_keras.optimizers.Adam(rate, weight_decay=decay)
 
 
 class _EpochCallback(tf_keras.callbacks.Callback):
@@ -53,6 +140,23 @@ class _EpochCallback(tf_keras.callbacks.Callback):
         self.tell(dict(logs or {}))
 
 
+def compile_for(model: tf_keras.Model, settings: TrainingSettings, steps: int) -> None:
+    """Compile a model that ends in logits, or the trainer around one.
+
+    Args:
+        model: the model.
+        settings: how it will be trained.
+        steps: in an epoch.
+    """
+    # Adversarial training has accuracies of its own.
+    own = isinstance(model, AdversarialTraining)
+    model.compile(
+        make_optimizer(settings, steps),
+        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=None if own else ["accuracy"],
+    )
+
+
 def scaled(images: np.ndarray) -> np.ndarray:
     """Return uint8 images as the models take them: float32 in [0, 1]."""
     return images.astype(np.float32) / np.float32(255)
@@ -65,7 +169,7 @@ def train(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     trained: tf_keras.Model | None = None,
 ) -> dict[str, list[float]]:
-    """Train a model that ends in logits; Adam, cosine decay, cross-entropy plus its penalties.
+    """Train a model that ends in logits on cross-entropy plus its penalties.
 
     Args:
         model: float or quantization-aware; trained in place.
@@ -79,20 +183,12 @@ def train(
         The figures of each epoch, by name.
 
     Raises:
-        RuntimeError: the loss became NaN or infinite; says what to lower.
+        DivergedError: the loss became NaN or infinite; says what to lower.
     """
     fitted = model if trained is None else trained
     tf_keras.utils.set_random_seed(settings.seed)
     steps = steps_per_epoch(dataset, settings.batch_size)
-    rate = tf_keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate, steps * settings.epochs
-    )
-    fitted.compile(
-        tf_keras.optimizers.Adam(rate),
-        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # Adversarial training has accuracies of its own.
-        **({"metrics": ["accuracy"]} if trained is None else {}),
-    )
+    compile_for(fitted, settings, steps)
     augment: Any = settings.augment
     batches = pipeline(dataset, settings.batch_size, augment, settings.seed)
     callbacks = [tf_keras.callbacks.TerminateOnNaN()]
@@ -106,7 +202,7 @@ def train(
         verbose=0,
     ).history
     if not np.isfinite(history["loss"][-1]):
-        raise RuntimeError(
+        raise DivergedError(
             f"training {model.name!r} diverged (loss {history['loss'][-1]}): lower the learning "
             "rate or beta"
         )

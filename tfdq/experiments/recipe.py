@@ -1,0 +1,413 @@
+"""An experiment as data: a TOML file that names the variants, the claims and what was published."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from tfdq.experiments.settings import RunSettings, Section
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SCALES = ("small", "paper")
+SETUPS = "setups.toml"
+OTHER_SEED = 1000
+"""Added to a seed for the separately trained networks that a black-box attack starts from."""
+
+
+class VariantSettings(Section):
+    """One line of the table.
+
+    Attributes:
+        name: what it is called.
+        set: settings that differ from the recipe's own, by section.
+        grid: dotted setting -> values; one variant is made for every combination.
+    """
+
+    name: str = Field(min_length=1)
+    set: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+
+
+class Claim(Section):
+    """A statement of the paper's that the figures can support or not.
+
+    Attributes:
+        text: the statement.
+        better: the variant that it says does better.
+        worse: the variant that it compares with.
+        metric: an attack of ``evaluation.attacks``, ``"clean"``, ``"worst"`` or ``"transfer"``.
+        eps: in 1/255; None: the largest that was measured.
+    """
+
+    text: str
+    better: str
+    worse: str
+    metric: str
+    eps: float | None = None
+
+
+class Published(Section):
+    """A figure that somebody published.
+
+    Attributes:
+        what: what was measured.
+        value: the figure with its unit.
+        source: where it stands.
+    """
+
+    what: str
+    value: str
+    source: str
+
+
+class Figure(Section):
+    """The figure that is drawn.
+
+    Attributes:
+        kind: ``"lines"`` (accuracy against a setting), ``"bars"`` (by variant), ``"depth"`` (error
+            amplification) or ``"transfer"``.
+        x: the dotted setting on the x axis of ``"lines"``.
+        metrics: what is drawn: attacks, ``"clean"``, ``"worst"``.
+    """
+
+    kind: Literal["lines", "bars", "depth", "transfer"] = "bars"
+    x: str | None = None
+    metrics: tuple[str, ...] = ("clean", "fgsm", "worst")
+
+    @model_validator(mode="after")
+    def _has_an_axis(self) -> Figure:
+        if self.kind == "lines" and self.x is None:
+            raise ValueError("a figure of kind 'lines' needs x, a setting such as penalty.beta")
+        return self
+
+
+class Transfer(Section):
+    """Black-box attack: images made on separately trained networks.
+
+    Attributes:
+        surrogates: variants of which another seed is trained to make the images.
+        attack: what makes them.
+        eps: strengths in 1/255.
+        images: test images.
+    """
+
+    surrogates: tuple[str, ...] = Field(min_length=1)
+    attack: str = "pgd"
+    eps: tuple[float, ...] = (8.0,)
+    images: int = Field(default=1000, ge=1)
+
+
+class RecipeContent(Section):
+    """What stands in the file of a recipe; see docs/experiments.md."""
+
+    title: str
+    paper: str
+    setups: str | None = None
+    default_setup: str | None = None
+    seeds: int = Field(default=3, ge=1)
+    data: dict[str, Any] = Field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
+    quantization: dict[str, Any] = Field(default_factory=dict)
+    penalty: dict[str, Any] = Field(default_factory=dict)
+    adversarial: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    variants: tuple[VariantSettings, ...] = Field(min_length=1)
+    claims: tuple[Claim, ...] = ()
+    published: tuple[Published, ...] = ()
+    figure: Figure = Figure()
+    transfer: Transfer | None = None
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> RecipeContent:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names):
+            raise ValueError(f"every variant needs a name of its own, got {names}")
+        used = [] if self.transfer is None else list(self.transfer.surrogates)
+        unknown = sorted(set(used) - set(names))
+        if unknown:
+            raise ValueError(f"transfer names variants {unknown}, but there are {names}")
+        return self
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the table with all of its settings.
+
+    Attributes:
+        name: what it is called.
+        group: the name in the recipe, the same for all that one grid makes.
+        point: the grid's settings of this variant, by dotted name.
+        settings: everything about its runs but the seed.
+    """
+
+    name: str
+    group: str
+    point: dict[str, Any]
+    settings: RunSettings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe.
+
+    Attributes:
+        name: of the experiment.
+        content: the file.
+        setup: name of the data set, network and training it is run on; "" where the recipe has
+            them itself.
+        variants: what is trained and compared.
+        overrides: settings given from outside, by dotted name.
+    """
+
+    name: str
+    content: RecipeContent
+    setup: str
+    variants: tuple[Variant, ...]
+    overrides: dict[str, list[Any]] = field(default_factory=dict)
+
+    def variant(self, name: str) -> Variant:
+        """Return a variant by name.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise KeyError(f"no variant {name!r}; there are {[v.name for v in self.variants]}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe with every setting spelled out, ready for JSON."""
+        return {
+            "name": self.name,
+            "setup": self.setup,
+            "overrides": self.overrides,
+            "content": self.content.model_dump(mode="json"),
+            "variants": [
+                {
+                    "name": variant.name,
+                    "group": variant.group,
+                    "point": variant.point,
+                    "settings": variant.settings.model_dump(mode="json"),
+                }
+                for variant in self.variants
+            ],
+        }
+
+
+def recipe_names(scale: str) -> tuple[str, ...]:
+    """Return the names of the recipes that come with the package.
+
+    Raises:
+        ValueError: there is no such scale.
+    """
+    return tuple(sorted(path.stem for path in _shipped(scale) if path.name != SETUPS))
+
+
+def _shipped(scale: str) -> list[Path]:
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    folder = Path(str(files("tfdq.experiments") / "recipes" / scale))
+    return sorted(folder.glob("*.toml"))
+
+
+def load_recipe(
+    name_or_path: str | Path,
+    scale: str = "small",
+    setup: str | None = None,
+    overrides: Mapping[str, Sequence[Any]] | None = None,
+    only: Sequence[str] = (),
+) -> Recipe:
+    """Read a recipe, check every setting of every variant, and spell the variants out.
+
+    Args:
+        name_or_path: a name of `recipe_names`, or the path of a ``.toml`` file.
+        scale: ``"small"`` or ``"paper"``, for a name.
+        setup: data set, network and training, of those that the recipe has; None: its first.
+        overrides: dotted setting -> values that take the place of the recipe's; several values
+            make one variant each.
+        only: names of the variants (of the recipe) to keep; all by default.
+
+    Raises:
+        ValueError: an unknown recipe, key, setup or variant, or a setting out of its range; the
+            message names the file and the setting.
+        FileNotFoundError: there is no such file.
+    """
+    path = _find(str(name_or_path), scale)
+    content = _validated(RecipeContent, _read(path), path.name)
+    chosen, base = _setup(content, path, setup)
+    for section in RunSettings.model_fields:
+        _merge(base.setdefault(section, {}), copy.deepcopy(getattr(content, section)))
+    unknown = sorted(set(only) - {variant.name for variant in content.variants})
+    if unknown:
+        names = ", ".join(repr(variant.name) for variant in content.variants)
+        raise ValueError(f"{path.name} has no variant {unknown[0]!r}; it has {names}")
+    given = {key: list(values) for key, values in (overrides or {}).items()}
+    variants = [
+        variant
+        for entry in content.variants
+        if not only or entry.name in only
+        for variant in _expand(entry, base, given, path.name)
+    ]
+    return Recipe(path.stem, content, chosen, tuple(variants), given)
+
+
+def _find(name: str, scale: str) -> Path:
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no recipe {name!r}")
+        return path
+    known = {path.stem: path for path in _shipped(scale) if path.name != SETUPS}
+    if name not in known:
+        raise ValueError(
+            f"there is no recipe {name!r} at scale {scale}: choose one of "
+            f"{', '.join(known)}, or give the path of a .toml file"
+        )
+    return known[name]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path.name} is no TOML: {error}") from error
+
+
+def _setup(
+    content: RecipeContent, path: Path, wanted: str | None
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the name of the setup and a copy of its sections."""
+    if content.setups is None:
+        if wanted is not None:
+            raise ValueError(f"{path.name} has no setups to choose {wanted!r} from")
+        return "", {}
+    known = _read(path.parent / content.setups)
+    name = wanted or content.default_setup or next(iter(known))
+    if name not in known:
+        raise ValueError(f"{path.name} has no setup {name!r}; it has {', '.join(known)}")
+    return name, copy.deepcopy(known[name])
+
+
+def _merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put nested changes into nested settings."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and key != "options":
+            _merge(into[key], value)
+        else:
+            into[key] = copy.deepcopy(value)
+
+
+def _expand(
+    entry: VariantSettings,
+    base: dict[str, dict[str, Any]],
+    overrides: Mapping[str, list[Any]],
+    where: str,
+) -> Iterator[Variant]:
+    """Yield a variant for every combination of the grid's values and the overrides'."""
+    # An override with several values is a grid; it takes the place of one over the same setting.
+    grid = {**entry.grid, **overrides}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        sections = copy.deepcopy(base)
+        _merge(sections, entry.set)
+        for dotted, value in point.items():
+            _put(sections, dotted, value)
+        shown = {key: value for key, value in point.items() if len(grid[key]) > 1}
+        label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in shown.items())
+        name = f"{entry.name}, {label}" if label else entry.name
+        settings = _validated(RunSettings, sections, f"{where}, variant {name!r}")
+        yield Variant(name, entry.name, shown, settings)
+
+
+def _put(sections: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a setting by its dotted name."""
+    *path, last = dotted.split(".")
+    if not path:
+        raise ValueError(f"{dotted!r} names no setting; write section.setting, as penalty.beta")
+    at = sections
+    for part in path:
+        at = at.setdefault(part, {})
+        if not isinstance(at, dict):
+            raise ValueError(f"{dotted!r} goes into {part!r}, which is a value, no section")
+    at[last] = value
+
+
+def _validated(kind: Any, content: Any, where: str) -> Any:
+    """Return the checked model, or raise one ValueError that lists all that is wrong."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problems = [_problem(kind, found) for found in error.errors()]
+        raise ValueError(f"{where}: {'; '.join(problems)}") from error
+
+
+def _problem(kind: type[BaseModel], found: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in found["loc"])
+    if found["type"] == "extra_forbidden":
+        known = _keys_beside(kind, found["loc"])
+        near = difflib.get_close_matches(str(found["loc"][-1]), known, 1)
+        hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+        return f"unknown key {place!r}{hint}"
+    message = re.sub("^Value error, ", "", found["msg"])
+    given = found.get("input")
+    shown = f", got {given!r}" if isinstance(given, (int, float, str)) else ""
+    return f"{place}: {message}{shown if 'got' not in message else ''}" if place else message
+
+
+def _keys_beside(kind: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Return the keys that are known where an unknown one was found."""
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = kind.model_fields[str(part)].annotation
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not models:
+            return []
+        kind = models[0]
+    return list(kind.model_fields)
+
+
+def parse_assignment(text: str) -> tuple[str, list[Any]]:
+    """Return the setting and the values of ``penalty.beta=0.001,0.002``.
+
+    A value is written as in TOML (numbers, ``true``, ``[8, 16]``, quoted text); a bare word is
+    text.
+
+    Raises:
+        ValueError: there is no ``=``, no setting or no value.
+    """
+    dotted, separator, given = text.partition("=")
+    parts = [part.strip() for part in re.split(r",(?![^\[]*\])", given)]
+    if not separator or "." not in dotted or not all(parts):
+        raise ValueError(f"--set takes section.setting=value,..., got {text!r}")
+    return dotted.strip(), [_value(part) for part in parts]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def canonical(recipe: Recipe) -> str:
+    """Return the recipe as text that is equal for equal recipes."""
+    return json.dumps(recipe.to_dict(), sort_keys=True)

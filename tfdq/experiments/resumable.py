@@ -1,0 +1,369 @@
+"""Train the network of a run so that a killed process goes on where it was, to the same weights."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from tfdq.data import Dataset, steps_per_epoch
+from tfdq.experiments.event_log import EventLog
+from tfdq.experiments.folder import write_json
+from tfdq.experiments.networks import build, weights_digest
+from tfdq.experiments.settings import RunSettings
+from tfdq.experiments.strategy import Machines, check_batch, training_batches
+from tfdq.experiments.training import DivergedError, TrainingSettings, compile_for
+from tfdq.lipschitz.schedules import Ramp
+from tfdq.lipschitz.training import PenaltySchedule
+from tfdq.robustness import AdversarialTraining
+from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMonitor
+from tfdq.robustness.versions import package_versions
+from tflite_export import round_biases
+
+MODEL = "model.keras"
+RECORD = "training.json"
+_HISTORY = "history.json"
+_CHECKPOINTS = "checkpoints"
+_MONITORED = 256
+_DISK_TROUBLE = (
+    "No space left",
+    "Read-only file system",
+    "Permission denied",
+    "File too large",
+    "Disk quota exceeded",
+)
+
+
+def train_run(
+    settings: RunSettings,
+    seed: int,
+    dataset: Dataset,
+    folder: Path,
+    machines: Machines,
+    on_epoch: Callable[[str], None] = lambda note: None,
+) -> dict[str, Any]:
+    """Train the network of a run, or go on, or find it done.
+
+    The folder gets ``settings.json``, ``environment.json``, TensorBoard's ``logs``,
+    ``checkpoints`` while it trains, ``history.json`` after every epoch, and at the end
+    ``model.keras`` and ``training.json``. A process that is killed at any moment and started again
+    ends with the weights of one that was not: bit for bit on CPUs, given the same number of
+    threads.
+
+    Args:
+        settings: of the run.
+        seed: of initialisation, order, augmentation and adversarial starts.
+        dataset: the images.
+        folder: of the run; nobody else may write to it meanwhile.
+        machines: the devices.
+        on_epoch: called with a note after every epoch.
+
+    Returns:
+        What ``training.json`` holds.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+        ValueError: the folder is of another run, or the settings do not fit data or devices.
+        OSError: the disk is full or the folder can't be written; what was finished is kept.
+    """
+    record = folder / RECORD
+    if record.exists():
+        found = json.loads(record.read_text(encoding="utf-8"))
+        if found.get("diverged"):
+            raise DivergedError(found["diverged"])
+        return found
+    check_batch(settings, machines)
+    folder.mkdir(parents=True, exist_ok=True)
+    if machines.chief:
+        _describe(folder, settings, seed, machines)
+    with _disk_errors(folder):
+        job = _Job(settings, seed, dataset, folder, machines, on_epoch)
+        job.run()
+        return job.finish()
+
+
+def prepare_process(threads: int | None = None) -> None:
+    """Make TensorFlow repeat itself bit for bit, with a given number of threads.
+
+    Call it before anything else of TensorFlow is used.
+
+    Args:
+        threads: for each operation and between operations, >= 1; None: TensorFlow's choice.
+
+    Raises:
+        ValueError: ``threads`` is below 1.
+        RuntimeError: TensorFlow is in use already.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    tf.config.experimental.enable_op_determinism()
+
+
+class _Job:
+    """One training: the model, its checkpoints, its log."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        seed: int,
+        dataset: Dataset,
+        folder: Path,
+        machines: Machines,
+        on_epoch: Callable[[str], None],
+    ) -> None:
+        self.settings, self.seed, self.dataset = settings, seed, dataset
+        self.folder, self.machines = folder, machines
+        self.tell = on_epoch
+        self.steps = steps_per_epoch(dataset, settings.training.batch_size)
+        tf_keras.backend.clear_session()
+        tf_keras.utils.set_random_seed(seed)
+        with precision(settings.training.precision), machines.strategy.scope():
+            self.model = build(settings, dataset, synchronized=machines.replicas > 1)
+            self.fitted: tf_keras.Model = self.model
+            attack = settings.adversarial
+            if attack.attack != "none":
+                self.fitted = AdversarialTraining(
+                    self.model,
+                    attack.attack,
+                    attack.eps / 255,
+                    attack.ratio,
+                    steps=attack.steps,
+                    seed=seed,
+                )
+            compile_for(self.fitted, training_settings(settings, seed), self.steps)
+            self.fitted.optimizer.build(self.model.trainable_variables)
+            self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
+            checkpoint = tf.train.Checkpoint(
+                model=self.fitted, optimizer=self.fitted.optimizer, position=self.position
+            )
+            # Under a strategy every process takes part in saving; only the chief's is kept.
+            name = _CHECKPOINTS if machines.chief else f"{_CHECKPOINTS}-{machines.worker}"
+            self.manager = tf.train.CheckpointManager(checkpoint, folder / name, max_to_keep=2)
+            latest = tf.train.latest_checkpoint(folder / _CHECKPOINTS)
+            if latest is not None:
+                checkpoint.restore(latest).assert_existing_objects_matched()
+        self.history = self._kept_history()
+        self.log = EventLog(folder / "logs") if machines.chief else None
+
+    def _kept_history(self) -> list[dict[str, Any]]:
+        """Return the epochs that the checkpoint stands after."""
+        path = self.folder / _HISTORY
+        if not path.exists():
+            return []
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return rows[: int(self.position.numpy()) // self.steps]
+
+    def run(self) -> None:
+        """Train from where the checkpoint stands to the end."""
+        epochs = self.settings.training.epochs
+        at = int(self.position.numpy())
+        while at < epochs * self.steps:
+            epoch, within = divmod(at, self.steps)
+            recorder = _Recorder(self, at)
+            self.fitted.fit(
+                training_batches(self.settings, self.dataset, self.seed, at, self.machines),
+                steps_per_epoch=self.steps - within,
+                initial_epoch=epoch,
+                # What is left of an epoch is a fit of its own: its number of steps differs.
+                epochs=epoch + 1 if within else epochs,
+                callbacks=self._callbacks(recorder),
+                verbose=0,
+            )
+            if self.fitted.stop_training:
+                self._diverged()
+            at = recorder.at
+
+    def _callbacks(self, recorder: tf_keras.callbacks.Callback) -> list[Any]:
+        callbacks: list[Any] = [tf_keras.callbacks.TerminateOnNaN()]
+        if self.fitted is not self.model:
+            part = slice(_MONITORED)
+            images = self.dataset.x_train[part].astype(np.float32) / np.float32(255)
+            callbacks.append(CatastrophicOverfittingMonitor(images, self.dataset.y_train[part]))
+        penalty = self.settings.penalty
+        if penalty.ramp is not None:
+            callbacks.append(PenaltySchedule(Ramp(0.0, penalty.beta, *penalty.ramp)))
+        return [*callbacks, recorder]
+
+    def _diverged(self) -> None:
+        message = (
+            f"the training diverged in epoch {len(self.history) + 1}: lower training.learning_rate "
+            "or penalty.beta"
+        )
+        if self.machines.chief:
+            write_json(self.folder / RECORD, {"diverged": message, "history": self.history})
+        raise DivergedError(message)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the trained model, in float32 and for one device, and the record."""
+        weights = self.model.get_weights()
+        model = build(self.settings, self.dataset)
+        model.set_weights(weights)
+        if self.settings.quantized:
+            # So that the model that is kept, attacked and reported is the one that ships.
+            round_biases(model)
+        record = {
+            "weights": weights_digest(model),
+            "parameters": int(model.count_params()),
+            "trainable_parameters": int(sum(np.prod(w.shape) for w in model.trainable_weights)),
+            "seconds": sum(row["seconds"] for row in self.history),
+            "history": self.history,
+            "data": {"name": self.dataset.name, "source": self.dataset.source},
+        }
+        if self.machines.chief:
+            unfinished = self.folder / f"unfinished-{MODEL}"
+            model.save(unfinished)
+            os.replace(unfinished, self.folder / MODEL)
+            write_json(self.folder / RECORD, record)
+        self.machines.wait_for_all()
+        shutil.rmtree(self.manager.directory, ignore_errors=True)
+        return record
+
+
+class _Recorder(tf_keras.callbacks.Callback):
+    """Write the history after every epoch, and checkpoints."""
+
+    _supports_tf_logs = True
+
+    def __init__(self, job: _Job, at: int) -> None:
+        super().__init__()
+        self.job = job
+        self.at = at
+        self.started = time.perf_counter()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count the step; keep a checkpoint now and then."""
+        self.at += 1
+        within = self.at % self.job.steps
+        if within and within % self.job.settings.training.checkpoint_steps == 0:
+            self._save()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the epoch's figures, then the checkpoint that stands after them."""
+        if self.at % self.job.steps:
+            return
+        row: dict[str, Any] = {name: float(value) for name, value in (logs or {}).items()}
+        row["seconds"] = time.perf_counter() - self.started
+        collapsed = getattr(self.job.fitted, "catastrophic_overfitting", ())
+        if epoch in collapsed:
+            row["catastrophic_overfitting"] = True
+        self.job.history.append(row)
+        if self.job.machines.chief:
+            write_json(self.job.folder / _HISTORY, self.job.history)
+        if self.job.log is not None:
+            self.job.log.write(epoch, row)
+        self._save()
+        self.job.tell(
+            f"epoch {epoch + 1}, "
+            + ", ".join(f"{name} {row[name]:.3f}" for name in row if name.endswith("accuracy"))
+        )
+
+    def _save(self) -> None:
+        self.job.position.assign(self.at)
+        self.job.manager.save(checkpoint_number=self.at)
+
+
+def training_settings(settings: RunSettings, seed: int) -> TrainingSettings:
+    """Return the part of the settings that the optimizer is made from."""
+    given = settings.training
+    return TrainingSettings(
+        epochs=given.epochs,
+        batch_size=given.batch_size,
+        learning_rate=given.learning_rate,
+        augment=given.augment,
+        seed=seed,
+        optimizer=given.optimizer,
+        momentum=given.momentum,
+        weight_decay=given.weight_decay,
+        schedule=given.schedule,
+        warmup_epochs=given.warmup_epochs,
+    )
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Let models built inside compute in ``"float32"``, or mixed with a shorter type."""
+    before = tf_keras.mixed_precision.global_policy()
+    policy = name if name == "float32" else f"mixed_{name}"
+    tf_keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        tf_keras.mixed_precision.set_global_policy(before)
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what TensorFlow says of a full or read-only disk into an OSError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for trouble in _DISK_TROUBLE:
+            if trouble in str(error):
+                raise OSError(
+                    errno.EIO,
+                    f"cannot write to {str(folder)!r} ({trouble}); what was finished is kept: make "
+                    "room, then start again",
+                ) from error
+        raise
+
+
+def _describe(folder: Path, settings: RunSettings, seed: int, machines: Machines) -> None:
+    """Write what is run, and where; or check that the folder is this run's."""
+    path = folder / "settings.json"
+    content = {"seed": seed, "settings": settings.model_dump(mode="json", exclude={"evaluation"})}
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        known = RunSettings.model_validate(found["settings"])
+        if known.training_key(found["seed"]) != settings.training_key(seed):
+            raise ValueError(f"{str(folder)!r} holds another run; give another folder")
+    write_json(path, content)
+    write_json(folder / "environment.json", environment(machines))
+
+
+def environment(machines: Machines) -> dict[str, Any]:
+    """Return versions, source commit and machine of this process."""
+    return {
+        "versions": package_versions(),
+        "commit": source_commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "devices": [device.device_type for device in tf.config.list_logical_devices()],
+        "threads": tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),
+        "strategy": machines.name,
+        "replicas": machines.replicas,
+        "workers": machines.workers,
+    }
+
+
+def source_commit() -> str | None:
+    """Return the git commit of the sources, with ``+changes`` if they differ; None outside git."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", here) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
