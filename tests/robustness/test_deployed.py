@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tflite_export
-from tfdq.robustness import audit, evaluate, transfer_matrix
+from tfdq.robustness import as_target, audit, evaluate, transfer_matrix
 
 EPS = 0.1
 
@@ -76,3 +76,54 @@ def test_transfer_to_the_file(
     own, file = matrix.accuracy("4 bits", "4 bits"), matrix.accuracy("4 bits", "file")
     assert abs(own.value - file.value) <= 0.03
     assert matrix.accuracy("float", "file").value > file.value
+
+
+def test_stand_in_answers_for_the_model(quantized: Any, exported: Path, digits: Any) -> None:
+    """The search runs on the file; what counts is checked on the model."""
+    model = quantized(4)
+    x, y = digits.x_test[:100], digits.y_test[:100]
+    settings = {"attacks": ["square"], "epsilons": EPS, "options": {"square": {"queries": 200}}}
+    alone = evaluate({"model": model}, x, y, **settings)
+    helped = evaluate({"model": model}, x, y, stand_ins={"model": exported}, **settings)
+    # Converting rounded the model's biases, so the two nearly are one function.
+    both = (alone.survived("model", EPS), helped.survived("model", EPS))
+    assert np.mean(both[0] != both[1]) <= 0.02
+    assert alone.survived("model", EPS).mean() < alone.model("model").correct.mean() - 0.1
+    assert helped.settings["stand_ins"] == {"model": exported.name}
+
+
+def test_stand_in_that_is_wrong_breaks_nothing(quantized: Any, digits: Any) -> None:
+    """A stand-in that calls every image broken: the model's own answers still decide."""
+    model = quantized(4)
+    x, y = digits.x_test[:40], digits.y_test[:40]
+    asked = []
+
+    def always_wrong(images: np.ndarray) -> np.ndarray:
+        asked.append(len(images))
+        return np.eye(10, dtype=np.float32)[np.zeros(len(images), int)] * 9
+
+    report = evaluate(
+        {"model": model},
+        x,
+        y,
+        attacks=["square"],
+        epsilons=1e-6,
+        stand_ins={"model": as_target(always_wrong, differentiable=False)},
+        options={"square": {"queries": 20}},
+    )
+    np.testing.assert_array_equal(report.survived("model", 1e-6), report.model("model").correct)
+    assert sum(asked) >= 20 * report.model("model").correct.sum()
+    with pytest.raises(KeyError, match="stand_ins names"):
+        evaluate({"model": model}, x, y, stand_ins={"other": always_wrong})
+
+
+def test_stand_in_is_part_of_what_is_stored(
+    quantized: Any, exported: Path, digits: Any, tmp_path: Path
+) -> None:
+    model, x, y = quantized(4), digits.x_test[:20], digits.y_test[:20]
+    settings = {"attacks": ["square"], "epsilons": EPS, "options": {"square": {"queries": 10}}}
+    evaluate(model, x, y, results=tmp_path, **settings)
+    pieces = len(list(tmp_path.rglob("*.json")))
+    for _ in range(2):
+        evaluate(model, x, y, results=tmp_path, stand_ins={"model": exported}, **settings)
+        assert len(list(tmp_path.rglob("*.json"))) == 2 * pieces > 0

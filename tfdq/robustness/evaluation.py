@@ -34,6 +34,7 @@ class _Plan:
 
     targets: dict[str, Target]
     surrogates: dict[str, Target]
+    stand_ins: dict[str, Target]
     attacks: tuple[AttackSpec, ...]
     epsilons: tuple[float, ...]
     survivors_only: bool
@@ -70,6 +71,7 @@ def evaluate(
     seed: int = 0,
     survivors_only: bool | None = None,
     surrogates: Mapping[str, Any] | None = None,
+    stand_ins: Mapping[str, Any] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     audits: Mapping[str, Any] | None = None,
     results: str | os.PathLike[str] | None = None,
@@ -102,6 +104,9 @@ def evaluate(
             a suite and False for a list of names, so that the list's figures can be compared.
         surrogates: `{name of a black box: differentiable model}`, from which gradient attacks on
             it take their gradients. Without one they are reported as not applicable.
+        stand_ins: `{name of a model: faster classifier with nearly its answers}`, to which random
+            searches put their queries: the `.tflite` that `tflite_export.convert` made of the
+            model, say. Only what breaks the model itself counts.
         options: `{attack: {option: value}}`.
         audits: `{name: MaskingAudit}` from `audit`, shown beside the figures; a model without one
             is shown as "not audited".
@@ -118,7 +123,8 @@ def evaluate(
         ValueError: If there are no models, attacks, epsilons or examples; if an epsilon is not
             positive, an attack is unknown, images hold NaN or lie outside `clip`, labels are out
             of range, or a model returns probabilities.
-        KeyError: If `surrogates`, `audits` or `options` names something that is not evaluated.
+        KeyError: If `surrogates`, `stand_ins`, `audits` or `options` names something that is not
+            evaluated.
         RuntimeError: If an attack returns images outside the ball or the clip range.
 
     Source: Croce and Hein, Reliable evaluation of adversarial robustness with an ensemble of
@@ -130,7 +136,7 @@ def evaluate(
     """
     plan = _plan(
         models, attacks, epsilons, norm, clip, batch_size, seed, survivors_only, surrogates,
-        options, results,
+        stand_ins, options, results,
     )  # fmt: skip
     _only_known("audits", audits, plan.targets)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -157,6 +163,7 @@ def evaluate(
         "confidence": confidence,
         "options": {spec.name: _options(plan, spec) for spec in plan.attacks},
         "surrogates": {name: target.name for name, target in plan.surrogates.items()},
+        "stand_ins": {name: target.name for name, target in plan.stand_ins.items()},
     }
     return RobustnessReport(
         tuple(_record(plan, name, correct[name], tallies, audits) for name in plan.targets),
@@ -198,6 +205,7 @@ def _plan(
     seed: int,
     survivors_only: bool | None,
     surrogates: Mapping[str, Any] | None,
+    stand_ins: Mapping[str, Any] | None,
     options: Mapping[str, Mapping[str, Any]] | None,
     results: str | os.PathLike[str] | None,
 ) -> _Plan:
@@ -216,6 +224,7 @@ def _plan(
     for spec, radius in itertools.product(specs, radii):
         checked_settings(spec.name, spec.norms, radius, norm, clip, batch_size)
     _only_known("surrogates", surrogates, named)
+    _only_known("stand_ins", stand_ins, named)
     _only_known("options", options, {spec.name: spec for spec in specs})
     chosen = {name: dict(values) for name, values in (options or {}).items()}
     for spec in specs:
@@ -232,6 +241,7 @@ def _plan(
     return _Plan(
         {name: as_target(model) for name, model in named.items()},
         sources,
+        {name: as_target(model) for name, model in (stand_ins or {}).items()},
         specs,
         radii,
         suite if survivors_only is None else survivors_only,
@@ -241,28 +251,24 @@ def _plan(
         int(seed),
         chosen,
         {
-            name: [model_digest(m) for m in _with_surrogate(name, named, surrogates)]
+            name: [
+                model_digest(given[name])
+                for given in (named, surrogates or {}, stand_ins or {})
+                if name in given
+            ]
             for name in named
         },
         ResultStore(results),
     )
 
 
-def _with_surrogate(
-    name: str, models: Mapping[str, Any], surrogates: Mapping[str, Any] | None
-) -> list[Any]:
-    extra = (surrogates or {}).get(name)
-    return [models[name]] if extra is None else [models[name], extra]
-
-
 def _identity(plan: _Plan, name: str, images: np.ndarray) -> list[str]:
-    """Return what stands for a model and its surrogate in the key of a piece.
+    """Return what stands for a model, its surrogate and its stand-in in the key of a piece.
 
-    Where the model can't be looked into, its answers to the images stand for it.
+    Where one can't be looked into, its answers to the images stand for it.
     """
-    targets = [plan.targets[name]]
-    if name in plan.surrogates:
-        targets.append(plan.surrogates[name])
+    every = (plan.targets, plan.surrogates, plan.stand_ins)
+    targets = [given[name] for given in every if name in given]
     return [
         known or digest(np.round(target.logits(images), 2))
         for known, target in zip(plan.identities[name], targets, strict=True)
@@ -366,6 +372,7 @@ def _piece(
         batch_size=plan.batch_size,
         seed=seed,
         surrogate=plan.surrogates.get(name) if spec.gradients else None,
+        stand_in=plan.stand_ins.get(name),
         **plan.options.get(spec.name, {}),
     )
     _check_inside(spec.name, images, result.x_adv, epsilon, plan.norm, plan.clip)

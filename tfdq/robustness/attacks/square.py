@@ -106,7 +106,7 @@ def search_squares(
     else:
         candidates = task.project(start, rows)
     found, margins = candidates.copy(), np.empty(len(rows), np.float32)
-    margins[:] = margin_of(task.logits(candidates, rows), task.y[rows])
+    margins[:] = margin_of(task.scores(candidates, rows), task.y[rows])
     # `live` are positions in `rows` (and `found`); the packed arrays hold only those.
     live = np.arange(len(rows))
     lower, upper = task.lower[rows], task.upper[rows]
@@ -127,7 +127,7 @@ def search_squares(
         shift = np.float32(2 * task.eps) * _signs(task, (1, 1, 1, channels))
         before = candidates[window].copy()
         candidates[window] = np.minimum(np.maximum(before + shift, lower[window]), upper[window])
-        logits = task.logits(candidates, rows[live])
+        logits = task.scores(candidates, rows[live])
         new = margin_of(logits, task.y[rows[live]])
         better = (new < margins[live]) | task.broken[rows[live]]
         margins[live[better]] = new[better]
