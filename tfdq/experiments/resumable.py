@@ -132,6 +132,8 @@ class _Job:
         self.steps = steps_per_epoch(dataset, settings.training.batch_size)
         tf_keras.backend.clear_session()
         tf_keras.utils.set_random_seed(seed)
+        # Dropout then draws from variables, which a checkpoint can hold.
+        tf_keras.backend.experimental.enable_tf_random_generator()
         with precision(settings.training.precision), machines.strategy.scope():
             self.model = build(settings, dataset, synchronized=machines.replicas > 1)
             self.fitted: tf_keras.Model = self.model
@@ -149,7 +151,10 @@ class _Job:
             self.fitted.optimizer.build(self.model.trainable_variables)
             self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
             checkpoint = tf.train.Checkpoint(
-                model=self.fitted, optimizer=self.fitted.optimizer, position=self.position
+                model=self.fitted,
+                optimizer=self.fitted.optimizer,
+                position=self.position,
+                generators=_generators(self.model),
             )
             # Under a strategy every process takes part in saving; only the chief's is kept.
             name = _CHECKPOINTS if machines.chief else f"{_CHECKPOINTS}-{machines.worker}"
@@ -279,6 +284,16 @@ class _Recorder(tf_keras.callbacks.Callback):
     def _save(self) -> None:
         self.job.position.assign(self.at)
         self.job.manager.save(checkpoint_number=self.at)
+
+
+def _generators(model: tf_keras.Model) -> list[tf.random.Generator]:
+    """Return the random generators of a model's layers; Keras leaves them out of checkpoints."""
+    held = [getattr(layer, "_random_generator", None) for layer in model._flatten_layers()]
+    for generator in held:
+        if generator is not None:
+            generator._maybe_init()
+    found = [getattr(generator, "_generator", None) for generator in held]
+    return [generator for generator in found if generator is not None]
 
 
 def training_settings(settings: RunSettings, seed: int) -> TrainingSettings:

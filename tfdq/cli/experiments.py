@@ -1,0 +1,259 @@
+"""The commands of the paper's experiments: recipes, reproduce, sweep."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfdq.cli.app import app
+from tfdq.cli.options import DataDirOption, JsonOption
+from tfdq.cli.output import output, print_result
+
+if TYPE_CHECKING:
+    from tfdq.experiments.recipe import Recipe
+
+ScaleOption = Annotated[str, typer.Option("--scale", help="small or paper.")]
+SetupOption = Annotated[
+    str | None,
+    typer.Option("--setup", help="Data set, network and training; see `tfdq recipes NAME`."),
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        help="Folder of runs and results; recipes share trained networks there, several processes "
+        "share the work.",
+    ),
+]
+SeedsOption = Annotated[
+    int | None, typer.Option("--seeds", min=1, help="How many; the recipe's by default.")
+]
+FirstSeedOption = Annotated[int, typer.Option("--first-seed", min=0)]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", help="This variant only; may be repeated.")
+]
+StrategyOption = Annotated[
+    str,
+    typer.Option("--strategy", help="auto, one_device, mirrored, multiworker or tpu."),
+]
+ScaleBatchOption = Annotated[
+    bool,
+    typer.Option("--scale-batch", help="Multiply batch and learning rate by the devices."),
+]
+PrecisionOption = Annotated[
+    str | None, typer.Option("--mixed-precision", help="float16 or bfloat16.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Of TensorFlow; all cores by default.")
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Measure one step; say how long it takes, how much memory."),
+]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="Folder of the results in --out; the recipe's name.")
+]
+
+
+@app.command(epilog="Example:  tfdq recipes white-box")
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe's name or .toml file.")] = None,
+    scale: ScaleOption = "small",
+    setup: SetupOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the paper's experiments, or say what one of them compares."""
+    from tfdq.experiments.recipe import load_recipe, recipe_names
+
+    if name is None:
+        found = {known: load_recipe(known, scale) for known in recipe_names(scale)}
+        titles = {known: recipe.content.title for known, recipe in found.items()}
+        width = max(map(len, found))
+        lines = [
+            f"{known:<{width}}  {recipe.content.title} ({len(recipe.variants)} variants x "
+            f"{recipe.content.seeds} seeds)"
+            for known, recipe in found.items()
+        ]
+        print_result(titles, "\n".join(lines), as_json)
+        return
+    recipe = load_recipe(name, scale, setup)
+    lines = [
+        recipe.content.title,
+        f"The paper: {recipe.content.paper}",
+        f"setup {recipe.setup}; variants:" if recipe.setup else "variants:",
+        *(f"  {variant.name}" for variant in recipe.variants),
+    ]
+    print_result(recipe.to_dict(), "\n".join(lines), as_json)
+
+
+@app.command(epilog="Example:  tfdq reproduce white-box --scale small --seeds 3 --out runs/small")
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A recipe's name or .toml file; see `tfdq recipes`.")],
+    scale: ScaleOption = "small",
+    setup: SetupOption = None,
+    seeds: SeedsOption = None,
+    first_seed: FirstSeedOption = 0,
+    out: OutOption = Path("runs/experiments"),
+    only: OnlyOption = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.setting=value; may be repeated."),
+    ] = None,
+    data_dir: DataDirOption = None,
+    results_name: NameOption = None,
+    strategy: StrategyOption = "auto",
+    scale_batch: ScaleBatchOption = False,
+    mixed_precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one of the paper's experiments: train, attack, audit, export, compare.
+
+    Started again, it goes on where it was. Start it twice to use two processes.
+    """
+    from tfdq.experiments.recipe import parse_assignment
+
+    given = _overrides([parse_assignment(text) for text in changes or []], mixed_precision)
+    several = sorted(key for key, values in given.items() if len(values) > 1)
+    if several:
+        raise ValueError(f"--set {several[0]} has several values: that is `tfdq sweep`")
+    recipe = _recipe(name, scale, setup, given, only, data_dir)
+    _run(
+        recipe,
+        results_name or _folder_name(recipe),
+        out,
+        seeds,
+        first_seed,
+        strategy,
+        scale_batch,
+        threads,
+        dry_run,
+        as_json,
+    )
+
+
+@app.command(epilog="Example:  tfdq sweep beta --only DQ --set penalty.beta=0.001,0.01 --seeds 1")
+def sweep(
+    name: Annotated[str, typer.Argument(help="A recipe's name or .toml file.")],
+    changes: Annotated[
+        list[str],
+        typer.Option("--set", help="section.setting=a,b,c; may be repeated: all combinations."),
+    ],
+    scale: ScaleOption = "small",
+    setup: SetupOption = None,
+    seeds: SeedsOption = None,
+    first_seed: FirstSeedOption = 0,
+    out: OutOption = Path("runs/experiments"),
+    only: OnlyOption = None,
+    data_dir: DataDirOption = None,
+    results_name: NameOption = None,
+    strategy: StrategyOption = "auto",
+    scale_batch: ScaleBatchOption = False,
+    mixed_precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe's variants over values of any of its settings."""
+    from tfdq.experiments.recipe import parse_assignment
+
+    given = _overrides([parse_assignment(text) for text in changes], mixed_precision)
+    recipe = _recipe(name, scale, setup, given, only, data_dir)
+    _run(
+        recipe,
+        results_name or f"{_folder_name(recipe)}-sweep",
+        out,
+        seeds,
+        first_seed,
+        strategy,
+        scale_batch,
+        threads,
+        dry_run,
+        as_json,
+    )
+
+
+def _overrides(
+    assignments: list[tuple[str, list[Any]]], mixed_precision: str | None
+) -> dict[str, list[Any]]:
+    given: dict[str, list[Any]] = {}
+    for key, values in assignments:
+        if key in given:
+            raise ValueError(f"--set {key} is given twice; write its values with commas")
+        given[key] = values
+    if mixed_precision is not None:
+        given["training.precision"] = [mixed_precision]
+    return given
+
+
+def _recipe(
+    name: str,
+    scale: str,
+    setup: str | None,
+    given: dict[str, list[Any]],
+    only: list[str] | None,
+    data_dir: Path | None,
+) -> Recipe:
+    from tfdq.experiments.recipe import load_recipe
+
+    if data_dir is not None:
+        given = {**given, "data.dir": [str(data_dir)]}
+    return load_recipe(name, scale, setup, given, only or ())
+
+
+def _folder_name(recipe: Recipe) -> str:
+    return f"{recipe.name}-{recipe.setup}" if recipe.setup else recipe.name
+
+
+def _run(
+    recipe: Recipe,
+    results_name: str,
+    out: Path,
+    seeds: int | None,
+    first_seed: int,
+    strategy: str,
+    scale_batch: bool,
+    threads: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Run a recipe and write and print its results."""
+    from tfdq.experiments.results import write_results
+    from tfdq.experiments.resumable import prepare_process
+    from tfdq.experiments.runner import Experiment
+    from tfdq.experiments.strategy import open_machines
+
+    prepare_process(threads)
+    machines = open_machines(strategy)
+    output.after_interrupt = "what was finished is kept; the same command goes on there"
+    count = seeds or recipe.content.seeds
+    chosen = range(first_seed, first_seed + count)
+    experiment = Experiment(recipe, out, chosen, machines, scale_batch, _tell)
+    if dry_run:
+        from tfdq.experiments.estimate import estimate
+
+        cost = estimate(experiment)
+        print_result(cost.to_dict(), str(cost), as_json)
+        return
+    experiment.run()
+    if not machines.chief:
+        return
+    results, folder = write_results(experiment, results_name, _command())
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    print_result(results, f"{table}\n{folder}/  results.json, table.md, figure.png", as_json)
+
+
+def _tell(note: str) -> None:
+    """Say on stderr what is being done."""
+    if not output.quiet:
+        print(note, file=sys.stderr, flush=True)
+
+
+def _command() -> str:
+    """Return the command as it was given, to stand beside its results."""
+    return shlex.join(["tfdq", *sys.argv[1:]])

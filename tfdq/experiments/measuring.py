@@ -1,0 +1,326 @@
+"""Measure the trained network of a run: attacks, suite, audit, amplification, integer file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+import tfdq
+from tfdq.data import Dataset
+from tfdq.experiments.settings import EvaluationSettings, parse_squeezer
+from tfdq.experiments.strategy import Machines
+from tfdq.experiments.training import scaled
+from tfdq.robustness import (
+    SUITES,
+    BitDepthSqueeze,
+    MedianSqueeze,
+    RobustnessReport,
+    audit,
+    error_amplification,
+    evaluate,
+    run_attack,
+    squeeze,
+)
+from tfdq.robustness.attacks.base import attack_spec
+from tflite_export import IntegerTwin, Interpreter, ParityError, convert, integer_only
+
+CHUNK = 250
+"""Images that are attacked together; each chunk has random numbers of its own."""
+
+_CALIBRATION = 256
+_ITERATED = ("pgd", "bim")
+
+
+def test_part(dataset: Dataset, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return test images in [0, 1] and their labels: the same ones for every run.
+
+    Args:
+        dataset: the images.
+        images: how many at most; the classes are in proportion.
+    """
+    part = dataset.subset(test=min(images, len(dataset.y_test)), seed=0)
+    # The draw is sorted by position: mixed again, so that the first of them are a fair part, too.
+    order = np.random.default_rng(0).permutation(len(part.y_test))
+    return scaled(part.x_test[order]), part.y_test[order]
+
+
+class Measurement:
+    """What is measured on one trained network; every finished piece is kept in its folder.
+
+    Args:
+        settings: what to measure.
+        seed: of the attacks.
+        dataset: the images.
+        folder: of the run, with ``model.keras`` in it.
+        machines: the devices; images are shared out among them.
+        tell: called with a note as it goes on.
+    """
+
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        seed: int,
+        dataset: Dataset,
+        folder: Path,
+        machines: Machines,
+        tell: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        self.settings, self.seed, self.folder = settings, seed, folder
+        self.machines, self.tell = machines, tell
+        self.x, self.y = test_part(dataset, settings.images)
+        self.copies = {device: self._load(device) for device in machines.devices()}
+        self.model = next(iter(self.copies.values()))
+
+    def _load(self, device: str) -> tf_keras.Model:
+        with tf.device(device or None):
+            model = tfdq.load_model(self.folder / "model.keras", compile=False)
+            layers = [_squeezer(text) for text in self.settings.squeezing]
+            return squeeze(model, layers) if layers else model
+
+    def run(self) -> dict[str, Any]:
+        """Measure everything; JSON-ready.
+
+        Figures for each image are strings of 0 and 1, one character an image, 1 where the network
+        is right (clean and under the attack).
+        """
+        settings = self.settings
+        self.tell("attacks")
+        plain = self._attack(self.copies, settings.attacks, settings.epsilons, len(self.x))
+        found: dict[str, Any] = {
+            "images": len(self.x),
+            "clean": _bits(plain.model("model").correct),
+            "attacks": _single(plain, settings.epsilons),
+        }
+        if settings.suite != "none" and settings.suite_images:
+            self.tell("suite")
+            found["suite"] = self._suite(self.copies, settings.suite_images, {})
+        if settings.amplification:
+            self.tell("amplification")
+            found["amplification"] = self._amplification()
+        if settings.export and not settings.squeezing and _is_quantized(self.model):
+            self.tell("integer file")
+            found["tflite"] = self._exported()
+        if settings.audit_images:
+            self.tell("audit")
+            found["audit"] = self._audit()
+        return found
+
+    def _options(self, attacks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        known: dict[str, dict[str, Any]] = {"square": {"queries": self.settings.square_queries}}
+        known |= {name: {"steps": self.settings.pgd_steps} for name in _ITERATED}
+        return {name: known[name] for name in attacks if name in known}
+
+    def _attack(
+        self,
+        copies: Mapping[str, Any],
+        attacks: Sequence[str],
+        epsilons: Sequence[float],
+        images: int,
+        survivors_only: bool = False,
+        surrogates: Mapping[str, Any] | None = None,
+    ) -> RobustnessReport:
+        """Attack chunk by chunk, on all devices; the figures do not depend on their number."""
+        starts = list(range(0, images, CHUNK))
+
+        def chunk(number: int, device: str) -> RobustnessReport:
+            part = slice(starts[number], min(starts[number] + CHUNK, images))
+            with tf.device(device or None):
+                return evaluate(
+                    {"model": copies[device]},
+                    self.x[part],
+                    self.y[part],
+                    attacks=list(attacks),
+                    epsilons=[strength / 255 for strength in epsilons],
+                    batch_size=CHUNK,
+                    seed=self.seed * 1_000_003 + number,
+                    survivors_only=survivors_only,
+                    surrogates=None if surrogates is None else {"model": surrogates[device]},
+                    options=self._options(attacks),
+                    results=self.folder / "pieces",
+                    progress=False,
+                )
+
+        devices = list(copies)
+        if self.machines.workers > 1:
+            for number in range(self.machines.worker, len(starts), self.machines.workers):
+                chunk(number, devices[0])
+            self.machines.wait_for_all()
+
+        def share(index: int) -> list[RobustnessReport]:
+            return [chunk(n, devices[index]) for n in range(index, len(starts), len(devices))]
+
+        if len(devices) == 1:
+            parts = [share(0)]
+        else:
+            with ThreadPoolExecutor(len(devices)) as pool:
+                parts = list(pool.map(share, range(len(devices))))
+        return joined([parts[n % len(devices)][n // len(devices)] for n in range(len(starts))])
+
+    def _suite(
+        self, copies: Mapping[str, Any], images: int, surrogates: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return which images stand the white-box attacks, and which stand Square, apart."""
+        count, strengths = min(images, len(self.x)), self.settings.suite_strengths
+        names = SUITES[self.settings.suite]
+        white_box = [name for name in names if attack_spec(name).gradients]
+        givers = surrogates or None
+        white = self._attack(copies, white_box, strengths, count, True, givers)
+        square = self._attack(copies, ["square"], strengths, count, True)
+        return {
+            "attacks": [*white_box, "square"],
+            "images": count,
+            "clean": _bits(white.model("model").correct),
+            "eps": {
+                _name(strength): {
+                    "white_box": _bits(white.survived("model", strength / 255)),
+                    "square": _bits(square.survived("model", strength / 255)),
+                    "worst": _bits(
+                        white.survived("model", strength / 255)
+                        & square.survived("model", strength / 255)
+                    ),
+                }
+                for strength in strengths
+            },
+        }
+
+    def _amplification(self) -> dict[str, Any]:
+        moved = {
+            strength: run_attack(
+                "fgsm", self.model, self.x, self.y, strength / 255, early_stop=False, seed=self.seed
+            ).x_adv
+            for strength in self.settings.amplification
+        }
+        measured = error_amplification({"model": self.model}, self.x, moved, progress=False)
+        return {
+            _name(curve.strength): {
+                "layers": list(curve.layers),
+                "distance": list(curve.distance),
+                "deviation": list(curve.deviation),
+            }
+            for curve in measured.curves
+        }
+
+    def _exported(self) -> dict[str, Any]:
+        """Export, verify and attack the integer file, gradients from the network it is made of."""
+        path = self.folder / "model.tflite"
+        try:
+            content = convert(self.model, calibration=self.x[:_CALIBRATION], round_biases=False)
+        except ParityError as error:
+            return {"failed": str(error)}
+        proof = integer_only(content.content)
+        if not proof:
+            raise RuntimeError(f"the export of {str(self.folder)!r} is not integer-only: {proof}")
+        if self.machines.chief:
+            unfinished = path.with_name("unfinished.tflite")
+            content.save(unfinished)
+            unfinished.replace(path)
+        settings = self.settings
+        runners = {device: content.interpreter(batch_size=CHUNK) for device in self.copies}
+        plain = self._attack(
+            runners, settings.attacks, settings.epsilons, len(self.x), False, self.copies
+        )
+        found = {
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content.content).hexdigest(),
+            "integer_only": True,
+            "exact": content.parity.exact,
+            "agreement": content.parity.agreement,
+            "parity": str(content.parity),
+            "clean": _bits(plain.model("model").correct),
+            "attacks": _single(plain, settings.epsilons),
+        }
+        if settings.suite != "none" and settings.tflite_images:
+            self.tell("suite on the integer file")
+            found["suite"] = self._suite(runners, settings.tflite_images, self.copies)
+        return found
+
+    def _audit(self) -> dict[str, Any]:
+        path = self.folder / "model.tflite"
+        exported = path.exists() and not self.settings.squeezing
+        verdict = audit(
+            self.model,
+            self.x,
+            self.y,
+            eps=max(self.settings.suite_strengths) / 255,
+            examples=self.settings.audit_images,
+            queries=self.settings.audit_queries,
+            twin=IntegerTwin(path) if exported else None,
+            tflite=Interpreter(path, batch_size=CHUNK) if exported else None,
+            seed=self.seed,
+            progress=False,
+        )
+        return verdict.to_dict()
+
+
+def joined(parts: Sequence[RobustnessReport]) -> RobustnessReport:
+    """Return one report over the images of several, in their order.
+
+    Raises:
+        ValueError: there are none, or they are of different models or attacks.
+    """
+    from dataclasses import replace
+
+    if not parts:
+        raise ValueError("there are no reports to join")
+    first = parts[0]
+    shapes = {(r.attacks, r.epsilons, tuple(m.name for m in r.models)) for r in parts}
+    if len(shapes) > 1:
+        raise ValueError("reports of different models, attacks or epsilons can't be joined")
+    models = []
+    for index, record in enumerate(first.models):
+        records = [part.models[index] for part in parts]
+        attacks = tuple(
+            replace(
+                piece,
+                attempted=np.concatenate([r.attacks[n].attempted for r in records]),
+                broken=np.concatenate([r.attacks[n].broken for r in records]),
+                queries=sum(r.attacks[n].queries for r in records),
+                gradients=sum(r.attacks[n].gradients for r in records),
+                seconds=sum(r.attacks[n].seconds for r in records),
+            )
+            for n, piece in enumerate(record.attacks)
+        )
+        correct = np.concatenate([r.correct for r in records])
+        models.append(replace(record, correct=correct, attacks=attacks))
+    digests = "".join(part.data_digest for part in parts)
+    return replace(
+        first,
+        models=tuple(models),
+        data_digest=hashlib.sha256(digests.encode()).hexdigest()[:24],
+    )
+
+
+def _single(report: RobustnessReport, epsilons: Sequence[float]) -> dict[str, dict[str, str]]:
+    """Return eps in 1/255 -> attack -> which images stand it."""
+    return {
+        _name(strength): {
+            attack: _bits(report.survived("model", strength / 255, attack))
+            for attack in report.attacks
+        }
+        for strength in epsilons
+    }
+
+
+def _name(strength: float) -> str:
+    """Return a strength as a key of a result: 8 for 8.0."""
+    return f"{strength:.10g}"
+
+
+def _bits(mask: np.ndarray) -> str:
+    return "".join("1" if value else "0" for value in mask)
+
+
+def _squeezer(text: str) -> tf_keras.layers.Layer:
+    kind, number = parse_squeezer(text)
+    return BitDepthSqueeze(number) if kind == "bit_depth" else MedianSqueeze(number)
+
+
+def _is_quantized(model: tf_keras.Model) -> bool:
+    return any(hasattr(layer, "output_grid") for layer in model.layers)

@@ -1,0 +1,245 @@
+"""Run an experiment: every variant with every seed, each resumable, shared between processes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tf_keras
+
+from tfdq.data import Dataset
+from tfdq.experiments.blackbox import transfer
+from tfdq.experiments.folder import BusyError, hold, join_folder, write_json
+from tfdq.experiments.measuring import Measurement
+from tfdq.experiments.networks import build, load_images
+from tfdq.experiments.recipe import OTHER_SEED, Recipe, Transfer, Variant
+from tfdq.experiments.resumable import MODEL, RECORD, environment, train_run
+from tfdq.experiments.settings import DataSettings, RunSettings
+from tfdq.experiments.strategy import Machines, check_batch, scaled_to
+from tfdq.experiments.training import DivergedError
+
+KIND = "reproduce"
+_POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work: a variant trained with a seed, and what is measured on it.
+
+    Attributes:
+        variant: with all of its settings.
+        seed: of everything.
+        measured: whether it is measured; a surrogate is trained only.
+    """
+
+    variant: Variant
+    seed: int
+    measured: bool = True
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"{self.variant.name}, seed {self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """Return the folder of the run; variants that are trained alike share it."""
+        return out / "runs" / self.variant.settings.training_key(self.seed)
+
+    def result(self, out: Path) -> Path:
+        """Return the file that stands when the unit is finished."""
+        if not self.measured:
+            return self.folder(out) / RECORD
+        return self.folder(out) / f"evaluation-{self.variant.settings.evaluation_key()}.json"
+
+
+class Experiment:
+    """A recipe being run in a folder.
+
+    Args:
+        recipe: what is compared.
+        out: folder of the experiment; several recipes may share one, and then share the trained
+            networks that they have in common.
+        seeds: of every variant.
+        machines: the devices.
+        scale_batch: multiply batch and learning rate by the number of devices.
+        tell: called with a note as it goes on.
+
+    Raises:
+        ValueError: a setting does not fit the data, the model or the devices; the folder holds
+            something else.
+        FileNotFoundError: a data set is not there; says what to run.
+        OSError: the folder can't be written.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        seeds: Sequence[int],
+        machines: Machines,
+        scale_batch: bool = False,
+        tell: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= OTHER_SEED:
+            raise ValueError(f"seeds must differ and lie in 0..{OTHER_SEED - 1}, got {list(seeds)}")
+        if scale_batch:
+            variants = tuple(
+                Variant(v.name, v.group, v.point, scaled_to(v.settings, machines.replicas))
+                for v in recipe.variants
+            )
+            recipe = Recipe(recipe.name, recipe.content, recipe.setup, variants, recipe.overrides)
+        self.recipe, self.seeds, self.machines = recipe, tuple(seeds), machines
+        self.tell = tell
+        self._images: dict[DataSettings, Dataset] = {}
+        self._check()
+        self.out = join_folder(out, KIND) if machines.chief else Path(out)
+
+    def _check(self) -> None:
+        """Build every network once, so that what does not fit is said before hours are spent."""
+        seen = set()
+        for variant in self.recipe.variants:
+            check_batch(variant.settings, self.machines)
+            trained = {**variant.settings.trained(), "training": None, "adversarial": None}
+            key = json.dumps(trained, sort_keys=True)
+            if key not in seen:
+                seen.add(key)
+                self._check_network(variant)
+        tf_keras.backend.clear_session()
+
+    def _check_network(self, variant: Variant) -> None:
+        images = self.images(variant.settings)
+        try:
+            build(variant.settings, images)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"variant {variant.name!r}: {error}") from error
+
+    def images(self, settings: RunSettings) -> Dataset:
+        """Return the images of a variant, loaded once."""
+        if settings.data not in self._images:
+            self._images[settings.data] = load_images(settings.data)
+        return self._images[settings.data]
+
+    def units(self) -> list[Unit]:
+        """Return all units, seed by seed, so that a part of them is balanced."""
+        found = []
+        for seed in self.seeds:
+            if self.transfer is not None:
+                found += [Unit(v, seed + OTHER_SEED, False) for v in self._surrogates()]
+            found += [Unit(variant, seed) for variant in self.recipe.variants]
+        return found
+
+    @property
+    def transfer(self) -> Transfer | None:
+        """The black-box attack of the recipe, where there is one."""
+        return self.recipe.content.transfer if self._surrogates() else None
+
+    def _surrogates(self) -> list[Variant]:
+        wanted = self.recipe.content.transfer
+        names = () if wanted is None else wanted.surrogates
+        return [v for v in self.recipe.variants if v.name in names or v.group in names]
+
+    def run(self) -> None:
+        """Do all units that are not done; waits for those that other processes are at."""
+        pending = [unit for unit in self.units() if not unit.result(self.out).exists()]
+        while pending:
+            left = []
+            for unit in pending:
+                try:
+                    self._do(unit)
+                except BusyError:
+                    left.append(unit)
+            if left and len(left) == len(pending):
+                time.sleep(_POLL_SECONDS)
+            pending = [unit for unit in left if not unit.result(self.out).exists()]
+        for seed in self.seeds:
+            self._do_transfer(seed)
+
+    @contextmanager
+    def _held(self, folder: Path) -> Iterator[None]:
+        """Hold a folder; under several workers the chief does so for all."""
+        with hold(folder) if self.machines.chief else nullcontext():
+            yield
+
+    def _do(self, unit: Unit) -> None:
+        """Train and measure one unit, and write its result."""
+        folder, result = unit.folder(self.out), unit.result(self.out)
+        settings = unit.variant.settings
+        with self._held(folder):
+            if result.exists():
+                return
+            started = time.perf_counter()
+            images = self.images(settings)
+            try:
+                train_run(
+                    settings,
+                    unit.seed,
+                    images,
+                    folder,
+                    self.machines,
+                    lambda note: self.tell(f"{unit.title}: {note}"),
+                )
+            except DivergedError as error:
+                self.tell(f"{unit.title}: {error}")
+                found: dict[str, Any] = {"diverged": str(error)}
+            else:
+                if not unit.measured:
+                    return
+                found = Measurement(
+                    settings.evaluation,
+                    unit.seed,
+                    images,
+                    folder,
+                    self.machines,
+                    lambda note: self.tell(f"{unit.title}: {note}"),
+                ).run()
+            found["seconds"] = time.perf_counter() - started
+            if self.machines.chief and unit.measured:
+                found["environment"] = environment(self.machines)
+                found["evaluation"] = settings.evaluation.model_dump(mode="json")
+                write_json(result, found)
+            self.machines.wait_for_all()
+
+    def transfer_file(self, seed: int) -> Path:
+        """Return the file with the black-box figures of a seed."""
+        names = {v.name: v.settings.training_key(seed) for v in self.recipe.variants}
+        makers = {v.name: v.settings.training_key(seed + OTHER_SEED) for v in self._surrogates()}
+        asked = self.recipe.content.transfer
+        content = [names, makers, None if asked is None else asked.model_dump(mode="json")]
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return self.out / "transfers" / f"{key}.json"
+
+    def _do_transfer(self, seed: int) -> None:
+        path = self.transfer_file(seed)
+        if self.transfer is None or path.exists() or not self.machines.chief:
+            return
+        self.tell(f"black box, seed {seed}")
+
+        def trained(variants: Sequence[Variant], number: int) -> dict[str, Path]:
+            paths = {v.name: Unit(v, number).folder(self.out) / MODEL for v in variants}
+            return {name: file for name, file in paths.items() if file.exists()}
+
+        victims = trained(self.recipe.variants, seed)
+        makers = trained(self._surrogates(), seed + OTHER_SEED)
+        settings = self.recipe.variants[0].settings
+        found = transfer(self.transfer, makers, victims, self.images(settings), seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"seed": seed, **found})
+
+    def found(self) -> Iterator[tuple[Unit, dict[str, Any], dict[str, Any]]]:
+        """Yield the finished units with their trainings and their figures."""
+        for seed, variant in itertools.product(self.seeds, self.recipe.variants):
+            unit = Unit(variant, seed)
+            result, record = unit.result(self.out), unit.folder(self.out) / RECORD
+            if result.exists() and record.exists():
+                yield (
+                    unit,
+                    json.loads(record.read_text(encoding="utf-8")),
+                    json.loads(result.read_text(encoding="utf-8")),
+                )

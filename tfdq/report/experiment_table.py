@@ -1,0 +1,171 @@
+"""An experiment's results as Markdown: one table for each strength, claims, what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_TITLES = {
+    "clean": "clean",
+    "fgsm": "FGSM",
+    "r+fgsm": "R+FGSM",
+    "bim": "BIM",
+    "pgd": "PGD",
+    "white_box": "white box",
+    "square": "Square",
+    "worst": "worst case",
+    "transfer": "black box",
+    "tflite clean": ".tflite clean",
+    "tflite worst": ".tflite worst case",
+    "amplification": "amplification",
+}
+
+
+def strengths(results: Mapping[str, Any]) -> list[str]:
+    """Return the strengths that were measured, in 1/255, ascending."""
+    found = {
+        metric.rpartition("@")[2]
+        for metrics in results["summary"].values()
+        for metric in metrics
+        if "@" in metric
+    }
+    return sorted(found, key=float)
+
+
+def as_markdown(results: Mapping[str, Any]) -> str:
+    """Return the results of an experiment as Markdown.
+
+    Args:
+        results: the content of a ``results.json``.
+    """
+    content = results["recipe"]["content"]
+    setup = results["recipe"]["setup"]
+    lines = [f"## {content['title']}", "", f"The paper: {content['paper']}", ""]
+    lines += [_made_by(results), ""]
+    for strength in strengths(results) or [""]:
+        lines += _table(results, strength)
+    lines += _notes(results, setup)
+    if results["claims"]:
+        lines += [
+            "",
+            "| claim | measured under | verdict | difference (seeds) |",
+            "|---|---|---|---|",
+        ]
+        lines += [_claim(claim) for claim in results["claims"]]
+    if content["published"]:
+        lines += ["", "| published | figure | source |", "|---|---|---|"]
+        lines += [f"| {p['what']} | {p['value']} | {p['source']} |" for p in content["published"]]
+    return "\n".join(lines) + "\n"
+
+
+def _made_by(results: Mapping[str, Any]) -> str:
+    seeds = results["seeds"]
+    left = len(results["missing"])
+    text = f"Made by `{results['command']}`; {len(seeds)} seed{'s' if len(seeds) != 1 else ''}."
+    return text if not left else f"{text} **Not finished: {left} runs are missing.**"
+
+
+def _table(results: Mapping[str, Any], strength: str) -> list[str]:
+    """Return the table of one strength: a row a variant."""
+    columns = [
+        key
+        for key in (*_ordered(results), *_TITLES)
+        if any(_cell(metrics, key, strength) for metrics in results["summary"].values())
+    ]
+    columns = list(dict.fromkeys(columns))
+    audited = any(results["audits"].values())
+    titles = ["variant", *(_title(key) for key in columns), *(["audit"] if audited else [])]
+    lines = [f"eps {strength}/255, accuracy in %:", ""] if strength else []
+    lines += ["| " + " | ".join(titles) + " |", "|---" + "|---:" * (len(titles) - 1) + "|"]
+    for name, metrics in results["summary"].items():
+        cells = [_cell(metrics, key, strength) for key in columns]
+        verdict = [_audit(results["audits"].get(name, {}))] if audited else []
+        lines.append("| " + " | ".join([name, *cells, *verdict]) + " |")
+    return [*lines, ""]
+
+
+def _ordered(results: Mapping[str, Any]) -> list[str]:
+    """Return the metrics in the order of the columns: clean, single attacks, suite, the rest."""
+    names = {
+        metric.partition("@")[0] for metrics in results["summary"].values() for metric in metrics
+    }
+    known = [key for key in _TITLES if key in names]
+    single = sorted(
+        name for name in names if name not in _TITLES and not name.startswith("tflite ")
+    )
+    return [*known[:1], *single, *known[1:]] if known else single
+
+
+def _title(key: str) -> str:
+    return _TITLES.get(key, key)
+
+
+def _cell(metrics: Mapping[str, Any], key: str, strength: str) -> str:
+    """Return the mean of a metric, with its interval where there is one."""
+    figure = metrics.get(f"{key}@{strength}", metrics.get(key))
+    if figure is None:
+        return ""
+    if figure["images"] is None:
+        return f"{figure['mean']:.2f}"
+    text = f"{100 * figure['mean']:.1f}"
+    if figure["low"] is None:
+        return text
+    return f"{text} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+
+
+def _audit(audits: Mapping[str, Sequence[str]]) -> str:
+    if not audits:
+        return "not audited"
+    failed = sum(bool(checks) for checks in audits.values())
+    names = sorted({check for checks in audits.values() for check in checks})
+    if not failed:
+        return f"passed ({len(audits)} of {len(audits)})"
+    return f"failed ({failed} of {len(audits)}): {', '.join(names)}"
+
+
+def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
+    settings = results["recipe"]["variants"][0]["settings"]
+    data, model = settings["data"], settings["model"]["name"]
+    several = len(results["seeds"]) > 1
+    interval = (
+        "Student's 95 % interval over the seeds" if several else "Wilson's 95 % interval, one seed"
+    )
+    train = "all" if data["train_images"] is None else f"{data['train_images']:,}"
+    figures = [run["figures"] for run in results["runs"] if "clean" in run["figures"]]
+    sources = {run["training"].get("data", {}).get("source") for run in results["runs"]} - {None}
+    parts = [
+        f"{data['name']} ({train} training images), {model}, {settings['training']['epochs']} "
+        f"epochs{f', setup {setup}' if setup else ''}."
+    ]
+    if figures:
+        parts.append(f"Single attacks: {figures[0]['images']:,} test images.")
+        suites = [figure["suite"] for figure in figures if "suite" in figure]
+        queries = settings["evaluation"]["square_queries"]
+        if suites:
+            parts.append(
+                f"Worst case: {', '.join(suites[0]['attacks'])}, the last with {queries:,} queries "
+                f"an image, each image by whichever breaks it; {suites[0]['images']:,} images."
+            )
+    parts.append(f"In brackets: {interval}.")
+    parts.append("Every figure is an upper bound on the true robust accuracy.")
+    lines = [" ".join(parts)]
+    lines += [f"Data: {source}." for source in sorted(sources)]
+    diverged = [
+        f"{run['variant']} (seed {run['seed']})"
+        for run in results["runs"]
+        if "diverged" in run["figures"]
+    ]
+    if diverged:
+        lines.append(f"Did not train, and count nowhere: {', '.join(diverged)}.")
+    return lines
+
+
+def _claim(claim: Mapping[str, Any]) -> str:
+    def points(test: Mapping[str, Any]) -> str:
+        if test["p"] is None:
+            return f"{test['difference']:+.2f}"
+        return f"{100 * test['difference']:+.1f} (p {test['p_adjusted']:.2g})"
+
+    tests = ", ".join(points(test) for test in claim["tests"])
+    metric = claim.get("metric", claim["metric"])
+    return f"| {claim['text']} | {metric} | **{claim['verdict']}** | {tests} |"
