@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tf_keras
 
+import tfdq
 from tfdq import data
 from tfdq.quantization.keras3 import from_keras3, is_keras3_file, load_keras3
 
@@ -43,7 +44,7 @@ def test_a_trained_net_from_a_keras_file(tmp_path):
     path = tmp_path / "mine.keras"
     model.save(path)
     assert is_keras3_file(path)
-    converted = load_keras3(path)
+    converted = tfdq.load_model(path)
     x = (digits.x_test / 255).astype(np.float32)
     np.testing.assert_allclose(
         converted.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-4, atol=1e-4

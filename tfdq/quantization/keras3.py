@@ -24,6 +24,7 @@ from tfdq.quantization.keras3_layers import (
     convert_layer,
     convert_operation,
 )
+from tfdq.quantization.model_files import check_model_file
 
 CustomLayers = Mapping[str, Callable[[Any], tf_keras.layers.Layer]]
 
@@ -52,7 +53,8 @@ def load_keras3(
 ) -> tf_keras.Model:
     """Load a `.keras` file of Keras 3 and convert the model.
 
-    The file is read in Keras' safe mode: Python code in it (Lambda layers) is refused, not run.
+    The file is checked, then read in Keras' safe mode: code in it (Lambda layers) is refused, not
+    run.
 
     Args:
         path: The file.
@@ -68,6 +70,9 @@ def load_keras3(
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
+        check_model_file(
+            path, lambda name: keras.saving.get_registered_object(name, None) is not None
+        )
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise ValueError(f"Keras {keras.__version__} can't load {path}: {error}") from error

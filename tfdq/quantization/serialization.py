@@ -9,6 +9,7 @@ import tf_keras
 
 from tfdq.lipschitz.names import REGULARIZERS
 from tfdq.quantization.configs import DefensiveQuantizeConfig
+from tfdq.quantization.keras3 import is_keras3_file, load_keras3
 from tfdq.quantization.layers import (
     ConvexCombination,
     FusedAdd,
@@ -18,6 +19,7 @@ from tfdq.quantization.layers import (
     FusedDepthwiseConv2D,
     FusedReLU,
 )
+from tfdq.quantization.model_files import UnsafeModelError, check_model_file
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
     KernelQuantizer,
@@ -57,16 +59,23 @@ def quantize_scope(*custom_objects: dict[str, Any]) -> tf_keras.saving.custom_ob
     return tf_keras.saving.custom_object_scope(known, *custom_objects)
 
 
-def load_model(path: str | Path, **options: Any) -> tf_keras.Model:
-    """Load a saved tf_keras model, quantization-aware or float.
+def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> tf_keras.Model:
+    """Load a saved model, quantization-aware or float; one of Keras 3 is converted to tf_keras.
+
+    A file is checked before Keras reads it (``tfdq.quantization.model_files``), because Keras' own
+    safe mode covers pickled lambdas in ``.keras`` files only.
 
     Args:
-        path: a ``.keras`` or ``.h5`` file, or a SavedModel folder.
-        **options: arguments of ``tf_keras.models.load_model`` (``compile``, ``custom_objects``,
-            ``safe_mode``).
+        path: a ``.keras`` or ``.h5`` file, or (with ``safe_mode=False``) a SavedModel folder.
+        safe_mode: refuse files that could run code or reach other files. False: run what is in
+            the file, for files whose origin you trust.
+        **options: more arguments of ``tf_keras.models.load_model`` (``compile``,
+            ``custom_objects``); a ``.keras`` file of Keras 3 takes none and is not compiled, see
+            ``tfdq.quantization.keras3.load_keras3``.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
+        UnsafeModelError: (a ValueError) the file is not merely a model of layers.
         ValueError: it is not a model that tf_keras can read.
     """
     path = Path(path)
@@ -74,7 +83,20 @@ def load_model(path: str | Path, **options: Any) -> tf_keras.Model:
         raise FileNotFoundError(f"no model at {str(path)!r}")
     if path.is_dir() and not (path / "saved_model.pb").exists():
         raise ValueError(f"{str(path)!r} is a folder but not a SavedModel (no saved_model.pb)")
+    if is_keras3_file(path):
+        return load_keras3(path)
+    if safe_mode:
+        custom = options.get("custom_objects")
+        try:
+            check_model_file(
+                path, lambda name: tf_keras.saving.get_registered_object(name, custom) is not None
+            )
+        except UnsafeModelError as error:
+            raise UnsafeModelError(
+                f"{error}. If you trust where it comes from, load it with safe_mode=False "
+                "(command line: --trust)."
+            ) from error
     try:
-        return tf_keras.models.load_model(path, **options)
+        return tf_keras.models.load_model(path, safe_mode=safe_mode, **options)
     except OSError as error:
         raise ValueError(f"{str(path)!r} is not a Keras model file: {error}") from error
