@@ -14,6 +14,7 @@ import pytest
 from tfdq.cli import main
 
 COMMANDS = ("demo", "train", "attack", "evaluate", "audit", "export", "run")
+"""Those of this file; the experiments' have tests of their own."""
 
 
 def tfdq(*arguments: object) -> int:
@@ -40,7 +41,7 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
 def test_help_and_import_load_no_tensorflow() -> None:
     """The reason why both answer at once."""
     script = (
-        "import sys, tfdq, tfdq.cli.commands, tfdq.cli.robustness\n"
+        "import sys, tfdq, tfdq.cli.commands, tfdq.cli.experiments, tfdq.cli.robustness\n"
         "assert not {'tensorflow', 'tf_keras', 'numpy', 'scipy'} & set(sys.modules)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
@@ -72,7 +73,7 @@ def test_attack_in_json_and_images(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "adversarial.npz"
-    options = ("--attack", "fgsm", "--eps", "16/255", "--limit", 64, "--json", "--out", out)
+    options = ("--attack", "fgsm", "--eps", "16/255", "--limit", 64, "--json", "--images", out)
     assert tfdq("attack", trained / "model.keras", *options) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["robust"] < figures["clean"]
@@ -106,7 +107,7 @@ def test_evaluate_writes_a_report_and_goes_on_from_it(
 def test_audit_reports_its_checks(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--eps", "16/255", "--examples", 16, "--queries", 20, "--json")
+    options = ("--eps", "16/255", "--limit", 16, "--queries", 20, "--json")
     status = tfdq("audit", trained / "model.keras", *options)
     found = json.loads(capsys.readouterr().out)
     assert status == (0 if found["passed"] else 1)
@@ -125,7 +126,7 @@ def test_training_goes_on_from_a_float_model_against_an_attack(
 ) -> None:
     assert tfdq("train", "--float", "--out", tmp_path / "float", "--epochs", 2) == 0
     again = ("--start", tmp_path / "float" / "model.keras", "--adversarial", "r+fgsm")
-    options = ("--epochs", 1, "--eps", "16/255", "--json", "--limit", 300)
+    options = ("--epochs", 1, "--eps", "16/255", "--json", "--train-limit", 300)
     capsys.readouterr()
     assert tfdq("train", *again, "--out", tmp_path / "dq", *options) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["adversarial"] == "r+fgsm"
@@ -139,10 +140,15 @@ def test_training_goes_on_from_a_float_model_against_an_attack(
         (("train", "--out", "x", "--data", "nowhere"), "no data set 'nowhere'"),
         (("train", "--out", "x", "--model", "vgg99"), "no model 'vgg99'"),
         (("train", "--out", "x", "--activation-bits", "0"), "1..8, got 0"),
-        (("train", "--out", "x", "--on", "bias"), "kernel, folded, deployed"),
-        (("train", "--out", "x", "--adversarial", "cw"), "adversarial must be one of"),
+        (
+            ("train", "--out", "x", "--on", "bias"),
+            "'bias' is not one of 'kernel', 'folded', 'deployed'",
+        ),
+        (("train", "--out", "x", "--adversarial", "cw"), "'cw' is not one of 'none', 'fgsm'"),
         (("train", "--out", "x", "--eps", "8/0"), "'8/0' is no number"),
         (("train", "--out", "x", "--learning-rate", "-1"), "learning_rate must be > 0"),
+        (("train", "--out", "x", "--image-size", "32x"), "--image-size takes 32 or 32x48"),
+        (("train", "--out", "x", "--image-size", "32"), "image_size is for folders"),
         (("attack", "nothing.keras", "--eps", "-0.1"), "eps must be > 0"),
         (("nonsense",), "No such command"),
         (("train",), "--out"),
@@ -194,5 +200,5 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "start again" in error
+    assert "the same command" in error
     assert "Traceback" not in error

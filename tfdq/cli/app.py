@@ -1,8 +1,4 @@
-"""Start the command line: quiet TensorFlow, one line for a mistake, exit statuses.
-
-Exit status: 0 good; 1 the work was done and its answer is no (an audit that failed); 2 a mistake in
-the call or its input; 130 interrupted.
-"""
+"""Start the command line: common options, one line for a mistake, exit statuses."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from tfdq._version import __version__
+from tfdq.cli.output import Output, calm, output
 
 app = typer.Typer(
     name="tfdq",
@@ -20,10 +17,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Quantize Keras image models so that they are robust, and prove it.",
-    epilog="Start here:  [bold]tfdq demo[/bold]",
+    epilog=(
+        "Start here:  [bold]tfdq demo[/bold]\n\n"
+        "Results go to stdout, progress and messages to stderr. Exit status: 0 good; 1 the work "
+        "was done and its answer is no; 2 a mistake in the call or its input; 3 a fault of tfdq; "
+        "130 interrupted."
+    ),
 )
 
-INTERRUPTED = 130
+GOOD, ANSWER_IS_NO, MISTAKE, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+
+_ANYWHERE = ("--quiet", "-q", "--verbose", "-v", "--debug")
 
 
 def _version(show: bool) -> None:
@@ -37,9 +41,15 @@ def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
-    debug: bool = typer.Option(False, "--debug", help="Show where an error arose."),
+    quiet: bool = typer.Option(
+        False, "--quiet", "-q", help="Results and errors only. This and the next two: anywhere."
+    ),
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", help="Notices and warnings of the libraries, too."
+    ),
+    debug: bool = typer.Option(False, "--debug", help="--verbose, and where an error arose."),
 ) -> None:
-    os.environ["TFDQ_DEBUG"] = "1" if debug else ""
+    """Take the options that all commands share; `_run` has read their values already."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,46 +58,81 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: without the program's name; None for those of the process.
     """
-    # Read by TensorFlow and Keras when a command loads them.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    sys.exit(_run(arguments))
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: list[str]) -> int:
     # The commands register themselves; they load nothing heavy until one of them runs.
     import tfdq.cli.commands
+    import tfdq.cli.experiments
     import tfdq.cli.robustness  # noqa: F401
 
-    try:
-        status = app(
-            args=None if arguments is None else list(arguments),
-            prog_name="tfdq",
-            standalone_mode=False,
+    shared, arguments = _shared_first(arguments)
+    vars(output).update(
+        vars(
+            Output(
+                quiet=bool({"--quiet", "-q"} & set(shared)),
+                verbose=bool({"--verbose", "-v", "--debug"} & set(shared)),
+                debug="--debug" in shared,
+            )
         )
+    )
+    # Read by TensorFlow and Keras when a command loads them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if output.verbose else "3")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    try:
+        with calm():
+            status = app(
+                args=[*shared, *arguments] if arguments else shared,
+                prog_name="tfdq",
+                standalone_mode=False,
+            )
     except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        if len(arguments if arguments is not None else sys.argv[1:]) == 0:
-            print(error.format_message())
-            return 0
-        hint = f" (see {context.command_path} --help)" if context is not None else ""
-        print(f"error: {_one_line(error)}{hint}", file=sys.stderr)
-        return error.exit_code
-    except typer.Abort:
+        return _usage(error, not arguments)
+    except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
-    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
-        if os.environ.get("TFDQ_DEBUG"):
+    except Exception as error:
+        if output.debug:
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
+        return _report(error)
     if status == INTERRUPTED:
-        print("interrupted; what was finished is kept, start again to go on", file=sys.stderr)
-    return status if isinstance(status, int) else 0
+        print(f"interrupted; {output.after_interrupt}", file=sys.stderr)
+    return status if isinstance(status, int) else GOOD
 
 
-def _one_line(error: Exception) -> str:
-    if isinstance(error, typer.TyperException):
-        text = error.format_message()
-    else:
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split()) or type(error).__name__
+def _shared_first(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Part the options that may stand anywhere from all others."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    shared = [text for text in arguments[:end] if text in _ANYWHERE]
+    others = [text for text in arguments[:end] if text not in _ANYWHERE]
+    return shared, others + arguments[end:]
+
+
+def _usage(error: typer.TyperException, bare: bool) -> int:
+    """Say what is wrong with the call; a call without a command gets the help."""
+    if bare:
+        print(error.format_message())
+        return GOOD
+    context = getattr(error, "ctx", None)
+    hint = f" (see {context.command_path} --help)" if context is not None else ""
+    print(f"error: {' '.join(error.format_message().split())}{hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong in one line."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = " ".join(text.split()) or type(error).__name__
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        text = f"out of memory; lower --batch-size or --limit ({text[:200]})"
+    elif not isinstance(
+        error, (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError)
+    ):
+        print(
+            f"error: {type(error).__name__}: {text} (a fault of tfdq or of a library: please "
+            "report it with the output of the same command with --debug)",
+            file=sys.stderr,
+        )
+        return FAULT
+    print(f"error: {text}", file=sys.stderr)
+    return MISTAKE

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,15 +12,20 @@ from tfdq.cli.app import app
 from tfdq.cli.options import (
     DataDirOption,
     DataOption,
+    EpsOption,
+    ImageSizeOption,
     JsonOption,
     LimitOption,
     SeedOption,
+    TrustOption,
+    complete_data,
+    complete_model,
     load_data,
     number,
     open_model,
-    quiet,
     test_images,
 )
+from tfdq.cli.output import output, print_result, progress
 
 
 @app.command(epilog="Example:  tfdq demo --out runs/demo")
@@ -42,13 +46,15 @@ def demo(
     Four models on scikit-learn's handwritten digits: float, quantized in the usual way (VQ),
     defensively quantized as in the paper, and on the deployed kernel (DQ).
     """
-    quiet()
     from rich.console import Console
 
     from tfdq.experiments.demo import DemoSettings, run_demo
     from tfdq.report.demo_table import as_rich
 
     bits = _bit_list(sweep)
+    output.after_interrupt = (
+        f"finished attacks are kept in {out}; the same command trains again and goes on with them"
+    )
     result = run_demo(
         DemoSettings(
             out=out,
@@ -58,7 +64,8 @@ def demo(
             weight_bits=weight_bits,
             sweep=bits,
             seed=seed,
-        )
+        ),
+        progress(),
     )
     if as_json:
         typer.echo((out / "results.json").read_text(encoding="utf-8"))
@@ -82,36 +89,52 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder for the model and its figures.")],
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     model: Annotated[
-        str, typer.Option("--model", help="small_cnn, resnet20, vgg16, mobilenet_v2, wrn-D-W.")
+        str,
+        typer.Option(
+            "--model",
+            help="small_cnn, resnet20, vgg16, mobilenet_v2, wrn-D-W.",
+            autocompletion=complete_model,
+        ),
     ] = "small_cnn",
     start: Annotated[
-        Path | None, typer.Option("--start", help="A trained float model to go on from.")
+        Path | None,
+        typer.Option(
+            "--start", help="A float model to go on from, in the place of --model; Keras 3, too."
+        ),
     ] = None,
     keep_float: Annotated[bool, typer.Option("--float", help="Do not quantize.")] = False,
     beta: Annotated[float, typer.Option("--beta", help="Penalty; 0: none (VQ).")] = 2e-3,
     on: Annotated[
-        str, typer.Option("--on", help="Kernel penalised: kernel, folded or deployed.")
+        Literal["kernel", "folded", "deployed"], typer.Option("--on", help="Kernel penalised.")
     ] = "deployed",
     activation_bits: Annotated[int, typer.Option("--activation-bits", help="1..8.")] = 4,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="2..8.")] = 8,
-    first_last_bits: Annotated[int | None, typer.Option("--first-last-bits")] = None,
+    first_last_bits: Annotated[
+        int | None, typer.Option("--first-last-bits", help="Of both, where others: 2..8.")
+    ] = None,
     adversarial: Annotated[
-        str, typer.Option("--adversarial", help="none, fgsm, r+fgsm or pgd.")
+        Literal["none", "fgsm", "r+fgsm", "pgd"],
+        typer.Option("--adversarial", help="Attack to train against."),
     ] = "none",
-    eps: Annotated[str, typer.Option("--eps", help="Strength of adversarial training.")] = "8/255",
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 20,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 64,
-    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 3e-3,
-    augment: Annotated[str, typer.Option("--augment", help="none or pad_crop_flip.")] = "none",
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Training images to use.")
+    eps: EpsOption = "8/255",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the images.")] = 20,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a step.")] = 64,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", help="Of Adam, at the start; falls to 0.")
+    ] = 3e-3,
+    augment: Annotated[
+        Literal["none", "pad_crop_flip"], typer.Option("--augment", help="Of training images.")
+    ] = "none",
+    train_limit: Annotated[
+        int | None, typer.Option("--train-limit", min=1, help="Training images to use.")
     ] = None,
     seed: SeedOption = 0,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model, quantization-aware and defensive by default."""
-    quiet()
     from tfdq.experiments.classifier import ClassifierSettings, train_classifier
     from tfdq.experiments.training import TrainingSettings
 
@@ -127,18 +150,17 @@ def train(
         adversarial=adversarial,
         eps=number(eps),
         training=TrainingSettings(epochs, batch_size, learning_rate, augment, seed),
+        trust=trust,
     )
-    dataset = load_data(data, data_dir, None, seed)
-    if limit is not None and limit < len(dataset.y_train):
-        dataset = dataset.subset(train=limit, seed=seed)
-    figures = train_classifier(settings, dataset, out)
-    if as_json:
-        typer.echo(json.dumps(figures))
-    else:
-        typer.echo(
-            f"{out / 'model.keras'}: test accuracy {figures['test_accuracy']:.4f} on "
-            f"{figures['test_images']} images, {figures['seconds']:.0f} s"
-        )
+    dataset = load_data(data, data_dir, None, seed, image_size)
+    if train_limit is not None and train_limit < len(dataset.y_train):
+        dataset = dataset.subset(train=train_limit, seed=seed)
+    figures = train_classifier(settings, dataset, out, progress())
+    text = (
+        f"{out / 'model.keras'}: test accuracy {figures['test_accuracy']:.4f} on "
+        f"{figures['test_images']} images, {figures['seconds']:.0f} s"
+    )
+    print_result(figures, text, as_json)
 
 
 @app.command(epilog="Example:  tfdq export runs/dq/model.keras model.tflite --data digits")
@@ -146,32 +168,45 @@ def export(
     model: Annotated[Path, typer.Argument(help="A quantization-aware model.")],
     file: Annotated[Path, typer.Argument(help="The .tflite file to write.")],
     data: Annotated[
-        str | None, typer.Option("--data", help="Images to verify on.", metavar="NAME|PATH")
+        str | None,
+        typer.Option(
+            "--data",
+            help="Images to verify on, as for the other commands.",
+            metavar="NAME|PATH",
+            autocompletion=complete_data,
+        ),
     ] = None,
     data_dir: DataDirOption = None,
-    input_type: Annotated[str, typer.Option("--input-type", help="int8, uint8, float32.")] = "int8",
-    weights: Annotated[str, typer.Option("--weights", help="int8 or int4.")] = "int8",
+    image_size: ImageSizeOption = None,
+    input_type: Annotated[
+        Literal["int8", "uint8", "float32"], typer.Option("--input-type", help="Of the file.")
+    ] = "int8",
+    weights: Annotated[
+        Literal["int8", "int4"], typer.Option("--weights", help="How they are stored.")
+    ] = "int8",
     limit: LimitOption = 256,
     seed: SeedOption = 0,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the integer-only .tflite file of a model, and prove that its integers are right."""
-    quiet()
     from tflite_export import convert, integer_only
 
     images = None
     if data is not None:
-        images, _ = test_images(load_data(data, data_dir, limit, seed))
+        images, _ = test_images(load_data(data, data_dir, limit, seed, image_size))
     exported = convert(
-        open_model(model), file, input_type=input_type, weights=weights, calibration=images
+        open_model(model, trust), file, input_type=input_type, weights=weights, calibration=images
     )
     proof = integer_only(exported.content)
-    if as_json:
-        parity: dict[str, Any] = asdict(exported.parity)
-        described = {"file": str(file), "bytes": len(exported), "parity": parity}
-        typer.echo(json.dumps({**described, "integer_only": bool(proof)}, default=str))
-    else:
-        typer.echo(f"{file}: {len(exported)} bytes\n{proof}\n{exported.parity}")
+    figures: dict[str, Any] = {
+        "file": str(file),
+        "bytes": len(exported),
+        "parity": asdict(exported.parity),
+        "integer_only": bool(proof),
+    }
+    text = f"{file}: {len(exported)} bytes\n{proof}\n{exported.parity}"
+    print_result(figures, text, as_json)
 
 
 @app.command(epilog="Example:  tfdq run model.tflite --data digits")
@@ -179,21 +214,20 @@ def run(
     model: Annotated[Path, typer.Argument(help="A .tflite file or a Keras model.")],
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     limit: LimitOption = None,
     seed: SeedOption = 0,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a model on test images: accuracy and speed."""
-    quiet()
     from tfdq.experiments.classifier import measure
 
-    opened = open_model(model)
-    images, labels = test_images(load_data(data, data_dir, limit, seed))
+    opened = open_model(model, trust)
+    images, labels = test_images(load_data(data, data_dir, limit, seed, image_size))
     figures = measure(opened, images, labels)
-    if as_json:
-        typer.echo(json.dumps(figures))
-    else:
-        typer.echo(
-            f"{model}: accuracy {figures['accuracy']:.4f} on {figures['images']} images of {data}, "
-            f"{figures['images_per_second']:,.0f} images/s"
-        )
+    text = (
+        f"{model}: accuracy {figures['accuracy']:.4f} on {figures['images']} images of {data}, "
+        f"{figures['images_per_second']:,.0f} images/s"
+    )
+    print_result(figures, text, as_json)

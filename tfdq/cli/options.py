@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +13,49 @@ if TYPE_CHECKING:
 
     from tfdq.data import Dataset
 
+DATA_NAMES = (
+    "digits",
+    "fashion_mnist",
+    "mnist",
+    "cifar10",
+    "cifar100",
+    "svhn_cropped",
+    "svhn_cropped+extra",
+)
+MODEL_NAMES = ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet")
+ATTACK_NAMES = (
+    "fgsm",
+    "r+fgsm",
+    "bim",
+    "pgd",
+    "mim",
+    "t-pgd",
+    "cw",
+    "apgd-ce",
+    "apgd-dlr",
+    "apgd-t",
+    "fab",
+    "square",
+    "spsa",
+    "low-bit",
+)
+
+
+def complete_data(begun: str) -> list[str]:
+    """Return the data sets that a word may become."""
+    return [name for name in DATA_NAMES if name.startswith(begun)]
+
+
+def complete_model(begun: str) -> list[str]:
+    """Return the network names that a word may become."""
+    return [name for name in MODEL_NAMES if name.startswith(begun)]
+
+
+def complete_attack(begun: str) -> list[str]:
+    """Return the attacks that a word may become."""
+    return [name for name in ATTACK_NAMES if name.startswith(begun)]
+
+
 DataOption = Annotated[
     str,
     typer.Option(
@@ -23,11 +63,18 @@ DataOption = Annotated[
         help="digits, fashion_mnist, mnist, cifar10, cifar100, svhn_cropped, a FILE.npz with "
         "x_train, y_train, x_test, y_test, or a folder of images.",
         metavar="NAME|PATH",
+        autocompletion=complete_data,
     ),
 ]
 DataDirOption = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Where TFDS data sets are prepared.", show_default=False),
+]
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size", help="Resize the images of a folder: 32 or 32x48.", metavar="SIZE|HxW"
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of every random choice.", min=0)]
 LimitOption = Annotated[
@@ -35,6 +82,12 @@ LimitOption = Annotated[
 ]
 EpsOption = Annotated[
     str, typer.Option("--eps", help="Strength, images in [0, 1]: 8/255 or 0.03.", metavar="EPS")
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Load Keras models that hold code (Lambda, SavedModel): it is run."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
@@ -54,37 +107,27 @@ def number(text: str) -> float:
     return value
 
 
-def quiet() -> None:
-    """Load TensorFlow and LiteRT without their start-up notices, unless ``--debug`` is given.
+def size(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) of ``32`` or ``32x48``; None for None.
 
-    The notices come from compiled code and heed no setting, so the file descriptor of stderr is
-    turned away while the libraries load.
+    Raises:
+        ValueError: it is neither.
     """
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    if os.environ.get("TFDQ_DEBUG"):
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            import tflite_export.runtime
-
-            tf.config.list_logical_devices()
-            tflite_export.runtime.find_runtime()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"--image-size takes 32 or 32x48 (height x width), got {text!r}")
+    return int(parts[0]), int(parts[-1])
 
 
-def load_data(data: str, data_dir: Path | None, limit: int | None, seed: int) -> Dataset:
+def load_data(
+    data: str, data_dir: Path | None, limit: int | None, seed: int, image_size: str | None = None
+) -> Dataset:
     """Return a data set, its test part cut to ``limit`` images."""
     from tfdq.data import load
 
-    dataset = load(data, data_dir)
+    dataset = load(data, data_dir, image_size=size(image_size))
     if limit is not None and limit < len(dataset.y_test):
         dataset = dataset.subset(test=limit, seed=seed)
     return dataset
@@ -97,20 +140,26 @@ def test_images(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return scaled(dataset.x_test), dataset.y_test
 
 
-def open_model(path: Path) -> Any:
+def open_model(path: Path, trust: bool = False) -> Any:
     """Return a Keras model, or the interpreter of a .tflite file.
+
+    Args:
+        path: of the file, or of a SavedModel folder.
+        trust: run code that a Keras model holds.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a model.
+        ValueError: it is not a model, or it holds code and is not trusted.
     """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no model at {str(path)!r}; give a .keras, .h5 or .tflite file (`tfdq train --out "
+            "FOLDER` writes FOLDER/model.keras)"
+        )
     if path.suffix == ".tflite":
-        if not path.exists():
-            raise FileNotFoundError(f"no model at {str(path)!r}")
         from tflite_export import Interpreter
 
         return Interpreter(path)
     from tfdq.quantization import load_model
-    from tfdq.quantization.keras3 import is_keras3_file, load_keras3
 
-    return load_keras3(path) if is_keras3_file(path) else load_model(path, compile=False)
+    return load_model(path, compile=False, safe_mode=not trust)

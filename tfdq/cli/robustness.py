@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from tfdq.cli.app import app
+from tfdq.cli.app import ANSWER_IS_NO, app
 from tfdq.cli.options import (
     DataDirOption,
     DataOption,
     EpsOption,
+    ImageSizeOption,
     JsonOption,
     LimitOption,
     SeedOption,
+    TrustOption,
+    complete_attack,
     load_data,
     number,
     open_model,
-    quiet,
     test_images,
 )
+from tfdq.cli.output import output, print_result, progress
 
 SurrogateOption = Annotated[
     Path | None,
@@ -36,59 +39,62 @@ def attack(
     model: Annotated[Path, typer.Argument(help="A Keras model or a .tflite file.")],
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     name: Annotated[
         str,
         typer.Option(
             "--attack",
-            help="fgsm r+fgsm bim pgd mim cw spsa apgd-ce apgd-dlr apgd-t fab square ...",
+            help="fgsm r+fgsm bim pgd mim t-pgd cw apgd-ce apgd-dlr apgd-t fab square spsa "
+            "low-bit.",
+            autocompletion=complete_attack,
         ),
     ] = "pgd",
     eps: EpsOption = "8/255",
-    norm: Annotated[str, typer.Option("--norm", help="linf or l2.")] = "linf",
+    norm: Annotated[
+        Literal["linf", "l2"], typer.Option("--norm", help="That bounds the perturbation.")
+    ] = "linf",
     surrogate: SurrogateOption = None,
     limit: LimitOption = None,
     seed: SeedOption = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write the images to this .npz file.")
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Write the images to this .npz file.")
     ] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Attack a model on test images with one attack."""
-    quiet()
     import numpy as np
 
     from tfdq.robustness import run_attack
     from tfdq.robustness.statistics import wilson
 
     strength = number(eps)
-    opened = open_model(model)
-    helper = None if surrogate is None else open_model(surrogate)
-    x, y = test_images(load_data(data, data_dir, limit, seed))
+    opened = open_model(model, trust)
+    helper = None if surrogate is None else open_model(surrogate, trust)
+    x, y = test_images(load_data(data, data_dir, limit, seed, image_size))
     settings: Any = {"norm": norm, "seed": seed, "surrogate": helper}
     result = run_attack(name, opened, x, y, strength, **settings)
-    if out is not None:
-        np.savez_compressed(out, x_adv=result.x_adv, y=y, success=result.success)
+    if images is not None:
+        np.savez_compressed(images, x_adv=result.x_adv, y=y, success=result.success)
     clean = wilson(round(result.clean_accuracy * len(y)), len(y))
     robust = wilson(round(result.robust_accuracy * len(y)), len(y))
-    if as_json:
-        figures = {
-            "clean": clean.value,
-            "robust": robust.value,
-            "interval": [robust.low, robust.high],
-            "images": len(y),
-            "queries_per_image": float(result.queries.mean()),
-            "gradients_per_image": float(result.gradients.mean()),
-            "seconds": result.seconds,
-            "settings": result.settings,
-        }
-        typer.echo(json.dumps(figures))
-    else:
-        typer.echo(
-            f"{model}: clean {clean}; under {name}, eps {eps}: {robust}\n"
-            f"{len(y)} images of {data}; {result.queries.mean():.0f} queries and "
-            f"{result.gradients.mean():.0f} gradients an image; {result.seconds:.1f} s. One attack "
-            "is an upper bound: see `tfdq evaluate` and `tfdq audit`."
-        )
+    figures = {
+        "clean": clean.value,
+        "robust": robust.value,
+        "interval": [robust.low, robust.high],
+        "images": len(y),
+        "queries_per_image": float(result.queries.mean()),
+        "gradients_per_image": float(result.gradients.mean()),
+        "seconds": result.seconds,
+        "settings": result.settings,
+    }
+    text = (
+        f"{model}: clean {clean}; under {name}, eps {eps}: {robust}\n"
+        f"{len(y)} images of {data}; {result.queries.mean():.0f} queries and "
+        f"{result.gradients.mean():.0f} gradients an image; {result.seconds:.1f} s. One attack "
+        "is an upper bound: see `tfdq evaluate` and `tfdq audit`."
+    )
+    print_result(figures, text, as_json)
 
 
 @app.command(epilog="Example:  tfdq evaluate runs/vq/model.keras runs/dq/model.keras --eps 8/255")
@@ -96,6 +102,7 @@ def evaluate(
     models: Annotated[list[Path], typer.Argument(help="Keras models and .tflite files.")],
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     attacks: Annotated[
         str,
         typer.Option(
@@ -114,21 +121,26 @@ def evaluate(
         Path | None,
         typer.Option("--out", help="Folder for the report; started again, the run goes on there."),
     ] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare models under a suite of attacks on the same images."""
-    quiet()
     from tfdq.robustness import SUITES
     from tfdq.robustness import evaluate as run_evaluation
 
+    output.after_interrupt = (
+        "nothing is kept; with --out FOLDER finished pieces would be"
+        if out is None
+        else f"finished pieces are kept in {out}; the same command goes on with them"
+    )
     strengths = [number(text) for text in eps or ["8/255"]]
-    opened = {_name(path): open_model(path) for path in models}
+    opened = {_name(path): open_model(path, trust) for path in models}
     if len(opened) < len(models):
         raise ValueError(f"the same model is given twice: {', '.join(map(str, models))}")
-    helper = None if surrogate is None else open_model(surrogate)
+    helper = None if surrogate is None else open_model(surrogate, trust)
     verdicts = _audits(audits or [])
     black_boxes = [_name(path) for path in models if path.suffix == ".tflite"]
-    x, y = test_images(load_data(data, data_dir, limit, seed))
+    x, y = test_images(load_data(data, data_dir, limit, seed, image_size))
     report = run_evaluation(
         opened,
         x,
@@ -139,12 +151,13 @@ def evaluate(
         audits=verdicts,
         seed=seed,
         results=None if out is None else out / "pieces",
+        progress=progress(),
     )
     if out is not None:
         report.to_json(out / "report.json")
         report.plot(out / "report.png")
         (out / "report.md").write_text(report.to_markdown(), encoding="utf-8")
-    typer.echo(report.to_json() if as_json else report.to_markdown())
+    print_result(report.to_json(), report.to_markdown(), as_json)
 
 
 def _audits(given: list[str]) -> dict[str, Any]:
@@ -168,6 +181,7 @@ def audit(
     model: Annotated[Path, typer.Argument(help="A Keras model or a .tflite file.")],
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     eps: EpsOption = "8/255",
     surrogate: SurrogateOption = None,
     tflite: Annotated[
@@ -177,23 +191,24 @@ def audit(
         list[Path] | None,
         typer.Option("--transfer-from", help="An independently trained model; may be repeated."),
     ] = None,
-    examples: Annotated[int, typer.Option("--examples", min=8)] = 256,
+    limit: Annotated[int, typer.Option("--limit", min=8, help="Test images to use.")] = 256,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Of Square.")] = 1000,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the audit.")] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check whether a robustness figure can be believed, or gradients are masked.
 
     Exit status 1 if a check failed.
     """
-    quiet()
     from tfdq.robustness import audit as run_audit
 
     strength = number(eps)
-    opened = open_model(model)
-    helper = None if surrogate is None else open_model(surrogate)
-    x, y = test_images(load_data(data, data_dir, None, seed))
+    opened = open_model(model, trust)
+    helper = None if surrogate is None else open_model(surrogate, trust)
+    x, y = test_images(load_data(data, data_dir, None, seed, image_size))
+    others = {_name(path): open_model(path, trust) for path in transfer_from or []}
     twin = None
     if tflite is not None:
         from tflite_export import IntegerTwin
@@ -204,22 +219,20 @@ def audit(
         x,
         y,
         eps=strength,
-        examples=examples,
+        examples=limit,
         surrogate=helper,
-        transfer_from={_name(path): open_model(path) for path in transfer_from or []} or None,
+        transfer_from=others or None,
         twin=twin,
         tflite=None if tflite is None else str(tflite),
         queries=queries,
         seed=seed,
         name=_name(model),
+        progress=progress(),
     )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         found.to_json(out / "audit.json")
         found.plot(out / "audit.png")
-    if as_json:
-        typer.echo(json.dumps(json.loads(found.to_json())))
-    else:
-        typer.echo(found.to_markdown())
+    print_result(found.to_json(), found.to_markdown(), as_json)
     if not found.passed:
-        raise typer.Exit(1)
+        raise typer.Exit(ANSWER_IS_NO)

@@ -40,6 +40,7 @@ class ClassifierSettings:
         adversarial: ``"none"``, or the attack to train against.
         eps: its strength, in input units.
         training: how long, how fast.
+        trust: run code that the file of ``start`` holds.
     """
 
     model: str = "small_cnn"
@@ -53,6 +54,7 @@ class ClassifierSettings:
     adversarial: str = "none"
     eps: float = 8 / 255
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    trust: bool = False
 
     def __post_init__(self) -> None:
         if self.adversarial not in ADVERSARIAL:
@@ -127,7 +129,7 @@ def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
     if settings.start is None:
         model = create(settings.model, dataset.input_shape, dataset.classes)
     else:
-        model = tfdq.load_model(settings.start, compile=False)
+        model = tfdq.load_model(settings.start, compile=False, safe_mode=not settings.trust)
         if tuple(model.input_shape[1:]) != dataset.input_shape:
             raise ValueError(
                 f"{str(settings.start)!r} takes images {model.input_shape[1:]}, but those of "

@@ -1,0 +1,139 @@
+"""What goes to stdout and to stderr: results, progress, warnings, the notices of libraries.
+
+Results go to stdout, so that they can be piped; all else to stderr. TensorFlow and LiteRT print
+start-up notices from compiled code, past Python and past every setting, so file descriptor 2 is
+turned away while a command runs, and Python's own stderr is given a copy of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import typer
+
+_OURS = (os.sep + "tfdq" + os.sep, os.sep + "tflite_export" + os.sep)
+
+
+@dataclass
+class Output:
+    """How much a run of the command line says.
+
+    Attributes:
+        quiet: no progress and no warnings; results and errors only.
+        verbose: the notices and warnings of the libraries as well.
+        debug: verbose, and the traceback of an error.
+        after_interrupt: what Ctrl-C leaves behind, and how to go on.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    after_interrupt: str = "nothing was written; the same command starts again"
+
+
+output = Output()
+"""That of this process."""
+
+
+def progress() -> bool | None:
+    """Return whether to show progress bars: not if quiet; None leaves it to the terminal."""
+    return False if output.quiet else None
+
+
+def print_result(figures: Any, text: str, as_json: bool) -> None:
+    """Print a result on stdout.
+
+    Args:
+        figures: what JSON can hold; or text that is JSON.
+        text: the same for people.
+        as_json: print the figures, and nothing else.
+    """
+    if not as_json:
+        typer.echo(text)
+    elif isinstance(figures, str):
+        typer.echo(figures)
+    else:
+        typer.echo(json.dumps(figures, default=str))
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Keep the notices and warnings of libraries from the user while the block runs."""
+    with ExitStack() as stack:
+        if not output.verbose:
+            stack.enter_context(_loggers_at_error("tensorflow", "absl"))
+            stack.enter_context(_native_stderr_turned_away())
+            stack.enter_context(warnings.catch_warnings())
+            warnings.showwarning = _show_warning
+        yield
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of our own in one line; drop those that libraries address to us."""
+    ours = category.__module__.split(".")[0] in ("tfdq", "tflite_export")
+    if not output.quiet and (ours or any(part in filename for part in _OURS)):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+@contextmanager
+def _loggers_at_error(*names: str) -> Iterator[None]:
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _native_stderr_turned_away() -> Iterator[None]:
+    stream = sys.stderr
+    stream.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:
+        # Started with stderr closed: there is nothing to keep quiet.
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    if _writes_to(stream, 2):
+        sys.stderr = open(  # noqa: SIM115 (it lives as long as the block)
+            kept,
+            "w",
+            buffering=1,
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            closefd=False,
+        )
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = stream
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _writes_to(stream: TextIO, descriptor: int) -> bool:
+    try:
+        return stream.fileno() == descriptor
+    except (OSError, ValueError):
+        return False
