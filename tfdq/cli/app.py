@@ -65,6 +65,7 @@ def _run(arguments: list[str]) -> int:
     # The commands register themselves; they load nothing heavy until one of them runs.
     import tfdq.cli.commands
     import tfdq.cli.experiments
+    import tfdq.cli.report
     import tfdq.cli.robustness  # noqa: F401
 
     shared, arguments = _shared_first(arguments)

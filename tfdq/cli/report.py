@@ -1,0 +1,49 @@
+"""The command that writes the HTML report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfdq.cli.app import app
+from tfdq.cli.options import JsonOption, SeedOption
+from tfdq.cli.output import output, print_result
+
+
+@app.command(epilog="Example:  tfdq report runs/3f0c2a --out report.html")
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of single runs (OUT/runs/... of `tfdq reproduce`), or Keras models; the "
+            ".tflite of the same name beside a model is its integer file."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Images, by name or path; by default those that the runs were trained on.",
+            metavar="NAME|PATH",
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", min=8, help="Test images for what is measured now.")
+    ] = 200,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML file about trained networks: figures, verdicts, images, certificates."""
+    from tfdq.report.run_report import write_report
+
+    def tell(note: str) -> None:
+        if not output.quiet:
+            print(f"{note} ...", file=sys.stderr, flush=True)
+
+    path = write_report(runs, out, data=data, images=images, seed=seed, tell=tell)
+    figures = {"report": str(path), "bytes": path.stat().st_size}
+    print_result(figures, f"wrote {path} ({figures['bytes'] / 1024:.0f} KiB)", as_json)

@@ -1,0 +1,159 @@
+"""What a report measures itself, on a few images, where a run has not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tfdq.report.page import Picture
+from tfdq.report.subject import Subject
+
+STRENGTHS = (2, 4, 8, 16)
+ATTACKS = ("fgsm", "pgd")
+
+
+def with_figures(subject: Subject, x: np.ndarray, y: np.ndarray, seed: int) -> Subject:
+    """Return a network that was not measured with the figures of two quick attacks.
+
+    Args:
+        subject: returned as it is where it has figures.
+        x: images in [0, 1].
+        y: labels.
+        seed: of the attacks.
+    """
+    if subject.figures:
+        return subject
+    found = _attacked(subject.model, x, y, seed)
+    if subject.file is not None:
+        # Gradients come from the network that the file was made of.
+        found["tflite"] = _attacked(subject.file, x, y, seed, subject.model)
+    return replace(subject, figures=found)
+
+
+def _attacked(
+    model: Any, x: np.ndarray, y: np.ndarray, seed: int, surrogate: Any = None
+) -> dict[str, Any]:
+    from tfdq.robustness import evaluate
+
+    report = evaluate(
+        {"model": model},
+        x,
+        y,
+        attacks=list(ATTACKS),
+        epsilons=[strength / 255 for strength in STRENGTHS],
+        seed=seed,
+        surrogates=None if surrogate is None else {"model": surrogate},
+        progress=False,
+    )
+    return {
+        "clean": _bits(report.model("model").correct),
+        "attacks": {
+            str(strength): {
+                attack: _bits(report.survived("model", strength / 255, attack))
+                for attack in ATTACKS
+            }
+            for strength in STRENGTHS
+        },
+    }
+
+
+def _bits(mask: np.ndarray) -> str:
+    return "".join("1" if value else "0" for value in mask)
+
+
+def amplification(subject: Subject, x: np.ndarray, y: np.ndarray, seed: int) -> tuple[Any, Any]:
+    """Return the layers and the mean relative distance at each, under FGSM at 8/255."""
+    known = subject.figures.get("amplification")
+    if known:
+        strength = max(known, key=float)
+        return known[strength]["layers"], known[strength]["distance"]
+    from tfdq.robustness import attack, error_amplification
+
+    moved = attack("fgsm", subject.model, x, y, 8 / 255, early_stop=False, seed=seed)
+    curve = error_amplification({subject.name: subject.model}, x, moved, progress=False).curves[0]
+    return curve.layers, curve.distance
+
+
+def deployed_spectra(model: Any) -> dict[str, np.ndarray]:
+    """Return the singular values of each layer's reshaped kernel as it is deployed."""
+    found = {}
+    for layer in model.layers:
+        inner = getattr(layer, "layer", layer)
+        kernel = getattr(inner, "kernel", None)
+        if kernel is None:
+            continue
+        if hasattr(layer, "penalized_kernel"):
+            kernel = layer.penalized_kernel("deployed")
+        matrix = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
+        found[inner.name] = np.linalg.svd(matrix, compute_uv=False)
+    return found
+
+
+def pictures(
+    subject: Subject, x: np.ndarray, y: np.ndarray, strength: float, count: int, seed: int
+) -> tuple[tuple[Picture, ...], ...]:
+    """Return clean, adversarial and difference images of the first ones that are broken.
+
+    Args:
+        subject: the network that is attacked by PGD.
+        x: images in [0, 1].
+        y: labels.
+        strength: in 1/255.
+        count: how many at most.
+        seed: of the attack.
+    """
+    from tfdq.robustness import as_target, run_attack
+
+    result = run_attack("pgd", subject.model, x, y, strength / 255, seed=seed)
+    predicted = as_target(subject.model).predict(result.x_adv)
+    rows = []
+    for index in np.flatnonzero(result.correct & result.success)[:count]:
+        difference = (result.x_adv[index] - x[index]) * (127.5 / strength) + 0.5
+        told = f"class {y[index]}"
+        rows.append(
+            (
+                Picture(to_png(x[index]), f"clean: {told}", f"Clean test image of {told}"),
+                Picture(
+                    to_png(result.x_adv[index]),
+                    f"adversarial: class {predicted[index]}",
+                    f"The same image after the attack, taken for class {predicted[index]}",
+                ),
+                Picture(
+                    to_png(difference),
+                    "difference, enlarged",
+                    "Difference of the two, enlarged around grey",
+                ),
+            )
+        )
+    return tuple(rows)
+
+
+def to_png(image: np.ndarray) -> bytes:
+    """Return an image in [0, 1], (height, width, 1 or 3), as a PNG file."""
+    import matplotlib.image
+
+    levels = np.clip(np.rint(np.asarray(image) * 255), 0, 255).astype(np.uint8)
+    if levels.shape[-1] == 1:
+        levels = np.repeat(levels, 3, axis=-1)
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, levels, format="png")
+    return buffer.getvalue()
+
+
+def transfer(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray, seed: int) -> Any:
+    """Return the transfer matrix of the networks, with their files as further victims."""
+    from tfdq.robustness import transfer_matrix
+
+    return transfer_matrix(
+        {subject.name: subject.model for subject in subjects},
+        x,
+        y,
+        eps=8 / 255,
+        victims={f"{s.name} (file)": s.file for s in subjects if s.file is not None},
+        seed=seed,
+        progress=False,
+    )

@@ -1,0 +1,374 @@
+"""The HTML report of one run or several: what they are, what they withstand, what ships."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfdq.report import drawings, measured
+from tfdq.report.page import Cell, Gallery, Section, Table, Text, render
+from tfdq.report.subject import Subject, open_subjects
+from tfdq.robustness.result_store import write_atomically
+from tfdq.robustness.statistics import Proportion
+
+_CERTIFIED_IMAGES = 64
+_CERTIFIED_STEPS = 8
+_GALLERY_ROWS = 4
+_NOT_MEASURED = Cell("not measured")
+
+
+def write_report(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    data: str | None = None,
+    images: int = 200,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda note: None,
+) -> Path:
+    """Write the report of trained networks as one HTML file that needs no network.
+
+    What a run has measured is shown as it stands. What is missing is measured now, on a few test
+    images: two quick attacks, error amplification, singular values, transfer between the networks,
+    parity of the integer file with the trained network, its latency, and certificates.
+
+    Args:
+        runs: folders of single runs, as ``tfdq reproduce`` leaves in ``runs/``, or Keras model
+            files (with an integer ``.tflite`` file of the same name beside it, if there is one).
+        out: the HTML file to write.
+        data: name or path of the images; by default those that the runs were trained on.
+        images: test images for what is measured now, >= 8.
+        seed: of the attacks.
+        tell: called with a note as it goes on.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        FileNotFoundError: a run or the images are not there.
+        ValueError: there are no runs, ``images`` is too small, or the runs are of different data.
+        ModuleNotFoundError: jinja2 is not installed.
+        OSError: the report can't be written.
+    """
+    if not runs:
+        raise ValueError("there are no runs to report on: name at least one")
+    if images < 8:
+        raise ValueError(f"images must be at least 8, got {images}")
+    paths, out = [Path(run) for run in runs], Path(out)
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(out.parent)!r} to write the report to")
+    subjects, x, y = open_subjects(paths, data, images)
+    tell("attacks")
+    subjects = [measured.with_figures(subject, x, y, seed) for subject in subjects]
+    sections = [_summary(subjects), _curves(subjects)]
+    tell("error amplification")
+    grown = {s.name: measured.amplification(s, x, y, seed) for s in subjects}
+    sections.append(
+        Section("amplification", "Error amplification", (drawings.amplification(grown),))
+    )
+    tell("singular values")
+    values = {s.name: measured.deployed_spectra(s.model) for s in subjects}
+    sections.append(_spectra({name: found for name, found in values.items() if found}))
+    tell("transfer")
+    matrix = measured.transfer(subjects, x, y, seed)
+    sections.append(Section("transfer", "Transfer", (drawings.transfer(matrix),)))
+    sections.append(_gallery(subjects, x, y, seed))
+    deployed = [subject for subject in subjects if subject.file is not None]
+    if deployed:
+        tell("parity, bits and latency of the integer files")
+        sections += [_parity(deployed, x), _bits(deployed), _cost(deployed)]
+        tell("certificates")
+        sections.append(_certificates(deployed, x, y))
+    sections += [_audits(subjects), _cards(subjects)]
+    sections.append(_how_to_repeat(subjects, paths, out, data, images, seed))
+    count = "one network" if len(subjects) == 1 else f"{len(subjects)} networks"
+    lead = (
+        f"{count.capitalize()}. Robust accuracies hold under the attacks that are named, and under "
+        "these attacks only: they are upper bounds. Certified accuracies are proofs."
+    )
+    text = render("Robustness of " + ", ".join(s.name for s in subjects), lead, sections)
+    write_atomically(out, text)
+    return out
+
+
+def _percent(found: Proportion | None) -> Cell:
+    return _NOT_MEASURED if found is None else Cell(str(found), found.value)
+
+
+def _audit_cell(subject: Subject) -> Cell:
+    audit = subject.figures.get("audit")
+    if not audit:
+        return Cell("not audited", None, "unknown")
+    failed = [check["name"] for check in audit["checks"] if check["status"] == "failed"]
+    if failed:
+        return Cell("failed: " + ", ".join(failed), 0.0, "bad")
+    return Cell("passed", 1.0, "good") if audit["passed"] else Cell("incomplete", None, "unknown")
+
+
+def _summary(subjects: Sequence[Subject]) -> Section:
+    rows = []
+    for subject in subjects:
+        strongest = subject.strengths[-1]
+        attack = subject.attacks[-1]
+        for source, title in (("model", "trained"), ("tflite", "integer file")):
+            clean = subject.clean(source)
+            if clean is None:
+                continue
+            worst = subject.worst(source)
+            rows.append(
+                (
+                    Cell(subject.name),
+                    Cell(title),
+                    _percent(clean),
+                    _percent(subject.robust(attack, strongest, source)),
+                    _percent(None if worst is None else worst[1]),
+                    _audit_cell(subject),
+                )
+            )
+    first = subjects[0]
+    found = next((s.worst() for s in subjects if s.worst() is not None), None)
+    suite = (
+        "no suite was run"
+        if found is None
+        else f"worst case over {', '.join(found[2])} at {found[0]:g}/255"
+    )
+    return Section(
+        "summary",
+        "Summary",
+        (
+            Table(
+                f"Accuracies with 95 % Wilson intervals; {suite}. A robust accuracy without a "
+                "passed audit is not to be believed.",
+                (
+                    "network",
+                    "form",
+                    "clean",
+                    f"{first.attacks[-1]} at {first.strengths[-1]:g}/255",
+                    "worst case",
+                    "masking audit",
+                ),
+                tuple(rows),
+                frozenset({2, 3, 4}),
+            ),
+        ),
+    )
+
+
+def _curves(subjects: Sequence[Subject]) -> Section:
+    attacks = list(dict.fromkeys(attack for subject in subjects for attack in subject.attacks))
+    figures = tuple(
+        drawings.robust_accuracy([s for s in subjects if attack in s.attacks], attack)
+        for attack in attacks
+    )
+    return Section("curves", "Robust accuracy by strength", figures)
+
+
+def _spectra(found: dict[str, dict[str, np.ndarray]]) -> Section:
+    items: tuple[Any, ...] = (Text("No network has a kernel to look at."),)
+    if found:
+        rows = tuple(
+            (
+                Cell(name),
+                Cell(layer),
+                Cell(f"{values[0]:.3f}", float(values[0])),
+                Cell(f"{np.median(values):.3f}", float(np.median(values))),
+                Cell(f"{values[-1]:.3f}", float(values[-1])),
+            )
+            for name, layers in found.items()
+            for layer, values in layers.items()
+        )
+        columns = ("network", "layer", "largest", "median", "smallest")
+        table = Table("The same in figures.", columns, rows, frozenset({2, 3, 4}))
+        items = (drawings.spectra(found), table)
+    return Section("spectra", "Singular values of the deployed layers", items)
+
+
+def _gallery(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray, seed: int) -> Section:
+    items: list[Any] = []
+    for subject in subjects:
+        strength = 8.0
+        rows = measured.pictures(subject, x, y, strength, _GALLERY_ROWS, seed)
+        caption = f"{subject.name}: images that PGD at {strength:g}/255 broke, first of {len(x)}."
+        items.append(
+            Gallery(caption, rows)
+            if rows
+            else Text(f"{subject.name}: PGD at {strength:g}/255 broke none of {len(x)} images.")
+        )
+    return Section("images", "Clean and adversarial images", tuple(items))
+
+
+def _parity(subjects: Sequence[Subject], x: np.ndarray) -> Section:
+    from tflite_export import verify
+
+    layers, rows = {}, []
+    for subject in subjects:
+        found = verify(subject.model, subject.file, x)
+        layers[subject.name] = [
+            (row.tensor, row.identical) for row in found.layers if row.left == "model"
+        ]
+        for row in found.outputs:
+            top1 = Cell("", None) if row.top1 is None else Cell(f"{row.top1:.2%}", row.top1)
+            rows.append(
+                (
+                    Cell(subject.name),
+                    Cell(f"{row.left} = {row.right}"),
+                    Cell(f"{row.identical:.4%}", row.identical),
+                    Cell(str(row.largest), float(row.largest)),
+                    top1,
+                )
+            )
+    table = Table(
+        f"Output integers on {len(x)} test images: the trained network, its integer twin, and the "
+        "runtime with its kernels.",
+        ("network", "compared", "identical", "largest difference, steps", "same answer"),
+        tuple(rows),
+        frozenset({2, 3, 4}),
+    )
+    drawn = {name: found for name, found in layers.items() if found}
+    items = (table, drawings.parity(drawn)) if drawn else (table,)
+    return Section("parity", "Parity of the integer file", items)
+
+
+def _bits(subjects: Sequence[Subject]) -> Section:
+    from tflite_export.inspection import describe
+    from tflite_export.read import read
+
+    rows = []
+    for subject in subjects:
+        assert subject.file is not None
+        for row in describe(read(subject.file)):
+            bits, weights = row["activation_bits"], row["weight_bits"]
+            rows.append(
+                (
+                    Cell(subject.name),
+                    Cell(row["layer"]),
+                    Cell(row["operator"]),
+                    Cell(" x ".join(str(side) for side in row["shape"])),
+                    Cell("" if weights is None else str(weights), weights),
+                    Cell("" if bits is None else str(bits), bits),
+                    Cell(f"{row['macs']:,}", row["macs"]),
+                )
+            )
+    table = Table(
+        "Every operator of the integer files, with the bits that its integers use.",
+        ("network", "layer", "operator", "output", "weight bits", "activation bits", "MACs"),
+        tuple(rows),
+        frozenset({4, 5, 6}),
+    )
+    return Section("bits", "Layers and bits", (table,))
+
+
+def _cost(subjects: Sequence[Subject]) -> Section:
+    from tflite_export.timing import benchmark
+
+    rows = []
+    for subject in subjects:
+        assert subject.file is not None
+        for timing in benchmark(
+            subject.file, batches=(1, 32), threads=(1,), calls=50, seconds=3.0, memory=False
+        ):
+            rows.append(
+                (
+                    Cell(subject.name),
+                    Cell(str(timing.batch), timing.batch),
+                    Cell(f"{timing.median_ms:.3f}", timing.median_ms),
+                    Cell(f"{timing.p90_ms:.3f}", timing.p90_ms),
+                    Cell(f"{timing.per_second:.0f}", timing.per_second),
+                    Cell(f"{timing.size / 1024:.1f}", timing.size),
+                )
+            )
+    table = Table(
+        "Latency on the machine that made this report, one thread; other work on it counts.",
+        ("network", "batch", "median, ms", "p90, ms", "images/s", "size, KiB"),
+        tuple(rows),
+        frozenset({1, 2, 3, 4, 5}),
+    )
+    return Section("cost", "Latency and size", (table,))
+
+
+def _certificates(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray) -> Section:
+    from tfdq.lipschitz import certify
+
+    radii = np.arange(_CERTIFIED_STEPS + 1)
+    curves = {}
+    count = min(len(x), _CERTIFIED_IMAGES)
+    for subject in subjects:
+        found = certify(
+            str(subject.file), x[:count], y[:count], norm="linf", max_steps=_CERTIFIED_STEPS
+        )
+        curves[subject.name] = (radii.tolist(), found.curve((radii / 255).tolist()).tolist())
+    note = (
+        f"Interval bounds through the integer operators, on {count} test images. They are loose on "
+        "a network that was not trained for them (tfdq.lipschitz.IntervalTraining)."
+    )
+    return Section("certificates", "Certificates", (Text(note), drawings.certified(curves)))
+
+
+def _audits(subjects: Sequence[Subject]) -> Section:
+    items: list[Any] = []
+    for subject in subjects:
+        audit = subject.figures.get("audit")
+        if not audit:
+            items.append(Text(f"{subject.name}: not audited; run `tfdq audit`."))
+            continue
+        looks = {"passed": "good", "failed": "bad"}
+        rows = tuple(
+            (
+                Cell(check["name"]),
+                Cell(check["status"], None, looks.get(check["status"], "unknown")),
+                Cell(check["criterion"]),
+                Cell(check["remark"]),
+            )
+            for check in audit["checks"]
+        )
+        items.append(
+            Table(
+                f"{subject.name}: {audit['examples']} images at {255 * audit['epsilon']:.3g}/255.",
+                ("check", "verdict", "criterion", "remark"),
+                rows,
+            )
+        )
+    return Section("audits", "Gradient-masking audits", tuple(items))
+
+
+def _cards(subjects: Sequence[Subject]) -> Section:
+    items: list[Any] = []
+    for subject in subjects:
+        card = {
+            "network": subject.name,
+            "settings": subject.settings or "unknown: not a run of tfdq",
+            "environment": subject.environment or "unknown",
+            "integer file, SHA-256": subject.digest or "none",
+        }
+        items.append(Text(json.dumps(card, indent=1), preformatted=True))
+    return Section("cards", "Model cards", tuple(items))
+
+
+def _how_to_repeat(
+    subjects: Sequence[Subject],
+    paths: Sequence[Path],
+    out: Path,
+    data: str | None,
+    images: int,
+    seed: int,
+) -> Section:
+    from tfdq.robustness.versions import package_versions
+
+    words = ["tfdq", "report", *map(str, paths), "--out", str(out)]
+    words += [] if data is None else ["--data", data]
+    words += ["--images", str(images), "--seed", str(seed)]
+    versions = "\n".join(f"{name} {version}" for name, version in package_versions().items())
+    return Section(
+        "repeat",
+        "How to repeat this",
+        (
+            Text(shlex.join(words), preformatted=True),
+            Text("What a run measured itself is repeated by the command that made the run."),
+            Text(versions, preformatted=True),
+        ),
+    )

@@ -1,0 +1,190 @@
+"""What a report is about: a trained network, its integer file, and what was measured on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfdq.robustness.statistics import Proportion, wilson
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to report on.
+
+    Attributes:
+        name: what it is called in the report.
+        model: the trained tf_keras model.
+        file: its integer ``.tflite`` file, or None.
+        figures: what ``tfdq reproduce`` measured on it, as in ``evaluation-*.json``; or what
+            `tfdq.report.measured` measured for this report.
+        settings: how it was trained, JSON-ready; empty if unknown.
+        environment: versions, commit and machine of the training; empty if unknown.
+    """
+
+    name: str
+    model: Any
+    file: Path | None
+    figures: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def strengths(self) -> list[float]:
+        """The strengths it was attacked at, in 1/255, weakest first."""
+        return sorted(float(key) for key in self.figures["attacks"])
+
+    @property
+    def attacks(self) -> list[str]:
+        """The attacks, each measured by itself, in the order they ran."""
+        return list(next(iter(self.figures["attacks"].values())))
+
+    def clean(self, source: str = "model") -> Proportion | None:
+        """Return the clean accuracy of the model or of its file; None if not measured.
+
+        Args:
+            source: ``"model"`` or ``"tflite"``.
+        """
+        part = self.figures if source == "model" else self.figures.get("tflite")
+        return None if part is None else share(part["clean"])
+
+    def robust(self, attack: str, strength: float, source: str = "model") -> Proportion | None:
+        """Return the accuracy under one attack; None if not measured.
+
+        Args:
+            attack: its name.
+            strength: in 1/255.
+            source: ``"model"`` or ``"tflite"``.
+        """
+        part = self.figures if source == "model" else self.figures.get("tflite") or {}
+        bits = part.get("attacks", {}).get(f"{strength:.10g}", {}).get(attack)
+        return None if bits is None else share(bits)
+
+    def worst(self, source: str = "model") -> tuple[float, Proportion, list[str]] | None:
+        """Return the worst case over the suite at its largest strength; None if not measured.
+
+        Returns:
+            The strength in 1/255, the accuracy, and the suite's attacks.
+        """
+        part = self.figures if source == "model" else self.figures.get("tflite") or {}
+        suite = part.get("suite")
+        if not suite:
+            return None
+        strength = max(suite["eps"], key=float)
+        return float(strength), share(suite["eps"][strength]["worst"]), list(suite["attacks"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the integer file; empty without one."""
+        return "" if self.file is None else hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+
+def share(bits: str) -> Proportion:
+    """Return the share of ones in a string of 0 and 1, with its Wilson interval."""
+    return wilson(bits.count("1"), len(bits))
+
+
+def open_subjects(
+    runs: Sequence[Path], data: str | None, images: int
+) -> tuple[list[Subject], np.ndarray, np.ndarray]:
+    """Open run folders and model files, and the test images to look at them with.
+
+    Args:
+        runs: folders of single runs, as ``tfdq reproduce`` leaves in ``runs/``, or Keras model
+            files.
+        data: name or path of the images; needed for model files, and in the place of a run's own.
+        images: how many test images at most.
+
+    Returns:
+        The networks, images in [0, 1] and labels.
+
+    Raises:
+        FileNotFoundError: a path is not there, or is no finished run; says what to run.
+        ValueError: no images are named, or the runs are of different data.
+    """
+    from tfdq.data import load
+    from tfdq.experiments.measuring import test_part
+    from tfdq.experiments.networks import load_images
+    from tfdq.experiments.settings import DataSettings
+
+    missing = [str(run) for run in runs if not run.exists()]
+    if missing:
+        raise FileNotFoundError(f"there is no {', '.join(missing)}")
+    opened = [_open_folder(run) if run.is_dir() else _open_file(run) for run in runs]
+    names = [subject.name for subject in opened]
+    if len(set(names)) < len(names):
+        opened = [
+            Subject(f"{run.name}", s.model, s.file, s.figures, s.settings, s.environment)
+            for run, s in zip(runs, opened, strict=True)
+        ]
+    if data is not None:
+        dataset = load(data)
+    else:
+        described = [subject.settings.get("data") for subject in opened]
+        if None in described:
+            raise ValueError(
+                "a model file does not say what it is for: give its images with --data"
+            )
+        if any(one != described[0] for one in described):
+            raise ValueError("the runs are of different data; report on them apart, or give --data")
+        dataset = load_images(DataSettings.model_validate(described[0]))
+    x, y = test_part(dataset, images)
+    return opened, x, y
+
+
+def _open_folder(folder: Path) -> Subject:
+    import tfdq
+
+    if not (folder / "model.keras").exists():
+        raise FileNotFoundError(
+            f"{str(folder)!r} is no finished run (there is no model.keras in it); name a folder in "
+            "OUT/runs of `tfdq reproduce`, or a Keras model file"
+        )
+    described = _read(folder / "settings.json")
+    settings = described.get("settings", {})
+    evaluations = sorted(folder.glob("evaluation-*.json"), key=lambda path: path.stat().st_mtime)
+    file = folder / "model.tflite"
+    return Subject(
+        _describe(settings, described.get("seed")) or folder.name,
+        tfdq.load_model(folder / "model.keras", compile=False),
+        file if file.exists() else None,
+        _read(evaluations[-1]) if evaluations else {},
+        {"seed": described.get("seed"), **settings} if settings else {},
+        _read(folder / "environment.json"),
+    )
+
+
+def _open_file(path: Path) -> Subject:
+    import tfdq
+
+    file = path.with_suffix(".tflite")
+    return Subject(
+        path.stem, tfdq.load_model(path, compile=False), file if file.exists() else None, {}
+    )
+
+
+def _describe(settings: dict[str, Any], seed: Any) -> str:
+    """Return a short name: bits, penalty, adversarial training, seed."""
+    if not settings:
+        return ""
+    bits = settings.get("quantization", {}).get("activation_bits", 0)
+    penalty = settings.get("penalty", {})
+    words = ["float" if not bits else f"{bits} bits"]
+    if penalty.get("beta"):
+        words.append(f"{penalty.get('name', 'penalty')} on {penalty.get('on')} {penalty['beta']:g}")
+    elif bits:
+        words.append("no penalty")
+    adversarial = settings.get("adversarial") or {}
+    if adversarial.get("attack") not in (None, "none"):
+        words.append(f"{adversarial['attack']} training")
+    return ", ".join(words) + f", seed {seed}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
