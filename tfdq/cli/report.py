@@ -45,5 +45,6 @@ def report(
             print(f"{note} ...", file=sys.stderr, flush=True)
 
     path = write_report(runs, out, data=data, images=images, seed=seed, tell=tell)
-    figures = {"report": str(path), "bytes": path.stat().st_size}
-    print_result(figures, f"wrote {path} ({figures['bytes'] / 1024:.0f} KiB)", as_json)
+    size = path.stat().st_size
+    figures = {"report": str(path), "bytes": size}
+    print_result(figures, f"wrote {path} ({size / 1024:.0f} KiB)", as_json)
