@@ -1,9 +1,11 @@
-"""Train a run in this process; with a step given, kill the process (SIGKILL) at that step.
+"""Train a run in this process, which dies on the way, or runs out of disk.
 
-Run as a script: python killed_training.py FOLDER VARIANT STEP [before-save|in-save|-] [NAME=VALUE...]
+Run as a script, as a SIGKILL ends the process:
+    python killed_training.py FOLDER none|kill|kill-in-save|full-disk STEP
 """
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -12,8 +14,10 @@ import tensorflow as tf
 
 from tfdq.experiments import resumable
 from tfdq.experiments.networks import load_images
-from tfdq.experiments.recipe import load_recipe, parse_assignment
+from tfdq.experiments.recipe import load_recipe
 from tfdq.experiments.strategy import open_machines
+
+UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 def kill() -> None:
@@ -21,50 +25,58 @@ def kill() -> None:
 
 
 def main() -> None:
-    folder, variant, step, place, *changes = sys.argv[1:]
+    folder, trouble, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    # Dropout and augmentation draw random numbers; ranges and BatchNorm keep statistics.
     recipe = load_recipe(
         "white-box",
         setup="digits",
         overrides={
             "data.train_images": [256],
+            "model.name": ["wrn-10-1"],
+            "model.options": [{"dropout": 0.3}],
+            "training.augment": ["pad_crop"],
             "training.epochs": [3],
             "training.checkpoint_steps": [3],
-            **dict(parse_assignment(change) for change in changes),
         },
-        only=[variant],
+        only=["DQ"],
     )
     resumable.prepare_process(threads=1)
     settings = recipe.variants[0].settings
+    images = load_images(settings.data)
     counted = resumable._Recorder.on_train_batch_end
     save = tf.train.CheckpointManager.save
 
     def counting(self: resumable._Recorder, batch: int, logs: object = None) -> None:
-        if place == "-" and self.at + 1 == int(step):
+        if trouble == "kill" and self.at + 1 == step:
             kill()
         counted(self, batch, logs)
 
     def saving(self: tf.train.CheckpointManager, checkpoint_number: int) -> str:
-        if place == "before-save" and checkpoint_number == int(step):
+        if trouble == "kill-in-save" and checkpoint_number == step:
+            # What a process leaves that dies after the data and before all else.
+            data = self.directory + f"/ckpt-{step}.data-00000-of-00001"
+            Path(data).write_bytes(b"half of a checkpoint")
             kill()
-        if place == "in-save" and checkpoint_number == int(step):
-            # What a process leaves that dies between the data and the index.
-            path = save(self, checkpoint_number=checkpoint_number)
-            state = Path(self.directory, "checkpoint")
-            Path(f"{path}.index").unlink()
-            state.write_text(state.read_text().replace(f"ckpt-{step}", "ckpt-3"))
-            kill()
+        if trouble == "full-disk" and checkpoint_number == step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
         return save(self, checkpoint_number=checkpoint_number)
 
     resumable._Recorder.on_train_batch_end = counting  # type: ignore[method-assign]
     tf.train.CheckpointManager.save = saving
-    record = resumable.train_run(
-        settings,
-        0,
-        load_images(settings.data),
-        Path(folder),
-        open_machines("one_device"),
-    )
-    print(record["weights"], len(record["history"]))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def train() -> None:
+        machines = open_machines("one_device")
+        record = resumable.train_run(settings, 0, images, folder, machines)
+        print(record["weights"], len(record["history"]))
+
+    try:
+        train()
+    except OSError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, UNLIMITED)
+        print(f"OSError: {error}")
+        trouble = "none"
+        train()
 
 
 if __name__ == "__main__":

@@ -136,17 +136,7 @@ class _Job:
         tf_keras.backend.experimental.enable_tf_random_generator()
         with precision(settings.training.precision), machines.strategy.scope():
             self.model = build(settings, dataset, synchronized=machines.replicas > 1)
-            self.fitted: tf_keras.Model = self.model
-            attack = settings.adversarial
-            if attack.attack != "none":
-                self.fitted = AdversarialTraining(
-                    self.model,
-                    attack.attack,
-                    attack.eps / 255,
-                    attack.ratio,
-                    steps=attack.steps,
-                    seed=seed,
-                )
+            self.fitted = wrapped(self.model, settings, seed)
             compile_for(self.fitted, training_settings(settings, seed), self.steps)
             self.fitted.optimizer.build(self.model.trainable_variables)
             self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -294,6 +284,16 @@ def _generators(model: tf_keras.Model) -> list[tf.random.Generator]:
             generator._maybe_init()
     found = [getattr(generator, "_generator", None) for generator in held]
     return [generator for generator in found if generator is not None]
+
+
+def wrapped(model: tf_keras.Model, settings: RunSettings, seed: int) -> tf_keras.Model:
+    """Return what is fitted: the model, or adversarial training of it."""
+    attack = settings.adversarial
+    if attack.attack == "none":
+        return model
+    return AdversarialTraining(
+        model, attack.attack, attack.eps / 255, attack.ratio, steps=attack.steps, seed=seed
+    )
 
 
 def training_settings(settings: RunSettings, seed: int) -> TrainingSettings:
