@@ -190,8 +190,15 @@ class Softmax:
 
 
 @dataclass(frozen=True)
+class MirrorPadding:
+    """Options of ``MIRROR_PAD``: with ``SYMMETRIC`` the pixel at the edge is repeated too."""
+
+    mode: str = "SYMMETRIC"
+
+
+@dataclass(frozen=True)
 class NoOptions:
-    """Operators described by their tensors: RESHAPE, PAD, QUANTIZE, DEQUANTIZE."""
+    """Operators described by their tensors: RESHAPE, PAD, SLICE, MINIMUM, QUANTIZE and others."""
 
 
 Options = (
@@ -202,6 +209,7 @@ Options = (
     | Elementwise
     | Concatenation
     | Softmax
+    | MirrorPadding
     | NoOptions
 )
 
@@ -319,7 +327,16 @@ def round_half_away(value: float | np.floating) -> int:
     return int(np.sign(value) * np.floor(abs(float(value)) + 0.5))
 
 
-_KEEPING = ("MAX_POOL_2D", "CONCATENATION", "PAD", "RESHAPE")
+_KEEPING = (
+    "CONCATENATION",
+    "MAXIMUM",
+    "MAX_POOL_2D",
+    "MINIMUM",
+    "MIRROR_PAD",
+    "PAD",
+    "RESHAPE",
+    "SLICE",
+)
 """Operators whose results are some of their operands' integers."""
 
 

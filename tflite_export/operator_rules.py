@@ -12,6 +12,7 @@ from tflite_export.graph import (
     Concatenation,
     Convolution,
     FullyConnected,
+    MirrorPadding,
     Operator,
     Options,
     Pooling,
@@ -316,6 +317,7 @@ def _concatenation(operator: Operator, operands: Operands, output: Tensor) -> Sh
 
 
 def _pad(operator: Operator, operands: Operands, output: Tensor) -> Shape:
+    """Amounts before and behind each dimension but the batch; a mirror is no deeper than that."""
     source, amounts = _operands(operands, 2, 2)
     _same_grid([source, output])
     _require(not source.is_constant, "the input is a constant")
@@ -329,8 +331,45 @@ def _pad(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     _require(bool((pairs >= 0).all() and (pairs <= _LARGEST_STEP).all()), "amounts out of range")
     _require(not pairs[0].any(), "the batch is padded")
     _require(1 <= rank <= 4, f"{rank} dimensions, expected up to 4")
+    if isinstance(operator.options, MirrorPadding):
+        _require(output.dtype != "uint8", "uint8 operands")
+        edge = 1 if operator.options.mode == "REFLECT" else 0
+        deep = any(pair.max() > size - edge for size, pair in zip(source.shape[1:], pairs[1:]))
+        _require(not deep, f"amounts {pairs[1:].tolist()} mirror more than {source.shape[1:]}")
     rest = (size + int(pair.sum()) for size, pair in zip(source.shape[1:], pairs[1:], strict=True))
     return (source.shape[0], *rest)
+
+
+def _slice(operator: Operator, operands: Operands, output: Tensor) -> Shape:
+    """A part of every dimension but the batch, which is taken whole."""
+    source, begin, size = _operands(operands, 3, 3)
+    _same_grid([source, output])
+    _require(not source.is_constant, "the input is a constant")
+    rank = len(source.shape)
+    _require(1 <= rank <= 4, f"{rank} dimensions, expected up to 4")
+    for tensor in (begin, size):
+        if tensor.data is None or tensor.dtype != "int32" or tensor.shape != (rank,):
+            raise Problem(f"begin and size are not constant lists of {rank} int32")
+    starts, sizes = ([int(value) for value in np.asarray(t.data)] for t in (begin, size))
+    _require((starts[0], sizes[0]) == (0, BATCH), "the batch is cut")
+    for start, length, whole in zip(starts[1:], sizes[1:], source.shape[1:], strict=True):
+        _require(
+            start >= 0 and length >= 1 and start + length <= whole,
+            f"{length} from {start} on are not within {whole}",
+        )
+    return (source.shape[0], *sizes[1:])
+
+
+def _choice(operator: Operator, operands: Operands, output: Tensor) -> Shape:
+    """The smaller or larger of two activations of one shape and grid."""
+    present = _operands(operands, 2, 2)
+    _same_grid([*present, output])
+    _require(not any(tensor.is_constant for tensor in present), "an operand is a constant")
+    _require(
+        present[0].shape == present[1].shape,
+        f"shapes {present[0].shape}, {present[1].shape} differ",
+    )
+    return present[0].shape
 
 
 def _reshape(operator: Operator, operands: Operands, output: Tensor) -> Shape:
@@ -395,12 +434,16 @@ RULES: dict[str, Callable[[Operator, Operands, Tensor], Shape]] = {
     "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
+    "MAXIMUM": _choice,
     "MAX_POOL_2D": _pool_2d,
     "MEAN": _mean,
+    "MINIMUM": _choice,
+    "MIRROR_PAD": _pad,
     "MUL": _mul,
     "PAD": _pad,
     "QUANTIZE": _quantize,
     "RESHAPE": _reshape,
+    "SLICE": _slice,
     "SOFTMAX": _softmax,
 }
 """The rule of every operator: checks the operands, returns the shape that the result must have."""

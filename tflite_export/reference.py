@@ -20,6 +20,7 @@ from tflite_export.graph import (
     Elementwise,
     FullyConnected,
     IntegerGraph,
+    MirrorPadding,
     Operator,
     Pooling,
     Softmax,
@@ -362,6 +363,25 @@ def _pad(step: Step, operands: list[np.ndarray]) -> np.ndarray:
     return np.pad(operands[0], operands[1].astype(int), constant_values=step.output.zero_point)
 
 
+def _mirror_pad(step: Step, operands: list[np.ndarray]) -> np.ndarray:
+    options = step.operator.options
+    assert isinstance(options, MirrorPadding)
+    return np.pad(operands[0], operands[1].astype(int), mode=options.mode.lower())  # type: ignore[call-overload]
+
+
+def _slice(step: Step, operands: list[np.ndarray]) -> np.ndarray:
+    ends = [None if size < 0 else begin + size for begin, size in zip(*operands[1:], strict=True)]
+    return operands[0][tuple(map(slice, operands[1], ends))]
+
+
+def _minimum(step: Step, operands: list[np.ndarray]) -> np.ndarray:
+    return np.minimum(*operands)
+
+
+def _maximum(step: Step, operands: list[np.ndarray]) -> np.ndarray:
+    return np.maximum(*operands)
+
+
 def _reshape(step: Step, operands: list[np.ndarray]) -> np.ndarray:
     return operands[0].reshape([int(size) for size in operands[1]])
 
@@ -433,12 +453,16 @@ KERNELS: dict[str, Callable[[Step, list[np.ndarray]], np.ndarray]] = {
     "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
+    "MAXIMUM": _maximum,
     "MAX_POOL_2D": _max_pool_2d,
     "MEAN": _mean,
+    "MINIMUM": _minimum,
+    "MIRROR_PAD": _mirror_pad,
     "MUL": _mul,
     "PAD": _pad,
     "QUANTIZE": _quantize,
     "RESHAPE": _reshape,
+    "SLICE": _slice,
     "SOFTMAX": _softmax,
 }
 """The arithmetic of every operator, one entry each."""

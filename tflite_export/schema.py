@@ -12,6 +12,7 @@ from tflite_export.graph import (
     Convolution,
     Elementwise,
     FullyConnected,
+    MirrorPadding,
     NoOptions,
     Options,
     Pooling,
@@ -25,6 +26,7 @@ _TYPES = """
 """
 TENSOR_TYPES: tuple[str, ...] = tuple(_TYPES.split())
 PADDINGS = ("SAME", "VALID")
+MIRRORS = ("REFLECT", "SYMMETRIC")
 ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
@@ -131,12 +133,18 @@ OPERATORS: dict[str, OperatorSchema] = {
         int4_version=10,
         ignored=(3,),
     ),
+    "MAXIMUM": OperatorSchema(NoOptions, 39, "MaximumMinimumOptions"),
     "MAX_POOL_2D": OperatorSchema(Pooling, 5, "Pool2DOptions", _POOLING),
     "MEAN": OperatorSchema(Reduction, 27, "ReducerOptions", (OptionField("keep_dims", 0, "bool"),)),
+    "MINIMUM": OperatorSchema(NoOptions, 39, "MaximumMinimumOptions"),
+    "MIRROR_PAD": OperatorSchema(
+        MirrorPadding, 77, "MirrorPadOptions", (OptionField("mode", 0, "int8", choices=MIRRORS),)
+    ),
     "MUL": OperatorSchema(Elementwise, 21, "MulOptions", (_activation(0),)),
     "PAD": OperatorSchema(NoOptions, 22, "PadOptions"),
     "QUANTIZE": OperatorSchema(NoOptions, 89, "QuantizeOptions"),
     "RESHAPE": OperatorSchema(NoOptions, 17, "ReshapeOptions", version=1),
+    "SLICE": OperatorSchema(NoOptions, 48, "SliceOptions"),
     "SOFTMAX": OperatorSchema(Softmax, 9, "SoftmaxOptions", (OptionField("beta", 0, "float32"),)),
 }
 """Every operator the package writes, reads, runs and checks."""

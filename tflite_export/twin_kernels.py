@@ -19,6 +19,7 @@ from tflite_export.graph import (
     Convolution,
     Elementwise,
     FullyConnected,
+    MirrorPadding,
     Operator,
     Pooling,
     Softmax,
@@ -379,6 +380,26 @@ def _pad(site: Site) -> Kernel:
     return lambda operands: tf.pad(operands[0], amounts)
 
 
+def _mirror_pad(site: Site) -> Kernel:
+    options = site.operator.options
+    assert isinstance(options, MirrorPadding)
+    amounts = np.asarray(site.inputs[1].data)
+    return lambda operands: tf.pad(operands[0], amounts, options.mode)
+
+
+def _slice(site: Site) -> Kernel:
+    begin, size = (np.asarray(tensor.data) for tensor in site.inputs[1:])
+    return lambda operands: tf.slice(operands[0], begin, size)
+
+
+def _minimum(site: Site) -> Kernel:
+    return lambda operands: tf.minimum(*operands)
+
+
+def _maximum(site: Site) -> Kernel:
+    return lambda operands: tf.maximum(*operands)
+
+
 def _reshape(site: Site) -> Kernel:
     shape = [-1, *site.output.shape[1:]]
     return lambda operands: tf.reshape(operands[0], shape)
@@ -440,12 +461,16 @@ KERNELS: dict[str, Callable[[Site], Kernel]] = {
     "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
+    "MAXIMUM": _maximum,
     "MAX_POOL_2D": _max_pool_2d,
     "MEAN": _mean,
+    "MINIMUM": _minimum,
+    "MIRROR_PAD": _mirror_pad,
     "MUL": _mul,
     "PAD": _pad,
     "QUANTIZE": _quantize,
     "RESHAPE": _reshape,
+    "SLICE": _slice,
     "SOFTMAX": _softmax,
 }
 """The builder of every operator's kernel."""

@@ -10,6 +10,7 @@ from tflite_export.graph import (
     Elementwise,
     FullyConnected,
     IntegerGraph,
+    MirrorPadding,
     NoOptions,
     Operator,
     Pooling,
@@ -199,6 +200,44 @@ def pad(seed):
     return draw.done("PAD", (source, draw.constant("p", pairs, None, "int32")), output)
 
 
+def mirror_pad(seed):
+    draw = Draw(seed)
+    source = draw.value("x", (-1, 5, 6, 3))
+    mode = ("SYMMETRIC", "REFLECT")[seed % 2]
+    pairs = np.zeros((4, 2), np.int32)
+    pairs[1:] = draw.rng.integers(0, 3, (3, 2))
+    shape = (-1, *(int(n + sum(p)) for n, p in zip((5, 6, 3), pairs[1:], strict=True)))
+    output = _like(draw, source, shape)
+    amounts = draw.constant("p", pairs, None, "int32")
+    return draw.done("MIRROR_PAD", (source, amounts), output, MirrorPadding(mode))
+
+
+def cut(seed):
+    draw = Draw(seed)
+    source = draw.value("x", (-1, 7, 8, 4))
+    begin = [0, *(draw.integer(0, 3) for _ in range(3))]
+    shape = (-1, *(draw.integer(1, n - b) for n, b in zip((7, 8, 4), begin[1:], strict=True)))
+    constants = [
+        draw.constant(name, np.array(values, np.int32), None, "int32")
+        for name, values in (("begin", begin), ("size", shape))
+    ]
+    return draw.done("SLICE", (source, *constants), _like(draw, source, shape))
+
+
+def _like(draw, source, shape):
+    tensor = draw.graph.tensors[source]
+    return draw.value("y", shape, float(tensor.scale), tensor.zero_point)
+
+
+def _choice(kind, seed):
+    draw = Draw(seed)
+    shape = (-1, draw.integer(1, 9), 5, 8)
+    left = draw.value("a", shape)
+    tensor = draw.graph.tensors[left]
+    right = draw.value("b", shape, float(tensor.scale), tensor.zero_point)
+    return draw.done(kind, (left, right), _like(draw, left, shape), sources=(left, right))
+
+
 def concatenation(seed):
     draw = Draw(seed)
     scale, zero = 0.1, draw.integer(-128, 127)
@@ -258,6 +297,10 @@ GRAPHS = {
     "mean": mean,
     "softmax": softmax,
     "pad": pad,
+    "mirror_pad": mirror_pad,
+    "slice": cut,
+    "minimum": lambda seed: _choice("MINIMUM", seed),
+    "maximum": lambda seed: _choice("MAXIMUM", seed),
     "concatenation": concatenation,
     "reshape": reshape,
     "quantize": quantize,

@@ -37,12 +37,16 @@ _MONOTONE = (
     "AVERAGE_POOL_2D",
     "CONCATENATION",
     "DEQUANTIZE",
+    "MAXIMUM",
     "MAX_POOL_2D",
     "MEAN",
+    "MINIMUM",
+    "MIRROR_PAD",
     "MUL",
     "PAD",
     "QUANTIZE",
     "RESHAPE",
+    "SLICE",
 )
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 # Of values up to 512 steps; further out the output is clamped in any case. Five float32 roundings
