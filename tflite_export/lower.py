@@ -13,6 +13,7 @@ import numpy as np
 import tf_keras
 
 from tfdq.quantization import (
+    BitDepthSqueeze,
     ConvexCombination,
     FusedAdd,
     FusedBatchNormalization,
@@ -23,6 +24,7 @@ from tfdq.quantization import (
     Graph,
     Grid,
     InputQuantizer,
+    MedianSqueeze,
     QuantizeWrapper,
     read_graph,
 )
@@ -39,6 +41,7 @@ from tflite_export.graph import (
     round_half_away,
 )
 from tflite_export.grids import Target
+from tflite_export.squeezing import median, regrid
 
 L = tf_keras.layers
 INTERFACES = ("int8", "uint8", "float32")
@@ -55,14 +58,14 @@ class Call:
     Attributes:
         assembler: where operators go.
         layer: the layer inside the quantize wrapper.
-        wrapper: the wrapper.
+        wrapper: the wrapper; the layer itself where a squeezer is in front of a quantized model.
         sources: tensors that the call reads.
         shape: shape of its result, the batch `BATCH`.
     """
 
     assembler: Assembler
     layer: Any
-    wrapper: QuantizeWrapper
+    wrapper: Any
     sources: list[int]
     shape: tuple[int, ...]
 
@@ -174,11 +177,21 @@ def lower(
         if not node.inputs:
             inputs[node.index] = -1
             continue
-        if isinstance(node.layer, InputQuantizer):
+        if isinstance(node.layer, InputQuantizer) and node.inputs[0] not in produced:
             index = _input(assembler, node.layer, shape, input_type)
             inputs[node.inputs[0]], produced[node.index] = index
             continue
         missing = [i for i in node.inputs if i not in produced]
+        if not missing and isinstance(node.layer, (*_SQUEEZERS, InputQuantizer)):
+            call = Call(assembler, node.layer, node.layer, [produced[node.inputs[0]]], shape)
+            produced[node.index] = LOWERINGS[type(node.layer)](call)
+            continue
+        if missing and isinstance(node.layer, _SQUEEZERS):
+            raise ValueError(
+                f"squeezer {node.layer.name!r} takes images that are not quantized; put it in "
+                "front of a quantized model with tfdq.robustness.squeeze, which puts the model's "
+                "input quantizer before it, or squeeze the float model and quantize that"
+            )
         if missing or not isinstance(node.layer, QuantizeWrapper):
             raise ValueError(
                 f"layer {node.layer.name!r} ({type(node.layer).__name__}) is not quantized by "
@@ -379,6 +392,30 @@ def _global_average_pooling(call: Call) -> int:
     return call.assembler.reshape(pooled, call.shape, call.label)
 
 
+def _bit_depth(call: Call) -> int:
+    target = target_of(call.layer.grid(), "linear")
+    return regrid(call.assembler, call.source, target, call.label, _trained(call.wrapper))
+
+
+def _second_input(call: Call) -> int:
+    """The input quantizer of a quantized model that squeezers are in front of.
+
+    From levels onto a finer grid, fixed-point kernels round twice and may be a step off; XNNPACK,
+    which is what the export promises, is not.
+    """
+    target = target_of(call.layer.output_grid(), "linear")
+    trained = _trained(call.layer)
+    return regrid(call.assembler, call.source, target, call.label, trained, ("xnnpack",))
+
+
+def _trained(layer: Any) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda reals: np.asarray(layer(reals))
+
+
+def _median(call: Call) -> int:
+    return median(call.assembler, call.source, call.layer.size, call.label)
+
+
 def _reshape(call: Call) -> int:
     return call.assembler.reshape(call.source, call.shape, call.label)
 
@@ -395,6 +432,8 @@ def _softmax(call: Call) -> int:
     return call.assembler.softmax(call.source, call.label)
 
 
+_SQUEEZERS = (BitDepthSqueeze, MedianSqueeze)
+
 LOWERINGS: dict[type, Callable[[Call], int]] = {
     FusedConv2D: _conv_2d,
     FusedDepthwiseConv2D: _depthwise_conv_2d,
@@ -403,6 +442,9 @@ LOWERINGS: dict[type, Callable[[Call], int]] = {
     FusedReLU: _relu,
     FusedAdd: _add,
     ConvexCombination: _convex_combination,
+    BitDepthSqueeze: _bit_depth,
+    MedianSqueeze: _median,
+    InputQuantizer: _second_input,
     L.Rescaling: _rescaling,
     L.Concatenate: _concatenate,
     L.MaxPooling2D: _max_pooling,

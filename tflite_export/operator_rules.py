@@ -334,7 +334,8 @@ def _pad(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     if isinstance(operator.options, MirrorPadding):
         _require(output.dtype != "uint8", "uint8 operands")
         edge = 1 if operator.options.mode == "REFLECT" else 0
-        deep = any(pair.max() > size - edge for size, pair in zip(source.shape[1:], pairs[1:]))
+        room = zip(source.shape[1:], pairs[1:], strict=True)
+        deep = any(pair.max() > size - edge for size, pair in room)
         _require(not deep, f"amounts {pairs[1:].tolist()} mirror more than {source.shape[1:]}")
     rest = (size + int(pair.sum()) for size, pair in zip(source.shape[1:], pairs[1:], strict=True))
     return (source.shape[0], *rest)

@@ -62,7 +62,7 @@ def integer_network(
         moving = [i for i in operator.inputs if i in place]
         inputs = tuple(place[i] for i in moving)
         sigma, upper, reshaped = _operator_norm(graph, operator, tolerance)
-        stacked = operator.kind == "CONCATENATION"
+        stacked = operator.kind in ("CONCATENATION", "MAXIMUM", "MINIMUM")
         uppers = (upper,) * len(inputs)
         bound = compose(uppers, [rows[i].cumulative for i in inputs], stacked)
         output = graph.tensors[operator.outputs[0]]
@@ -109,6 +109,16 @@ def _operator_norm(
         return constant, constant, None
     if operator.kind == "MEAN":
         constant = 1.0 / math.sqrt(math.prod(graph.tensors[operator.inputs[0]].shape[1:3]))
+        return constant, constant, None
+    if operator.kind == "MIRROR_PAD":
+        sizes = graph.tensors[operator.inputs[0]].shape[1:]
+        amounts = np.asarray(graph.tensors[operator.inputs[1]].data)[1:]
+        # An entry is in the result once, and once more for each margin that mirrors it.
+        copies = [
+            1 + (max(pair) > 0) + (sum(pair) >= size - 1)
+            for size, pair in zip(sizes, amounts, strict=True)
+        ]
+        constant = math.sqrt(math.prod(copies))
         return constant, constant, None
     if operator.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         return 1.0, 1.0, None

@@ -27,9 +27,11 @@ from tfdq.quantization.quantizers import (
 from tfdq.quantization.scheme import DefensiveQuantizeScheme
 from tfdq.quantization.serialization import load_model, quantize_scope
 from tfdq.quantization.settings import Settings
+from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
 from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
 
 __all__ = [
+    "BitDepthSqueeze",
     "ConvexCombination",
     "DefensiveQuantizeConfig",
     "DefensiveQuantizeScheme",
@@ -44,6 +46,7 @@ __all__ = [
     "Grid",
     "InputQuantizer",
     "KernelQuantizer",
+    "MedianSqueeze",
     "Node",
     "ObservedRangeQuantizer",
     "OrthogonalityRegularizer",

@@ -44,7 +44,7 @@ def quantize_model(
 
     Outputs behind a ReLU have ``activation_bits``. What is not behind a ReLU (the image, a sum or
     a convolution without a ReLU, an average, the logits) has 8 bits, on a range observed while
-    training.
+    training. Behind a squeezer (``tfdq.robustness.squeeze``) the input has the squeezer's bits.
 
     Args:
         model: a built Functional or Sequential model of tf_keras, or of Keras 3 (converted by
@@ -70,7 +70,8 @@ def quantize_model(
         activation_range: ``"relu6"``: every ReLU becomes ReLU6 and its range is [0, 6] (the
             paper); ``"moving_average"``: ReLU stays, and its range follows the batches.
         input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
-            None: the extremes seen in training.
+            None: the range of the bit-depth squeezer in front, if there is one, else the extremes
+            seen in training.
         skip: names of layers to leave in float. Such a model trains but does not export.
 
     Returns:

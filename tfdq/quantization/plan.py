@@ -10,14 +10,15 @@ import tf_keras
 
 from tfdq.quantization.graph import Graph, Node
 from tfdq.quantization.layers import ConvexCombination, FusedReLU
+from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
 
 L = tf_keras.layers
 Role = Literal[
     "input", "kernel", "separable", "norm", "add", "convex", "concat", "relu", "softmax",
-    "observed", "average", "pass", "dropped", "skip", "foreign",
+    "observed", "average", "squeeze", "pass", "dropped", "skip", "foreign",
 ]  # fmt: skip
 
-_ROLES: dict[type, Role] = {
+ROLES: dict[type, Role] = {
     L.InputLayer: "input",
     L.Conv2D: "kernel",
     L.DepthwiseConv2D: "kernel",
@@ -31,6 +32,8 @@ _ROLES: dict[type, Role] = {
     FusedReLU: "relu",
     L.Softmax: "softmax",
     L.Rescaling: "observed",
+    BitDepthSqueeze: "squeeze",
+    MedianSqueeze: "pass",
     L.AveragePooling2D: "average",
     L.GlobalAveragePooling2D: "average",
     L.MaxPooling2D: "pass",
@@ -40,6 +43,7 @@ _ROLES: dict[type, Role] = {
     L.ZeroPadding2D: "pass",
     L.Dropout: "pass",
 }
+"""How each class of layers is quantized; docs/howto/layer.md adds one of one's own."""
 _FUSING: tuple[Role, ...] = ("kernel", "separable", "norm", "add", "convex")
 
 
@@ -160,7 +164,7 @@ def _role(
     node: Node, quantized: Mapping[str, Any], skip: set[str], unsupported: Unsupported
 ) -> Role:
     layer = node.layer
-    role = _ROLES.get(type(layer))
+    role = ROLES.get(type(layer))
     if role == "input":
         return role
     if layer.name in skip or layer.name not in quantized:
@@ -209,6 +213,11 @@ def _problem(node: Node, role: Role) -> str | None:
         return "data_format channels_first; the integer runtime knows channels_last only"
     if role in ("kernel", "separable") and activation_of(layer) is None:
         return f"activation {_name(layer.activation)!r}; use linear, relu, relu6 or softmax"
+    if role == "squeeze":
+        try:
+            layer.grid()
+        except ValueError as error:
+            return str(error)
     if role == "separable" and activation_of(layer) == "softmax":
         return "a softmax inside a SeparableConv2D; put a Softmax layer behind it"
     if role == "relu" and activation_of(layer) is None:

@@ -32,6 +32,7 @@ from tfdq.quantization.quantizers import (
     ObservedRangeQuantizer,
 )
 from tfdq.quantization.settings import LINEAR_BITS, SOFTMAX_RANGE, Settings
+from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
 from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
 
 L = tf_keras.layers
@@ -193,9 +194,25 @@ class _Builder:
         if float_only:
             self._finish(step, source, None)
             return
-        quantizer = self.settings.input_quantizer()
+        squeezed = self._squeezed_range(step.node.index)
+        if self.settings.input_range is None and squeezed is not None:
+            quantizer = FixedRangeQuantizer(LINEAR_BITS, *squeezed)
+        else:
+            quantizer = self.settings.input_quantizer()
         layer = InputQuantizer(quantizer, name=self._unique(PREFIX + name))
         self._finish(step, layer(source), quantizer)
+
+    def _squeezed_range(self, index: int) -> tuple[float, float] | None:
+        """Return the range that a bit-depth squeezer at the input declares; None without one."""
+        consumers = self.graph.consumers()
+        while len(consumers[index]) == 1:
+            index = consumers[index][0]
+            layer = self.graph.nodes[index].layer
+            if type(layer) is BitDepthSqueeze:
+                return layer.input_range
+            if type(layer) is not MedianSqueeze:
+                break
+        return None
 
     def _quantize_float(self, source: int) -> None:
         """Quantize the output of a layer left in float, for the quantized layer that takes it."""
@@ -365,6 +382,8 @@ class _Builder:
                 output = ObservedRangeQuantizer(LINEAR_BITS)
             elif step.role == "observed":
                 output = ObservedRangeQuantizer(LINEAR_BITS, update="extremes")
+            elif step.role == "squeeze":
+                output = FixedRangeQuantizer(layer.bits, *layer.input_range)
             elif step.role == "concat":
                 output = self._joint_quantizer(step)
         tensor = self._wrap(new, self._pick(arguments), None, output)

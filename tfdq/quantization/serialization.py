@@ -25,9 +25,11 @@ from tfdq.quantization.quantizers import (
     KernelQuantizer,
     ObservedRangeQuantizer,
 )
+from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
 from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
 
 _CLASSES = (
+    BitDepthSqueeze,
     ConvexCombination,
     DefensiveQuantizeConfig,
     FixedRangeQuantizer,
@@ -39,6 +41,7 @@ _CLASSES = (
     FusedReLU,
     InputQuantizer,
     KernelQuantizer,
+    MedianSqueeze,
     ObservedRangeQuantizer,
     PortableQuantizeWrapper,
     QuantizeWrapper,

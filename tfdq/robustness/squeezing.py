@@ -1,146 +1,16 @@
-"""Feature squeezing: layers that take detail out of the input before the network sees it."""
+"""Put feature squeezing in front of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import tensorflow as tf
 import tf_keras
 
-_GRADIENTS = ("straight_through", "exact")
+from tfdq.quantization.graph import read_graph
+from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
+from tfdq.quantization.wrapper import InputQuantizer
 
-
-def _check_gradient(gradient: str) -> str:
-    if gradient not in _GRADIENTS:
-        raise ValueError(f"gradient must be one of {_GRADIENTS}, got {gradient!r}")
-    return gradient
-
-
-@tf_keras.utils.register_keras_serializable(package="tfdq")
-class BitDepthSqueeze(tf_keras.layers.Layer):
-    r"""Round every pixel to `2**bits` levels.
-
-    `q(x) = lo + (hi - lo) * rint(clip(u, 0, 1) * n) / n`, `u = (x - lo) / (hi - lo)`,
-    `n = 2**bits - 1`; `rint` rounds ties to even.
-
-    Args:
-        bits: Bits kept per channel, 1 to 8.
-        input_range: `(lo, hi)` of the images, in input units.
-        gradient: `"straight_through"` (the default) passes the gradient of values inside the range
-            unchanged, so that a gradient attack through the layer is the adaptive one (BPDA).
-            `"exact"` is the true derivative, zero almost everywhere: it hides the gradient and
-            makes every white-box figure meaningless; it exists to demonstrate that.
-        **kwargs: Passed to `tf_keras.layers.Layer`.
-
-    Raises:
-        ValueError: If an argument is out of range.
-
-    Input shape: `(batch, ...)` floats. Output shape: the same.
-
-    Source: Xu, Evans, Qi, Feature Squeezing, NDSS 2018, section III-A; the gradient: Athalye et
-    al., Obfuscated Gradients, ICML 2018, section 4.1.
-    """
-
-    def __init__(
-        self,
-        bits: int,
-        input_range: Sequence[float] = (0.0, 1.0),
-        gradient: str = "straight_through",
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(bits, bool) or int(bits) != bits or not 1 <= bits <= 8:
-            raise ValueError(f"bits must be a whole number from 1 to 8, got {bits!r}")
-        lo, hi = (float(v) for v in input_range)
-        if not lo < hi:
-            raise ValueError(f"input_range must be (lo, hi) with lo < hi, got {tuple(input_range)}")
-        super().__init__(**kwargs)
-        self.bits = int(bits)
-        self.input_range = (lo, hi)
-        self.gradient = _check_gradient(gradient)
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Return the rounded images, shape and dtype of `inputs`."""
-        lo, hi = self.input_range
-        steps = 2**self.bits - 1
-        clipped = tf.clip_by_value(inputs, lo, hi)
-        rounded = lo + (hi - lo) * tf.round((clipped - lo) * (steps / (hi - lo))) / steps
-        rounded = tf.cast(rounded, inputs.dtype)
-        if self.gradient == "exact":
-            return rounded
-        return clipped + tf.stop_gradient(rounded - clipped)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        own = {"bits": self.bits, "input_range": self.input_range, "gradient": self.gradient}
-        return {**super().get_config(), **own}
-
-
-@tf_keras.utils.register_keras_serializable(package="tfdq")
-class MedianSqueeze(tf_keras.layers.Layer):
-    """Replace every pixel by the median of its neighbourhood, channel by channel.
-
-    The edges are mirrored (`d c b a | a b c d | d c b a`) and an even window takes the upper of
-    the two middle values and reaches one pixel further up and left: the values of
-    `scipy.ndimage.median_filter(image, size, mode="reflect")`, which the paper used.
-
-    Args:
-        size: Side of the window in pixels, 2 to 7; the paper's best are 2 and 3.
-        gradient: `"exact"` (the default) is the median's own derivative: 1 for the pixel that was
-            picked, 0 for the others. `"straight_through"` treats the filter as the identity
-            (BPDA). An adaptive evaluation tries both and keeps the worse case.
-        **kwargs: Passed to `tf_keras.layers.Layer`.
-
-    Raises:
-        ValueError: If an argument is out of range, or an image is smaller than the window.
-
-    Input shape: `(batch, height, width, channels)` floats. Output shape: the same.
-
-    Source: Xu, Evans, Qi, Feature Squeezing, NDSS 2018, section III-B (local smoothing).
-    """
-
-    def __init__(self, size: int, gradient: str = "exact", **kwargs: Any) -> None:
-        if isinstance(size, bool) or int(size) != size or not 2 <= size <= 7:
-            raise ValueError(f"size must be a whole number from 2 to 7, got {size!r}")
-        super().__init__(**kwargs)
-        self.size = int(size)
-        self.gradient = _check_gradient(gradient)
-
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        """Check that the images are 4-D and no smaller than the window."""
-        shape = tuple(input_shape)
-        sides = [side for side in shape[1:3] if side is not None]
-        if len(shape) != 4 or any(side < self.size for side in sides):
-            raise ValueError(
-                f"MedianSqueeze(size={self.size}) takes images (batch, height, width, channels) "
-                f"of at least {self.size}x{self.size} pixels, got shape {shape}"
-            )
-        super().build(input_shape)
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Return the filtered images, shape and dtype of `inputs`."""
-        before, after = self.size // 2, (self.size - 1) // 2
-        margins = [[0, 0], [before, after], [before, after], [0, 0]]
-        padded = tf.pad(inputs, margins, mode="SYMMETRIC")
-        height, width = tf.shape(inputs)[1], tf.shape(inputs)[2]
-        window = tf.stack(
-            [
-                padded[:, row : row + height, column : column + width, :]
-                for row in range(self.size)
-                for column in range(self.size)
-            ],
-            axis=-1,
-        )
-        # The value of rank size**2 // 2 from below is the last of the largest ones from above.
-        largest = tf.math.top_k(window, k=self.size**2 - self.size**2 // 2, sorted=True).values
-        median = tf.ensure_shape(largest[..., -1], inputs.shape)
-        if self.gradient == "exact":
-            return median
-        return inputs + tf.stop_gradient(median - inputs)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {**super().get_config(), "size": self.size, "gradient": self.gradient}
+__all__ = ["BitDepthSqueeze", "MedianSqueeze", "squeeze"]
 
 
 def squeeze(
@@ -152,13 +22,19 @@ def squeeze(
     (straight-through where they round), which is the adaptive attack. Attacking `model` and
     feeding the images to the result is the oblivious one, and is never enough.
 
+    A quantization-aware model takes images of 8 bits, and so does the result: a copy of the
+    model's own input quantizer comes before the squeezers. It can be exported
+    (`tflite_export.convert`), squeezers and all, and the file computes what the result computes.
+    To train with squeezers, squeeze the float model and quantize that.
+
     Args:
         model: A tf_keras model with one image input, trained or not; it is not changed.
         squeezers: Layers in the order they act, e.g. `[BitDepthSqueeze(4), MedianSqueeze(2)]`.
         name: Name of the new model, `"squeezed_<model name>"` by default.
 
     Returns:
-        A tf_keras Functional model: input, squeezers, then `model` as one nested layer.
+        A tf_keras Functional model: input, the copy of the input quantizer if there is one,
+        squeezers, then `model` as one nested layer.
 
     Raises:
         ValueError: If there are no squeezers.
@@ -183,6 +59,22 @@ def squeeze(
             raise TypeError(f"squeezers must be tf_keras layers, got {type(layer).__name__}")
     image = tf_keras.Input(model.input_shape[1:], name="image", dtype=model.inputs[0].dtype)
     x = image
+    own = _input_quantizer(model)
+    if own is not None:
+        copy = InputQuantizer.from_config({**own.get_config(), "name": "quant_image"})
+        x = copy(x)
+        copy.set_weights(own.get_weights())
     for layer in squeezers:
         x = layer(x)
     return tf_keras.Model(image, model(x), name=name or f"squeezed_{model.name}")
+
+
+def _input_quantizer(model: tf_keras.Model) -> InputQuantizer | None:
+    """Return the quantizer of a quantization-aware model's input; None for another model."""
+    if not getattr(model, "_is_graph_network", False):
+        return None
+    graph = read_graph(model)
+    for node in graph.nodes:
+        if isinstance(node.layer, InputQuantizer) and node.inputs == graph.inputs:
+            return node.layer
+    return None
