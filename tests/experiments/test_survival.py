@@ -63,9 +63,7 @@ def test_killed_and_started_again_the_weights_are_the_same_bit_for_bit(tmp_path:
     # TensorBoard's files: one accuracy for each epoch, those before the kill included.
     logged = scalars(tmp_path / "whole" / "logs", "accuracy")
     kept = json.loads((tmp_path / "whole" / "history.json").read_text())
-    assert logged == pytest.approx(
-        {number: row["accuracy"] for number, row in enumerate(kept)}
-    )
+    assert logged == pytest.approx({number: row["accuracy"] for number, row in enumerate(kept)})
 
 
 def scalars(folder: Path, name: str) -> dict[int, float]:

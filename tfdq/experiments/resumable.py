@@ -134,8 +134,13 @@ class _Job:
         tf_keras.utils.set_random_seed(seed)
         # Dropout then draws from variables, which a checkpoint can hold.
         tf_keras.backend.experimental.enable_tf_random_generator()
+        several = machines.replicas > 1
+        # Under a strategy the same seed draws other weights: those of one device are taken.
+        weights = build(settings, dataset).get_weights() if several else None
         with precision(settings.training.precision), machines.strategy.scope():
-            self.model = build(settings, dataset, synchronized=machines.replicas > 1)
+            self.model = build(settings, dataset, synchronized=several)
+            if weights is not None:
+                self.model.set_weights(weights)
             self.fitted = wrapped(self.model, settings, seed)
             compile_for(self.fitted, training_settings(settings, seed), self.steps)
             self.fitted.optimizer.build(self.model.trainable_variables)
