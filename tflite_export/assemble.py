@@ -37,14 +37,13 @@ from tflite_export.grids import (
     Target,
     clamp_plan,
     covering,
-    factors_as_integers,
-    grid_of_means,
     mean_takes,
     on_grid,
     scale_of_means,
     ties_up,
+    units_for,
 )
-from tflite_export.reference import pool_counts, same_padding
+from tflite_export.reference import pool_counts
 
 _LARGEST_BIAS = 2**30
 _SMALLEST_FACTOR = 2.0**-30
@@ -211,8 +210,10 @@ class Assembler:
         if len(shape) != 4:
             image = (BATCH, 1, int(np.prod(shape[1:-1])), channels)
             source = self.reshape(source, image, label)
-        weights = np.where(factors < 0, -UNIT, UNIT).reshape(1, 1, 1, channels)
-        affine = Affine(weights, np.maximum(np.abs(factors), 1e-30) / UNIT, offsets)
+        sizes = np.maximum(np.abs(factors), 1e-30)
+        units = units_for(sizes, offsets, float(self.graph.tensors[source].scale))
+        weights = np.where(factors < 0, -units, units).reshape(1, 1, 1, channels)
+        affine = Affine(weights, sizes / units, offsets)
         result = self.weighted(
             "DEPTHWISE_CONV_2D", source, affine, target, Convolution(), image, label
         )
@@ -247,36 +248,58 @@ class Assembler:
         return self.emit("MAX_POOL_2D", (source,), output, options, label)
 
     def average_pool(self, source: int, options: Pooling, target: Target, label: str) -> int:
-        """The mean of each window on a grid of its own.
+        """The mean of each window on a grid of its own, rounded once.
 
-        As a depthwise convolution with equal weights it is exact up to the one rounding. Where
-        ``SAME`` padding cuts windows off at the border, these are made good by a multiplication.
+        It is a depthwise convolution with equal weights. Where ``SAME`` padding cuts windows off at
+        the border, there is one for each number of pixels that is left, of which a ``MUL`` by 0 and
+        1 keeps the windows of that number; the sum of these is exact.
         """
-        shape = self._pooled(source, options)
-        size = self.shape(source)[1:3]
-        window, strides = (options.filter_h, options.filter_w), (options.stride_h, options.stride_w)
-        count = window[0] * window[1]
-        cut = options.padding == "SAME" and any(
-            sum(same_padding(size[i], window[i], strides[i])) for i in (0, 1)
-        )
-        grid = self.grid(source)
+        counts = pool_counts(self.shape(source)[1:3], options)
+        window = (options.filter_h, options.filter_w)
         # ties abound among the means of few-bit integers
         self.slack[label] = 0
-        goal = grid_of_means(grid, count, target) if cut else target
+        sizes = [int(size) for size in np.unique(counts)]
+        if sizes == [window[0] * window[1]]:
+            options = replace(options, padding="VALID")
+        means = [self._window_means(source, options, size, target, label) for size in sizes]
+        if len(sizes) == 1:
+            return means[0]
+        kept = [
+            self._masked(mean, counts == size, label)
+            for mean, size in zip(means, sizes, strict=True)
+        ]
+        total = kept[0]
+        for part in kept[1:]:
+            output = self.value(label, self.shape(part), self.grid(part))
+            total = self.emit("ADD", (total, part), output, Elementwise(), label)
+        return total
+
+    def _window_means(
+        self, source: int, options: Pooling, count: int, target: Target, label: str
+    ) -> int:
+        """The sum of each window over ``count``."""
+        shape = self._pooled(source, options)
+        grid = self.grid(source)
         unit = grid.scale / (UNIT * count)
         channels = shape[3]
         affine = Affine(
-            np.full((1, *window, channels), UNIT),
+            np.full((1, options.filter_h, options.filter_w, channels), UNIT),
             np.full(channels, 1.0 / (UNIT * count)),
-            np.full(channels, unit * ties_up(grid, count, goal)),
+            np.full(channels, unit * ties_up(grid, count, target)),
         )
-        geometry = Convolution(options.padding if cut else "VALID", strides[1], strides[0])
-        means = self.weighted("DEPTHWISE_CONV_2D", source, affine, goal, geometry, shape, label)
-        return (
-            self._made_good(means, count / pool_counts(size, options), target, label)
-            if cut
-            else means
+        geometry = Convolution(options.padding, options.stride_w, options.stride_h)
+        return self.weighted("DEPTHWISE_CONV_2D", source, affine, target, geometry, shape, label)
+
+    def _masked(self, source: int, mask: np.ndarray, label: str) -> int:
+        """The same integers where ``mask``, ``(1, h, w, 1)``, is true, the zero point elsewhere."""
+        ones = Quantization.per_tensor(1.0)
+        constant = self.constant(f"{label}/mask", mask.astype(np.int8), ones, "int8")
+        grid = self.grid(source)
+        grid = replace(
+            grid, low=min(grid.low, grid.zero_point), high=max(grid.high, grid.zero_point)
         )
+        output = self.value(label, self.shape(source), grid)
+        return self.emit("MUL", (source, constant), output, Elementwise(), label)
 
     def mean(self, source: int, target: Target, label: str) -> int:
         """The mean over height and width, ``(batch, channels)``, on a grid of its own.
@@ -296,27 +319,6 @@ class Assembler:
         goal = replace(target, scale=scale_of_means(grid, count, target))
         output = self.value(label, (batch, channels), goal)
         return self.emit("MEAN", (source, axes), output, Reduction(), label)
-
-    def _made_good(self, source: int, factors: np.ndarray, target: Target, label: str) -> int:
-        """``factors * x`` on a grid; the factors, ``(1, h, w, 1)``, differ from pixel to pixel."""
-        whole, scale = factors_as_integers(factors)
-        grid = self.grid(source)
-        # beyond this factor one unit saturates the output, and so it does at it
-        scale = min(scale, _LARGEST_FACTOR * target.scale / grid.scale)
-        constant = self.constant(
-            f"{label}/factors", whole.astype(np.int8), Quantization.per_tensor(scale), "int8"
-        )
-        exact = bool(np.allclose(whole * scale, factors, rtol=1e-9))
-        error = 0.5 * float(factors.max()) if grid.scale == target.scale else 0.0
-        if not exact:
-            error += (
-                0.5 * scale * max(target.high - target.zero_point, target.zero_point - target.low)
-            )
-        self.slack[label] = math.ceil(error)
-        first, activation, second = clamp_plan(target)
-        output = self.value(label, self.shape(source), first)
-        self.emit("MUL", (source, constant), output, Elementwise(activation), label)
-        return output if second is None else self._lowered(output, second, label)
 
     def softmax(self, source: int, label: str) -> int:
         """Probabilities in units of 1/256."""

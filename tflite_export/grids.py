@@ -53,14 +53,6 @@ def clamp_plan(target: Target) -> tuple[Target, str, Target | None]:
     return replace(moved, low=INT8_LOW), "NONE", last
 
 
-def grid_of_means(grid: Target, count: int, target: Target) -> Target:
-    """A grid that holds means of ``count`` integers exactly if there is one, else the target."""
-    low, high = ((end - grid.zero_point) * count for end in (grid.low, grid.high))
-    if high - low > INT8_HIGH - INT8_LOW or not low <= 0 <= high:
-        return Target(target.scale, target.zero_point)
-    return Target(grid.scale / count, INT8_LOW - low)
-
-
 def ties_up(grid: Target, count: int, target: Target) -> int:
     """The bias, 0 or 1, that rounds means as training does, ties up.
 
@@ -129,14 +121,23 @@ def scale_of_means(grid: Target, count: int, target: Target) -> float:
     return best
 
 
-def factors_as_integers(factors: np.ndarray) -> tuple[np.ndarray, float]:
-    """Factors as int8 times a scale: exact if the int8 range allows, else rounded."""
-    for units in range(UNIT, 0, -1):
-        scaled = factors * units
-        if scaled.max() <= UNIT and np.allclose(scaled, np.rint(scaled), atol=1e-9):
-            return np.rint(scaled), 1.0 / units
-    scale = float(factors.max()) / UNIT
-    return np.rint(factors / scale), scale
+def units_for(factors: np.ndarray, offsets: np.ndarray, scale: float) -> np.ndarray:
+    """For each channel the weight, 64..127, that brings its offset nearest to whole bias units.
+
+    A layer without weights of its own may choose: ``factor * x`` is ``(factor / unit) * (unit *
+    x)``, and the bias counts in units of ``scale * factor / unit``.
+
+    Args:
+        factors: float64, ``(channels,)``, not zero.
+        offsets: float64, ``(channels,)``.
+        scale: of the input.
+
+    Returns:
+        int64, ``(channels,)``.
+    """
+    units = np.arange(UNIT, UNIT // 2, -1)
+    biases = offsets[:, None] * units / (np.abs(factors)[:, None] * scale)
+    return units[np.argmin(np.round(np.abs(biases - np.rint(biases)), 6), axis=1)]
 
 
 def covering(left: Target, right: Target) -> Target:

@@ -47,3 +47,23 @@ def nudged_grid(low: float, high: float, bits: int) -> Grid:
     zero = np.float32(0) - np.float32(low) / scale
     nudged = int(np.clip(np.floor(zero + np.float32(0.5)), 0, levels))
     return Grid(float(scale), INT8_MIN + nudged, INT8_MIN, INT8_MIN + int(levels))
+
+
+def zero_aligned_range(low: float, high: float, bits: int) -> tuple[float, float]:
+    """Return the least range that contains ``[low, high]`` and has 0 on its grid as it is.
+
+    `nudged_grid` moves a range by up to half a step to get 0 onto the grid. A grid of images, which
+    are on one of their own, may then lie half-way between: [-1, 1] at 8 bits would put every pixel
+    ``k / 127.5 - 1`` on a tie. Widened instead, by at most one part in 2**bits, it does not.
+
+    Args:
+        low: lower end, <= 0.
+        high: upper end, >= 0 and > ``low``.
+        bits: 2..8.
+    """
+    if low == 0.0 or high == 0.0:
+        return low, high
+    levels = 2**bits - 1
+    zero = min(max(int(np.floor(0.5 - low * levels / (high - low))), 1), levels - 1)
+    step = max(-low / zero, high / (levels - zero))
+    return -zero * step, (levels - zero) * step

@@ -72,6 +72,42 @@ def _fake_quantize(x: tf.Tensor, low: Any, high: Any, bits: int) -> tf.Tensor:
     return tf.cast(quantized, x.dtype)
 
 
+def round_as_runtime(
+    x: tf.Tensor, low: tf.Tensor | float, high: tf.Tensor | float, bits: int
+) -> tf.Tensor:
+    """Return ``x`` on the grid of a range, rounded as integer runtimes round their float input.
+
+    They compute ``rint(x * (1 / scale))`` in float32, ties to even; fake-quantize takes ties up.
+    Resized images often lie half-way between two steps. The gradient is that of no rounding.
+
+    Args:
+        x: real numbers.
+        low: lower end of the range; ``low = high``: there is none yet, ``x`` passes.
+        high: upper end.
+        bits: 2..8.
+    """
+    wide = tf.cast(x, tf.float32)
+    levels = float(2**bits - 1)
+    low, high = (tf.convert_to_tensor(end, tf.float32) for end in (low, high))
+    known = high > low
+    scale = tf.where(known, (high - low) / levels, 1.0)
+    zero = tf.clip_by_value(tf.floor(0.0 - low / scale + 0.5), 0.0, levels)
+    steps = tf.clip_by_value(tf.round(wide * (1.0 / scale)), -zero, levels - zero)
+    return tf.cast(tf.where(known, steps * scale, wide), x.dtype)
+
+
+def _zero_aligned(low: tf.Tensor, high: tf.Tensor, bits: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `grid.zero_aligned_range` of tensors."""
+    levels = float(2**bits - 1)
+    zero = tf.clip_by_value(tf.floor(0.5 - low * levels / (high - low)), 1.0, levels - 1.0)
+    step = tf.maximum(-low / zero, high / (levels - zero))
+    straddles = tf.logical_and(low < 0.0, high > 0.0)
+    return (
+        tf.where(straddles, -zero * step, low),
+        tf.where(straddles, (levels - zero) * step, high),
+    )
+
+
 @register
 class FixedRangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     r"""Linear k-bit quantizer on a fixed range, the paper's activation quantizer.
@@ -124,7 +160,8 @@ class ObservedRangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     """Linear k-bit quantizer whose range is observed while training.
 
     The range is that of the first training batch, then follows the batches: a moving average of
-    their extremes (decay 0.99), or the extremes of all batches seen. It changes in training mode
+    their extremes (decay 0.99), or the extremes of all batches seen, widened by up to one step so
+    that 0 is on the grid (see `grid.zero_aligned_range`). It changes in training mode
     only. Until it has seen a batch, tensors pass unquantized. Under ``tf.distribute`` the extremes
     are those of the global batch, the same on every replica.
 
@@ -172,8 +209,13 @@ class ObservedRangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         low, high = _global_extremes(low, high)
         first = weights["seen"] < 0.5
         if self.update == "extremes":
-            next_low = tf.minimum(weights["low"], low)
-            next_high = tf.maximum(weights["high"], high)
+            beyond = tf.logical_or(first, (low < weights["low"]) | (high > weights["high"]))
+            widest = tf.minimum(weights["low"], low), tf.maximum(weights["high"], high)
+            aligned = _zero_aligned(*widest, self.bits)
+            next_low = tf.where(beyond, aligned[0], weights["low"])
+            next_high = tf.where(beyond, aligned[1], weights["high"])
+            # Before the first batch both ends are 0, so the extremes are that batch's.
+            low, high = next_low, next_high
         else:
             next_low = weights["low"] + (1.0 - RANGE_DECAY) * (low - weights["low"])
             next_high = weights["high"] + (1.0 - RANGE_DECAY) * (high - weights["high"])

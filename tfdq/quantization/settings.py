@@ -15,6 +15,7 @@ from tfdq.lipschitz.regularizers import (
     check_beta,
     check_placement,
 )
+from tfdq.quantization.grid import zero_aligned_range
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
     ObservedRangeQuantizer,
@@ -125,7 +126,7 @@ class Settings:
         """Return the quantizer of the model's input, 8 bits."""
         if self.input_range is None:
             return ObservedRangeQuantizer(LINEAR_BITS, update="extremes")
-        return FixedRangeQuantizer(LINEAR_BITS, *self.input_range)
+        return FixedRangeQuantizer(LINEAR_BITS, *zero_aligned_range(*self.input_range, LINEAR_BITS))
 
     def penalty(
         self, depthwise: bool, strides: tuple[int, int] = (1, 1)

@@ -13,6 +13,11 @@ from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
 from tfdq.quantization.grid import Grid
 from tfdq.quantization.layers import FusedKernel
 from tfdq.quantization.packing import pack, unpack
+from tfdq.quantization.quantizers import (
+    FixedRangeQuantizer,
+    ObservedRangeQuantizer,
+    round_as_runtime,
+)
 
 register = tf_keras.saving.register_keras_serializable(package="tfdq")
 
@@ -235,7 +240,7 @@ class QuantizeWrapper(PortableQuantizeWrapper):
 
 @register
 class InputQuantizer(tf_keras.layers.Layer):
-    """Fake-quantize a model's input.
+    """Fake-quantize a model's input, ties to even as the runtime's ``QUANTIZE`` has them.
 
     Args:
         quantizer: the quantizer, or its serialized form.
@@ -255,7 +260,16 @@ class InputQuantizer(tf_keras.layers.Layer):
         """Return the inputs rounded to the grid."""
         if training is None:
             training = tf_keras.backend.learning_phase()
-        return _quantize_output(self.quantizer, inputs, training, self._variables)
+        outputs = _quantize_output(self.quantizer, inputs, training, self._variables)
+        quantizer = self.quantizer
+        if isinstance(quantizer, FixedRangeQuantizer):
+            low, high = quantizer.low, quantizer.high
+        elif isinstance(quantizer, ObservedRangeQuantizer):
+            low, high = self._variables["low"], self._variables["high"]
+        else:
+            return outputs
+        rounded = round_as_runtime(inputs, low, high, quantizer.bits)
+        return outputs + tf.stop_gradient(rounded - outputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the input."""
