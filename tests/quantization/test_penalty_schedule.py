@@ -118,3 +118,18 @@ def test_refused(digits: Images) -> None:
             callbacks=[PenaltySchedule(lambda epoch: 0.1)],
             verbose=0,
         )
+
+
+def test_target_of_the_named_penalties() -> None:
+    """At ``1/k`` a 3x3 kernel aims at 1/3, a dense one at 1."""
+    arguments = {"beta_schedule": None, "lipschitz_beta": 0.3}
+    found = [float(v) for v in scheduled(target="1/k", **arguments).losses]
+    for penalty, name, tau in zip(found, ("conv2d", "dense"), (1 / 3, 1.0), strict=True):
+        model = scheduled(**arguments)
+        wrapped = [getattr(layer, "layer", None) for layer in model.layers]
+        layer = next(x for x in wrapped if x is not None and x.name.startswith(name))
+        matrix = layer.kernel.numpy().astype(np.float64).reshape(-1, layer.kernel.shape[-1])
+        singular = np.linalg.svd(matrix, compute_uv=False)
+        assert penalty == pytest.approx(0.15 * np.sum((singular**2 - tau**2) ** 2), rel=1e-5)
+    with pytest.raises(ValueError, match="target must be"):
+        scheduled(target="1/2", **arguments)

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfdq.lipschitz.regularizers import Placement
+from tfdq.lipschitz.regularizers import Placement, Target
 from tfdq.quantization.graph import read_graph
 from tfdq.quantization.keras3 import from_keras3, is_keras3_model
 from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
@@ -22,6 +22,7 @@ def quantize_model(
     lipschitz_beta: float = 2e-3,
     *,
     on: Placement = "deployed",
+    target: Target = 1.0,
     regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal",
     beta_schedule: tf_keras.optimizers.schedules.LearningRateSchedule | None = None,
     weight_bits: int = 8,
@@ -38,7 +39,7 @@ def quantize_model(
     fake-quantized, its BatchNorm and ReLU taken in, and its output fake-quantized once, where the
     integer runtime rounds. Gradients pass the rounding straight through. The penalty
 
-    .. math:: \frac{\beta}{2} \sum_l \lVert W_l^T W_l - I \rVert_F^2
+    .. math:: \frac{\beta}{2} \sum_l \lVert W_l^T W_l - \tau^2 I \rVert_F^2
 
     appears in ``model.losses``, so ``fit`` adds it to the loss.
 
@@ -55,9 +56,13 @@ def quantize_model(
             quantizers.
         on: the kernel the penalty acts on: ``"deployed"`` (BatchNorm folded in, fake-quantized),
             ``"folded"`` (BatchNorm folded in), ``"kernel"`` (the trained one, as in the paper).
+        target: the singular value that the penalty aims at, > 0; ``"1/k"``: 1 over the square root
+            of the number of taps, so that a ``k x k`` convolution at stride 1, not only its
+            reshaped kernel, does not expand.
         regularizer: which penalty: ``"orthogonal"`` (the paper's), ``"srip"``, ``"spectral"``,
             ``"conv_orthogonal"`` (see ``tfdq.lipschitz``), or a registered Keras ``Regularizer``
-            with its own weight and place in the stead of ``lipschitz_beta`` and ``on``.
+            with its own weight, place and target in the stead of ``lipschitz_beta``, ``on`` and
+            ``target``.
         beta_schedule: weight of the penalty by the training step, from 0, in the stead of the
             constant; a Keras schedule, such as ``PolynomialDecay(0.0, 1000, 2e-3)`` for a linear
             warm-up. The step is counted, saved and restored with the model.
@@ -94,6 +99,7 @@ def quantize_model(
     settings = Settings(
         lipschitz_beta=lipschitz_beta,
         on=on,
+        target=target,
         regularizer=regularizer,
         beta_schedule=beta_schedule,
         weight_bits=weight_bits,

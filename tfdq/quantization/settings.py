@@ -12,8 +12,10 @@ from tfdq.lipschitz.names import get_regularizer
 from tfdq.lipschitz.regularizers import (
     KernelRegularizer,
     Placement,
+    Target,
     check_beta,
     check_placement,
+    check_target,
 )
 from tfdq.quantization.grid import zero_aligned_range
 from tfdq.quantization.quantizers import (
@@ -34,6 +36,7 @@ class Settings:
 
     lipschitz_beta: float = 0.0
     on: Placement = "deployed"
+    target: Target = 1.0
     regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal"
     beta_schedule: tf_keras.optimizers.schedules.LearningRateSchedule | None = None
     weight_bits: int = 8
@@ -47,6 +50,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_beta(self.lipschitz_beta)
         check_placement(self.on)
+        check_target(self.target)
         check_bits(self.weight_bits, 2, 8, "weight_bits")
         check_bits(self.activation_bits, 1, 8, "activation_bits")
         if self.first_last_bits is not None:
@@ -70,7 +74,7 @@ class Settings:
         if self.input_range is not None:
             low, high = self.input_range
             FixedRangeQuantizer(8, low, high)
-        penalty = get_regularizer(self.regularizer, self.lipschitz_beta, self.on)
+        penalty = self._prototype()
         if self.beta_schedule is None:
             return
         if not isinstance(self.beta_schedule, tf_keras.optimizers.schedules.LearningRateSchedule):
@@ -140,9 +144,12 @@ class Settings:
         unweighted = self.lipschitz_beta == 0 and self.beta_schedule is None
         if isinstance(self.regularizer, str) and unweighted:
             return None
-        prototype = get_regularizer(self.regularizer, self.lipschitz_beta, self.on)
+        prototype = self._prototype()
         config: dict[str, Any] = prototype.get_config()
         for name, value in (("depthwise", depthwise), ("strides", strides)):
             if name in config:
                 config[name] = value
         return type(prototype).from_config(config)
+
+    def _prototype(self) -> tf_keras.regularizers.Regularizer:
+        return get_regularizer(self.regularizer, self.lipschitz_beta, self.on, target=self.target)
