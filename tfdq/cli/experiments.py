@@ -257,3 +257,28 @@ def _tell(note: str) -> None:
 def _command() -> str:
     """Return the command as it was given, to stand beside its results."""
     return shlex.join(["tfdq", *sys.argv[1:]])
+
+
+@app.command(epilog="Example:  tfdq results results --out docs/RESULTS.md")
+def results(
+    folder: Annotated[Path, typer.Argument(help="Folder with results.json files.")] = Path(
+        "results"
+    ),
+    out: Annotated[Path, typer.Option("--out", help="The page.")] = Path("docs/RESULTS.md"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit status 1 if the page is stale.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the page of all results on record, with figures, claims and commands."""
+    from tfdq.report.results_page import page, read_results, write_page
+
+    if check:
+        expected = page(read_results(folder), folder.name)
+        fresh = out.is_file() and out.read_text(encoding="utf-8") == expected
+        text = f"{out} is {'up to date' if fresh else 'stale: run `tfdq results`'}"
+        print_result({"fresh": fresh}, text, as_json)
+        raise typer.Exit(0 if fresh else 1)
+    found = write_page(folder, out)
+    verdicts = {name: [c["verdict"] for c in content["claims"]] for name, content in found.items()}
+    print_result(verdicts, f"{out}: {', '.join(found)}", as_json)

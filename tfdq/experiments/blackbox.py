@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ _STEPS = {"pgd": {"steps": 20}, "bim": {"steps": 20}}
 
 def transfer(
     settings: Transfer,
+    epsilons: Sequence[float],
     surrogates: Mapping[str, Path],
     victims: Mapping[str, Path],
     dataset: Dataset,
@@ -29,7 +30,8 @@ def transfer(
     The attack runs to its end on every image (no early stop), as is right for transfer.
 
     Args:
-        settings: attack, strengths, number of images.
+        settings: attack and number of images.
+        epsilons: strengths in 1/255.
         surrogates: variant -> trained model that makes images.
         victims: variant -> trained model that is shown them.
         dataset: the images.
@@ -45,7 +47,7 @@ def transfer(
     }
     right = {name: target.predict(x) == y for name, target in targets.items()}
     found: dict[str, Any] = {"images": len(y), "eps": {}}
-    for strength in settings.eps:
+    for strength in epsilons:
         by_surrogate: dict[str, dict[str, str]] = {}
         for name, path in surrogates.items():
             moved = run_attack(

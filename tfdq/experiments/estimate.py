@@ -19,14 +19,15 @@ from tfdq.experiments.measuring import test_part
 from tfdq.experiments.networks import build
 from tfdq.experiments.resumable import precision, training_settings, wrapped
 from tfdq.experiments.runner import Experiment, Unit
-from tfdq.experiments.settings import EvaluationSettings, RunSettings
+from tfdq.experiments.settings import EvaluationSettings, RunSettings, suite_attacks
 from tfdq.experiments.training import compile_for
-from tfdq.robustness import SUITES, as_target, run_attack
+from tfdq.robustness import as_target, run_attack
 
 _BATCH = 100
 _STEPS = 3
 # Gradients and forward passes on an image that no attack breaks, at the attacks' default settings.
-_GRADIENTS = {"fgsm": 1, "r+fgsm": 1, "apgd-ce": 101, "apgd-t": 909, "fab": 1800, "low-bit": 606}
+_GRADIENTS = {"fgsm": 1, "r+fgsm": 1, "apgd-ce": 101, "low-bit": 606}
+_GRADIENTS_A_CLASS = {"apgd-t": 101, "fab": 200}
 _QUERIES = {"low-bit": 2000}
 _AUDIT_GRADIENTS = 1500
 _AUDIT_CHECKS_WITH_QUERIES = 2
@@ -226,8 +227,11 @@ def _attack_seconds(
     single = sum(_GRADIENTS.get(name, asked.pgd_steps) for name in asked.attacks)
     seconds = len(asked.epsilons) * images * (single * gradient + 2 * forward)
     if asked.suite != "none":
-        names = SUITES[asked.suite]
-        gradients = sum(_GRADIENTS.get(name, 0) for name in names)
+        names = suite_attacks(asked.suite)
+        gradients = sum(
+            _GRADIENTS.get(name, 0) + asked.target_classes * _GRADIENTS_A_CLASS.get(name, 0)
+            for name in names
+        )
         queries = asked.square_queries + sum(_QUERIES.get(name, 0) for name in names)
         cost = gradients * gradient + queries * forward
         seconds += len(asked.suite_strengths) * suite * cost

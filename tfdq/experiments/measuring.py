@@ -14,11 +14,10 @@ import tf_keras
 
 import tfdq
 from tfdq.data import Dataset
-from tfdq.experiments.settings import EvaluationSettings, parse_squeezer
+from tfdq.experiments.settings import EvaluationSettings, parse_squeezer, suite_attacks
 from tfdq.experiments.strategy import Machines
 from tfdq.experiments.training import scaled
 from tfdq.robustness import (
-    SUITES,
     BitDepthSqueeze,
     MedianSqueeze,
     RobustnessReport,
@@ -28,7 +27,6 @@ from tfdq.robustness import (
     run_attack,
     squeeze,
 )
-from tfdq.robustness.attacks.base import attack_spec
 from tflite_export import IntegerTwin, Interpreter, ParityError, convert, integer_only
 
 CHUNK = 250
@@ -36,6 +34,7 @@ CHUNK = 250
 
 _CALIBRATION = 256
 _ITERATED = ("pgd", "bim")
+_TARGETED = ("apgd-t", "fab")
 
 
 def test_part(dataset: Dataset, images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,6 +114,7 @@ class Measurement:
     def _options(self, attacks: Sequence[str]) -> dict[str, dict[str, Any]]:
         known: dict[str, dict[str, Any]] = {"square": {"queries": self.settings.square_queries}}
         known |= {name: {"steps": self.settings.pgd_steps} for name in _ITERATED}
+        known |= {name: {"target_classes": self.settings.target_classes} for name in _TARGETED}
         return {name: known[name] for name in attacks if name in known}
 
     def _attack(
@@ -168,13 +168,13 @@ class Measurement:
     ) -> dict[str, Any]:
         """Return which images stand the white-box attacks, and which stand Square, apart."""
         count, strengths = min(images, len(self.x)), self.settings.suite_strengths
-        names = SUITES[self.settings.suite]
-        white_box = [name for name in names if attack_spec(name).gradients]
+        white_box = suite_attacks(self.settings.suite)
         givers = surrogates or None
         white = self._attack(copies, white_box, strengths, count, True, givers)
         square = self._attack(copies, ["square"], strengths, count, True)
         return {
             "attacks": [*white_box, "square"],
+            "target_classes": self.settings.target_classes,
             "images": count,
             "clean": _bits(white.model("model").correct),
             "eps": {

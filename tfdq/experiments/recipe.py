@@ -102,13 +102,13 @@ class Transfer(Section):
     Attributes:
         surrogates: variants of which another seed is trained to make the images.
         attack: what makes them.
-        eps: strengths in 1/255.
+        eps: strengths in 1/255; None: those of the evaluation.
         images: test images.
     """
 
     surrogates: tuple[str, ...] = Field(min_length=1)
     attack: str = "pgd"
-    eps: tuple[float, ...] = (8.0,)
+    eps: tuple[float, ...] | None = None
     images: int = Field(default=1000, ge=1)
 
 

@@ -211,9 +211,15 @@ class Experiment:
         names = {v.name: v.settings.training_key(seed) for v in self.recipe.variants}
         makers = {v.name: v.settings.training_key(seed + OTHER_SEED) for v in self._surrogates()}
         asked = self.recipe.content.transfer
-        content = [names, makers, None if asked is None else asked.model_dump(mode="json")]
+        asked_for = None if asked is None else asked.model_dump(mode="json")
+        content = [names, makers, asked_for, self._transfer_strengths()]
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
         return self.out / "transfers" / f"{key}.json"
+
+    def _transfer_strengths(self) -> list[float]:
+        asked = self.recipe.content.transfer
+        given = None if asked is None else asked.eps
+        return list(given or self.recipe.variants[0].settings.evaluation.epsilons)
 
     def _do_transfer(self, seed: int) -> None:
         path = self.transfer_file(seed)
@@ -227,8 +233,9 @@ class Experiment:
 
         victims = trained(self.recipe.variants, seed)
         makers = trained(self._surrogates(), seed + OTHER_SEED)
-        settings = self.recipe.variants[0].settings
-        found = transfer(self.transfer, makers, victims, self.images(settings), seed)
+        images = self.images(self.recipe.variants[0].settings)
+        strengths = self._transfer_strengths()
+        found = transfer(self.transfer, strengths, makers, victims, images, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"seed": seed, **found})
 

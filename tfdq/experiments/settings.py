@@ -178,7 +178,9 @@ class EvaluationSettings(Section):
         images: test images for these and for the clean accuracy.
         suite: the suite of white-box attacks whose worst case is reported beside Square's:
             ``"record"`` (APGD-CE, APGD-T, FAB, and the attack on low-bit networks), ``"standard"``
-            (without that one) or ``"none"``.
+            (without that one), ``"quick"`` (without FAB, which takes half of the time) or
+            ``"none"``.
+        target_classes: classes that APGD-T and FAB aim at, most likely first; AutoAttack's 9.
         suite_images: test images for the suite, and for Square; at most ``images``.
         suite_epsilons: strengths for the suite in 1/255; None: the largest of ``epsilons``.
         square_queries: forward passes that Square spends on an image.
@@ -195,7 +197,8 @@ class EvaluationSettings(Section):
     attacks: tuple[str, ...] = ("fgsm", "r+fgsm", "pgd")
     pgd_steps: int = Field(default=20, ge=1)
     images: int = Field(default=1000, ge=1)
-    suite: Literal["record", "standard", "none"] = "record"
+    suite: Literal["record", "standard", "quick", "none"] = "record"
+    target_classes: int = Field(default=9, ge=1)
     suite_images: int = Field(default=200, ge=0)
     suite_epsilons: tuple[Finite, ...] | None = None
     square_queries: int = Field(default=5000, ge=1)
@@ -233,6 +236,16 @@ class EvaluationSettings(Section):
     def suite_strengths(self) -> tuple[float, ...]:
         """Strengths for the suite in 1/255."""
         return self.suite_epsilons or (max(self.epsilons),)
+
+
+def suite_attacks(name: str) -> tuple[str, ...]:
+    """Return the white-box attacks of a suite, in the order they run."""
+    suites = {
+        "standard": ("apgd-ce", "apgd-t", "fab"),
+        "quick": ("apgd-ce", "apgd-t", "low-bit"),
+        "record": ("apgd-ce", "apgd-t", "fab", "low-bit"),
+    }
+    return suites.get(name, ())
 
 
 def parse_squeezer(text: str) -> tuple[str, int]:

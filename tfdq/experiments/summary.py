@@ -65,7 +65,11 @@ def summarize(experiment: Experiment, command: str) -> dict[str, Any]:
         },
         "audits": {name: _audits(runs, name) for name in figures},
         "claims": [
-            {**claim.model_dump(), **judge(claim, figures)}
+            {
+                **claim.model_dump(),
+                **judge(claim, figures),
+                "worst_case": in_worst_case(claim, figures),
+            }
             for claim in experiment.recipe.content.claims
         ],
         "runs": runs,
@@ -216,6 +220,13 @@ def judge(claim: Claim, figures: dict[str, Figures]) -> dict[str, Any]:
     elif sure and signs == {-1.0}:
         verdict = "reversed"
     return {"verdict": verdict, "metric": metric, "tests": tests}
+
+
+def in_worst_case(claim: Claim, figures: dict[str, Figures]) -> dict[str, Any] | None:
+    """Return how a claim about one attack fares in the worst case; None for any other claim."""
+    if claim.metric in ("clean", "worst", "transfer", "amplification"):
+        return None
+    return judge(claim.model_copy(update={"metric": "worst"}), figures)
 
 
 def _metric(claim: Claim, figures: Figures) -> str | None:

@@ -46,11 +46,8 @@ def as_markdown(results: Mapping[str, Any]) -> str:
         lines += _table(results, strength)
     lines += _notes(results, setup)
     if results["claims"]:
-        lines += [
-            "",
-            "| claim | measured under | verdict | difference (seeds) |",
-            "|---|---|---|---|",
-        ]
+        lines += ["", "| claim | measured under | verdict | difference, each seed | worst case |"]
+        lines += ["|---|---|---|---|---|"]
         lines += [_claim(claim) for claim in results["claims"]]
     if content["published"]:
         lines += ["", "| published | figure | source |", "|---|---|---|"]
@@ -143,8 +140,9 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
         queries = settings["evaluation"]["square_queries"]
         if suites:
             parts.append(
-                f"Worst case: {', '.join(suites[0]['attacks'])}, the last with {queries:,} queries "
-                f"an image, each image by whichever breaks it; {suites[0]['images']:,} images."
+                f"Worst case: {', '.join(suites[0]['attacks'])} (targeted attacks at "
+                f"{suites[0]['target_classes']} classes, Square with {queries:,} queries an image), "
+                f"each image by whichever breaks it; {suites[0]['images']:,} images."
             )
     parts.append(f"In brackets: {interval}.")
     parts.append("Every figure is an upper bound on the true robust accuracy.")
@@ -166,6 +164,10 @@ def _claim(claim: Mapping[str, Any]) -> str:
             return f"{test['difference']:+.2f}"
         return f"{100 * test['difference']:+.1f} (p {test['p_adjusted']:.2g})"
 
-    tests = ", ".join(points(test) for test in claim["tests"])
-    metric = claim.get("metric", claim["metric"])
-    return f"| {claim['text']} | {metric} | **{claim['verdict']}** | {tests} |"
+    def listed(judged: Mapping[str, Any]) -> str:
+        return ", ".join(points(test) for test in judged["tests"])
+
+    worst = claim["worst_case"]
+    suite = f"**{worst['verdict']}** {listed(worst)}" if worst is not None else ""
+    cells = [claim["text"], claim["metric"], f"**{claim['verdict']}**", listed(claim), suite]
+    return "| " + " | ".join(cells) + " |"
