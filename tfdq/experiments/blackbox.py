@@ -14,7 +14,7 @@ from tfdq.experiments.measuring import test_part
 from tfdq.experiments.recipe import Transfer
 from tfdq.robustness import as_target, run_attack
 
-_STEPS = {"pgd": {"steps": 20}, "bim": {"steps": 20}}
+_STEPS: dict[str, dict[str, Any]] = {"pgd": {"steps": 20}, "bim": {"steps": 20}}
 
 
 def transfer(

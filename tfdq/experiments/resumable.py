@@ -384,6 +384,8 @@ def source_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", here) else "")
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", str(here)) else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -141,8 +141,8 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
         if suites:
             parts.append(
                 f"Worst case: {', '.join(suites[0]['attacks'])} (targeted attacks at "
-                f"{suites[0]['target_classes']} classes, Square with {queries:,} queries an image), "
-                f"each image by whichever breaks it; {suites[0]['images']:,} images."
+                f"{suites[0]['target_classes']} classes, Square with {queries:,} queries each), "
+                f"an image by whichever breaks it; {suites[0]['images']:,} images."
             )
     parts.append(f"In brackets: {interval}.")
     parts.append("Every figure is an upper bound on the true robust accuracy.")

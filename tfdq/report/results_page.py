@@ -20,8 +20,8 @@ attacks named did not break.
 
 A claim **holds** if the better variant is better with every seed and each seed's exact McNemar test
 on the same images is significant at 5 % after Holm's correction over the seeds; it is **reversed**
-if that is so the other way round; else it is **not shown**. The last column judges the same claim in
-the worst case of the white-box suite and Square.
+if that is so the other way round; else it is **not shown**. The last column judges the same claim
+in the worst case of the white-box suite and Square.
 """
 
 
@@ -58,12 +58,8 @@ def page(results: Mapping[str, Mapping[str, Any]], folder: str) -> str:
     lines = [_HEAD.format(folder=folder)]
     claims = [(name, claim) for name, content in results.items() for claim in content["claims"]]
     if claims:
-        lines += [
-            "## What of the paper holds here",
-            "",
-            "| claim | experiment | under | | worst case |",
-        ]
-        lines += ["|---|---|---|---|---|"]
+        lines += ["## What of the paper holds here", ""]
+        lines += ["| claim | experiment | under | verdict | worst case |", "|---|---|---|---|---|"]
         for name, claim in claims:
             worst = claim.get("worst_case")
             suite = f"**{worst['verdict']}**" if worst is not None else ""
