@@ -398,14 +398,9 @@ def _bit_depth(call: Call) -> int:
 
 
 def _second_input(call: Call) -> int:
-    """The input quantizer of a quantized model that squeezers are in front of.
-
-    From levels onto a finer grid, fixed-point kernels round twice and may be a step off; XNNPACK,
-    which is what the export promises, is not.
-    """
+    """The input quantizer of a quantized model that squeezers are in front of."""
     target = target_of(call.layer.output_grid(), "linear")
-    trained = _trained(call.layer)
-    return regrid(call.assembler, call.source, target, call.label, trained, ("xnnpack",))
+    return regrid(call.assembler, call.source, target, call.label, _trained(call.layer))
 
 
 def _trained(layer: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tflite_export.assemble import Assembler
 from tflite_export.graph import (
     Concatenation,
     Convolution,
@@ -16,6 +17,7 @@ from tflite_export.graph import (
     Softmax,
     Tensor,
 )
+from tflite_export.squeezing import median
 
 INPUT_SCALE = 1 / 255
 
@@ -101,6 +103,13 @@ class GraphBuilder:
         self._result("MEAN", (self.at, axes), Reduction(), (channels,), self.grid(0.013))
         return self
 
+    def median(self, size: int) -> "GraphBuilder":
+        assembler = Assembler("squeezed")
+        assembler.graph = self.graph
+        assembler.in_use[self.at] = (-128, 127)
+        self.at = median(assembler, self.at, size, "median")
+        return self
+
     def flatten(self) -> "GraphBuilder":
         size = int(np.prod(self.graph.tensors[self.at].shape[1:]))
         target = self._constant(np.array([-1, size], np.int32), "int32", None)
@@ -146,4 +155,14 @@ def averaged(seed: int) -> IntegerGraph:
     return GraphBuilder((2, 2, 1), seed).conv(3).mean().dense(3).graph
 
 
-NETWORKS = {"plain": plain, "residual": residual, "branched": branched, "averaged": averaged}
+def squeezed(seed: int) -> IntegerGraph:
+    return GraphBuilder((2, 2, 1), seed).median(2).conv(3).flatten().dense(3).graph
+
+
+NETWORKS = {
+    "plain": plain,
+    "residual": residual,
+    "branched": branched,
+    "averaged": averaged,
+    "squeezed": squeezed,
+}

@@ -111,10 +111,16 @@ def test_exact_rounding_masks_the_gradient(float_model: Any, digits: Any) -> Non
 def test_in_front_of_a_quantized_model(quantized: Any, digits: Any) -> None:
     inner = quantized(4)
     model = squeeze(inner, [BitDepthSqueeze(4)])
-    by_hand = np.rint(digits.x_test[:20] * 15) / 15
-    np.testing.assert_allclose(
-        model(digits.x_test[:20]), inner(by_hand.astype(np.float32)), atol=1e-5
-    )
+    bytes_ = np.rint(digits.x_test[:20] * 255).astype(np.float32) / 255
+    by_hand = np.rint(bytes_ * 15) / 15
+    np.testing.assert_allclose(model(bytes_), inner(by_hand.astype(np.float32)), atol=1e-5)
+
+
+def test_an_input_of_eight_bits_stays_one(quantized: Any, digits: Any) -> None:
+    model = squeeze(quantized(4), [MedianSqueeze(2)])
+    x = digits.x_test[:20]
+    bytes_ = (np.rint(x * 255) / 255).astype(np.float32)
+    np.testing.assert_array_equal(model(bytes_ + 0.4 / 255), model(bytes_))
 
 
 @pytest.mark.parametrize("bits", [0, 9, 2.5, True])
