@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench docs dist sbom clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -45,5 +45,23 @@ format: install ## Rewrite the sources in the project's style.
 bench: install ## Print what things cost, as ratios measured side by side.
 	$(BIN)/python -m benchmarks $(ARGS)
 
+docs: ## Build the documentation as a site, in site/.
+	$(MAKE) --no-print-directory install EXTRAS=$(EXTRAS),docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+dist: ## Build and check the wheels and source archives of tfdq and tfdq-edge, in dist/.
+	$(MAKE) --no-print-directory install EXTRAS=$(EXTRAS),release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m build --outdir dist edge
+	$(BIN)/python -m twine check --strict dist/*
+
+sbom: ## List all that is installed, with licences, and as CycloneDX in dist/sbom.json.
+	$(MAKE) --no-print-directory install EXTRAS=$(EXTRAS),release
+	mkdir -p dist
+	$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --of JSON \
+		-o dist/sbom.json $(BIN)/python
+	$(BIN)/python -m piplicenses --from=mixed --order=license
+
 clean: ## Remove what the build and the tests left behind.
-	rm -rf $(VENV) .virtualenv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .virtualenv build dist site *.egg-info edge/build edge/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

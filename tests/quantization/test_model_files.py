@@ -113,6 +113,13 @@ ATTACKS: dict[str, tuple[Callable[[Config], None], str]] = {
         lambda c: _set_activation(c, {**FUNCTION, "module": "keras.utils", "config": "get_file"}),
         "'get_file'",
     ),
+    "safe mode switched off": (
+        lambda c: _set_activation(
+            c,
+            {**FUNCTION, "module": "keras.config", "config": "enable_unsafe_deserialization"},
+        ),
+        "'enable_unsafe_deserialization'",
+    ),
     "a function as layer": (
         lambda c: _append(c, FUNCTION, [["_CONSTANT_VALUE", -1, "touch run", {}]]),
         "one of its layers",

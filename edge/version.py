@@ -1,0 +1,1 @@
+../tfdq/_version.py

@@ -1,0 +1,151 @@
+"""The README as a new user follows it: own images and Keras 3 model, to a board.
+
+The README's own blocks are run, in order, in one folder. To save time there are fewer epochs, and
+fewer images in the audit and the evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.documentation.markdown import ROOT, Block, blocks, commands
+from tfdq.cli import main
+
+pytestmark = [pytest.mark.environments, pytest.mark.slow]
+
+SMALLER = {
+    "train": ["--epochs", "2", "--train-limit", "600"],
+    "audit": ["--limit", "8", "--queries", "5", "--json"],
+    "export": ["--json"],
+    "run": ["--json"],
+}
+CLASSES = 4
+
+
+def part(heading: str) -> list[Block]:
+    """Return the blocks of a section of the README."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index(f"## {heading}") + 1
+    ends = [n for n, line in enumerate(lines, 1) if line.startswith("## ") and n > start]
+    return [block for block in blocks("README.md") if start < block.line < ends[0]]
+
+
+def tfdq(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    """Run a command with its numbers made smaller; return its status and JSON."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, *SMALLER[arguments[0]]])
+    printed = capsys.readouterr()
+    if int(left.value.code or 0) == 2:
+        pytest.fail(printed.err)
+    json_wanted = "--json" in SMALLER[arguments[0]]
+    return int(left.value.code or 0), json.loads(printed.out) if json_wanted else printed.out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with `photos/CLASS/*.png`: real handwriting, as files."""
+    from PIL import Image
+
+    from tfdq.data import load
+
+    home = tmp_path_factory.mktemp("user")
+    digits = load("digits")
+    for label in range(CLASSES):
+        place = home / "photos" / f"digit-{label}"
+        place.mkdir(parents=True)
+        for number, image in enumerate(digits.x_train[digits.y_train == label]):
+            Image.fromarray(image[..., 0]).save(place / f"{number:03}.png")
+    return home
+
+
+def test_the_readme_leads_to_an_integer_file_on_a_board(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    python = [b for b in part("Your own model, your own images") if b.language == "python"]
+    shell = [c for b in part("Your own model, your own images") for c in commands(b)]
+    names: dict[str, Any] = {}
+    exec(compile(python[0].text, "README.md", "exec"), names)
+    assert names["photos"].input_shape == (32, 32, 1)
+
+    # From the shell: train, audit, export, run.
+    train, audit, export, run = (c[1:] for c in shell if c[0] == "tfdq")
+    assert tfdq(capsys, *train)[0] == 0
+    status, verdict = tfdq(capsys, *audit)
+    assert status == (0 if verdict["passed"] else 1)
+    assert len(verdict["checks"]) >= 10
+    status, exported = tfdq(capsys, *export)
+    assert status == 0
+    assert exported["integer_only"]
+    assert exported["parity"]["runtime"]
+    status, figures = tfdq(capsys, *run)
+    assert status == 0
+    assert figures["images"] == len(names["photos"].y_test)
+
+    # On the board: our second distribution in an environment of its own.
+    images = (names["photos"].x_test[:16] / 255).astype(np.float32)
+    np.save("images.npy", images)
+    board = environment_with_edge(folder)
+    on_board = [c for c in shell if c[:3] == ["python", "-m", "tflite_export"]]
+    assert [c[3] for c in on_board] == ["selftest", "run"]
+    assert call(board, *on_board[0][1:]).startswith("PASS")
+    lines = call(board, *on_board[1][1:]).strip().splitlines()
+    from tflite_export import Interpreter
+
+    here = Interpreter("mine.tflite").predict(images)
+    there = [int(line.split("\t")[1].split(":")[0]) for line in lines]
+    best = here[np.arange(len(here)), there]
+    np.testing.assert_array_equal(best, here.max(1))
+    with pytest.raises(subprocess.CalledProcessError):
+        call(board, "-c", "import tensorflow")
+
+    # The same in Python.
+    monkeypatch.setattr("sys.stdout", open(os.devnull, "w"))  # noqa: SIM115
+    exec(compile(re.sub(r"epochs=\d+", "epochs=1", python[1].text), "README.md", "exec"), names)
+    assert (folder / "again.tflite").exists()
+    evaluation = (
+        python[2]
+        .text.replace("[:1000]", "[:8]")
+        .replace("epsilons=", 'attacks=["fgsm"], epsilons=')
+    )
+    evaluation = evaluation.replace("eps=8 / 255)", "eps=8 / 255, examples=8, checks=CHECKS)")
+    names["CHECKS"] = ["determinism", "zero gradients"]
+    exec(compile(evaluation, "README.md", "exec"), names)
+    assert names["report"].robust("DQ", 8 / 255) is not None
+
+
+def environment_with_edge(folder: Path) -> Path:
+    """Build `tfdq-edge` and install it into an empty environment; return its Python."""
+    pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
+    wheels = folder / "wheels"
+    run_quietly(
+        sys.executable, *pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels,
+        ROOT / "edge",
+    )  # fmt: skip
+    run_quietly(sys.executable, "-m", "venv", folder / "board")
+    python = folder / "board" / "bin" / "python"
+    run_quietly(python, *pip, "install", *wheels.glob("tfdq_edge-*.whl"))
+    return python
+
+
+def run_quietly(*command: object) -> None:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(map(str, command))}:\n{done.stderr}")
+
+
+def call(python: Path, *arguments: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [python, *arguments], capture_output=True, text=True, env=environment, check=True
+    ).stdout

@@ -1,0 +1,99 @@
+"""The wheels and source archives that are published; one of them in an empty environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import tfdq
+
+pytest.importorskip("build", reason="needs the extra [release]")
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSION = tfdq.__version__
+
+pytestmark = pytest.mark.slow
+
+
+def checked(*command: object, **options: object) -> str:
+    done = subprocess.run(  # type: ignore[call-overload]
+        [*map(str, command)], capture_output=True, text=True, check=False, **options
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return str(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder with both distributions, built from a copy of the tracked sources."""
+    source = tmp_path_factory.mktemp("source") / "tfdq"
+    ignore = shutil.ignore_patterns(
+        ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "site", "results"
+    )
+    shutil.copytree(ROOT, source, ignore=ignore, symlinks=True)
+    out = tmp_path_factory.mktemp("dist")
+    for folder in (source, source / "edge"):
+        checked(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, folder)
+    return out
+
+
+def test_descriptions_are_valid(dist: Path) -> None:
+    files = sorted(dist.iterdir())
+    assert len(files) == 4
+    checked(sys.executable, "-m", "twine", "check", "--strict", *files)
+
+
+def test_wheels_hold_the_packages_their_types_and_data(dist: Path) -> None:
+    whole = zipfile.ZipFile(dist / f"tfdq-{VERSION}-py3-none-any.whl").namelist()
+    small = zipfile.ZipFile(dist / f"tfdq_edge-{VERSION}-py3-none-any.whl").namelist()
+    assert {"tfdq/py.typed", "tflite_export/py.typed"} <= set(whole)
+    assert "tflite_export/py.typed" in small
+    for package, names in (("tfdq", whole), ("tflite_export", whole), ("tflite_export", small)):
+        there = {
+            str(path.relative_to(ROOT))
+            for path in (ROOT / package).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+        assert there <= set(names)
+    folders = {name.split("/")[0] for name in [*whole, *small]}
+    assert folders == {
+        "tfdq",
+        "tflite_export",
+        f"tfdq-{VERSION}.dist-info",
+        f"tfdq_edge-{VERSION}.dist-info",
+    }
+
+
+def test_source_archives_can_be_tested_and_built(dist: Path) -> None:
+    with tarfile.open(dist / f"tfdq-{VERSION}.tar.gz") as archive:
+        names = archive.getnames()
+    for file in ("tests/conftest.py", "constraints.txt", "docs/index.md", "Makefile", "LICENSE"):
+        assert f"tfdq-{VERSION}/{file}" in names
+    assert not [name for name in names if "__pycache__" in name or "/edge" in name]
+    with tarfile.open(dist / f"tfdq_edge-{VERSION}.tar.gz") as archive:
+        assert not any(member.issym() for member in archive.getmembers())
+
+
+@pytest.mark.environments
+def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
+    checked(sys.executable, "-m", "venv", tmp_path / "env")
+    python = tmp_path / "env" / "bin" / "python"
+    wheel = dist / f"tfdq-{VERSION}-py3-none-any.whl"
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    checked(*pip, "--constraint", ROOT / "constraints.txt", wheel)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TF_"))}
+    out = tmp_path / "demo"
+    options = ["--out", out, "--epochs", "1", "--sweep", "2", "--json", "--quiet"]
+    program = tmp_path / "env" / "bin" / "tfdq"
+    printed = checked(program, "demo", *options, cwd=tmp_path, env=clean)
+    assert len(json.loads(printed)["parity"]) == 3
+    # What the wheel carries besides code.
+    assert "white-box" in checked(program, "recipes", cwd=tmp_path, env=clean)
