@@ -193,6 +193,10 @@ def audit(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=8, help="Test images to use.")] = 256,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Of Square.")] = 1000,
+    checks: Annotated[
+        list[str] | None,
+        typer.Option("--check", help="This check only; may be repeated. All by default."),
+    ] = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the audit.")] = None,
     trust: TrustOption = False,
@@ -225,6 +229,7 @@ def audit(
         twin=twin,
         tflite=None if tflite is None else str(tflite),
         queries=queries,
+        checks=checks or None,
         seed=seed,
         name=_name(model),
         progress=progress(),
