@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,17 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from tflite_export.graph import DTYPES, INTEGER_RANGES
+from tflite_export.memory import peak_memory
 from tflite_export.read import load
 from tflite_export.runtime import Interpreter
-
-_CHILD = """
-import resource, sys
-from tflite_export.runtime import Interpreter
-from tflite_export.timing import random_feeds
-model = Interpreter(sys.argv[1], threads=int(sys.argv[2]), trusted=True)
-model.invoke(random_feeds(model, int(sys.argv[3])))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ class Timing:
         p99_ms: 99 of 100 calls are faster.
         per_second: samples per second, from the median.
         size: bytes of the file.
-        peak_mib: peak memory of a fresh process that runs one call, with Python and NumPy; None if
+        peak_mib: peak memory that loading the file and one call add to a fresh process; None if
             unknown.
         ratio: time of the other file over the time of this one, median over pairs of calls; None
             without another.
@@ -114,7 +104,7 @@ def benchmark(
                 if len(files) == 2:
                     pairs = zip(times[1 - position], times[position], strict=True)
                     ratio = statistics.median(theirs / ours for theirs, ours in pairs)
-                peak = peak_memory(file, thread_count, batch) if memory else None
+                peak = peak_memory(file, thread_count, batch, kernels, runtime) if memory else None
                 results.append(_timing(file, batch, thread_count, times[position], peak, ratio))
     return results
 
@@ -171,18 +161,6 @@ def random_feeds(model: Interpreter, batch: int) -> list[np.ndarray]:
     return feeds
 
 
-def peak_memory(file: Path, threads: int, batch: int) -> float | None:
-    """Peak memory in MiB of a fresh process that runs one call; None where it can't be measured."""
-    command = [sys.executable, "-c", _CHILD, str(file), str(threads), str(batch)]
-    home = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(p for p in (home, os.environ.get("PYTHONPATH", "")) if p)
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False
-    )
-    unit = 1024.0 if sys.platform != "darwin" else 1024.0**2
-    return float(done.stdout) / unit if done.returncode == 0 else None
-
-
 def table(timings: Sequence[Timing]) -> str:
     """The timings as text, for a terminal."""
     paired = any(t.ratio is not None for t in timings)
@@ -208,7 +186,7 @@ def table(timings: Sequence[Timing]) -> str:
             f"{t.p99_ms:.3f}",
             f"{t.per_second:,.0f}",
             f"{t.size:,}",
-            "?" if t.peak_mib is None else f"{t.peak_mib:.0f}",
+            "?" if t.peak_mib is None else f"{t.peak_mib:.1f}",
         ]
         lines.append(line + ([f"{t.ratio:.3f}"] if t.ratio is not None else []))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

@@ -4,39 +4,15 @@ import numpy as np
 import pytest
 
 import tflite_export
-from tests.tflite_export.topologies import BUILDERS
-from tests.tflite_export.trained import digits, enlarged, quantized
+from tests.tflite_export.fitted import check
+from tests.tflite_export.trained import digits, quantized
 from tflite_export.graph import integers_in_use
-
-NAMES = [name for name in BUILDERS if name != "small"]
-COUNT = 1024
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("name", NAMES)
-def test_file_computes_what_was_trained(name, bits):
-    qat = quantized(name, max(bits, 2), bits)
-    images = enlarged(digits()[0], qat.input_shape[1])[-COUNT:]
-    exported = tflite_export.convert(qat, calibration=images[:32], min_agreement=0.9)
-
-    runtime = exported.interpreter().integers(images)
-    twin = exported.twin()
-    batches = [images[i : i + 256] for i in range(0, COUNT, 256)]
-    np.testing.assert_array_equal(
-        np.concatenate([twin.integers(batch).numpy() for batch in batches]), runtime
-    )
-
-    trained = np.concatenate([qat(batch, training=False).numpy() for batch in batches])
-    same = trained.argmax(-1) == runtime.argmax(-1)
-    # a network rounded to one or two bits without training decides by its last rounding
-    guesses = (trained.argmax(-1) == digits()[1][-COUNT:]).mean() < 0.5
-    assert same.mean() >= (0.95 if guesses else 0.995)
-    if bits == 8:
-        best = np.sort(trained, axis=-1)
-        step = exported.graph.tensors[exported.graph.outputs[0]].scale
-        clear = best[:, -1] - best[:, -2] > 2.5 * step
-        assert same[clear].mean() >= 0.999
-    assert tflite_export.integer_only(exported.content)
+@pytest.mark.parametrize("name", ["vgg", "dense", "concat", "softmax", "separable"])
+def test_file_computes_and_decides_what_was_trained(name, bits):
+    check(name, bits)
 
 
 @pytest.mark.parametrize("weights", [2, 3, 5, 8])

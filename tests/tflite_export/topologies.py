@@ -1,4 +1,4 @@
-"""Small networks of every kind that is exported, float tf_keras models on digits."""
+"""Small networks of every kind that is exported, float tf_keras models on small images."""
 
 import tf_keras
 
@@ -25,6 +25,25 @@ def vgg():
     x = L.Dense(16, activation="relu")(x)
     x = L.Dropout(0.2)(x)
     return tf_keras.Model(image, L.Dense(10)(x), name="vgg")
+
+
+def _inverted_residual(x, expansion, filters, strides):
+    channels = x.shape[-1]
+    y = _conv(x, expansion * channels, 1) if expansion > 1 else x
+    y = L.DepthwiseConv2D(3, strides, padding="same", use_bias=False)(y)
+    y = L.ReLU(6.0)(L.BatchNormalization()(y))
+    y = _conv(y, filters, 1, relu=False)
+    return L.Add()([x, y]) if strides == 1 and channels == filters else y
+
+
+def inverted():
+    """MobileNetV2's blocks, five of its seventeen: the whole of it trains too slowly for a test."""
+    image = L.Input((16, 16, 1))
+    x = _conv(image, 8)
+    for expansion, filters, strides in ((1, 8, 1), (4, 12, 2), (4, 12, 1), (4, 16, 2), (4, 16, 1)):
+        x = _inverted_residual(x, expansion, filters, strides)
+    x = L.GlobalAveragePooling2D()(_conv(x, 48, 1))
+    return tf_keras.Model(image, L.Dense(10)(x), name="inverted")
 
 
 def convex():
@@ -96,6 +115,7 @@ BUILDERS = {
     "vgg": vgg,
     "resnet20": lambda: models.resnet20((16, 16, 1), 10),
     "wide_resnet": lambda: models.create("wrn-10-1", (16, 16, 1), 10),
+    "inverted": inverted,
     "mobilenet_v2": lambda: models.mobilenet_v2((16, 16, 1), 10, alpha=0.35),
     "convex": convex,
     "separable": separable,
