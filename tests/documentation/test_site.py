@@ -58,7 +58,7 @@ def test_every_page_is_in_the_navigation() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs the extra [docs]")
 def test_the_site_builds(tmp_path: Path) -> None:
     site = tmp_path / "site"
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", str(site)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(site)]
     done = subprocess.run(
         command,
         capture_output=True,
