@@ -101,7 +101,7 @@ def _smoothed(source: Any, temperature: float) -> DifferentiableTarget:
     if isinstance(getattr(source, "function", None), SmoothNetwork):
         return source
     model = getattr(source, "model", None)
-    if not any(hasattr(layer, "output_grid") for layer in getattr(model, "layers", [])):
+    if not any(hasattr(layer, "quantized_kernel") for layer in getattr(model, "layers", [])):
         raise ValueError(
             f"low-bit looks inside a quantized model, which {source.name} is not; attack a model "
             "made by tfdq.quantize_model or pass it as surrogate="
