@@ -209,7 +209,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def _evaluation_seconds(settings: RunSettings, forward: float, gradient: float) -> float:
     asked = settings.evaluation
-    files = settings.quantized and asked.export and not asked.squeezing
+    files = settings.quantized and asked.export
     seconds = _attack_seconds(asked, asked.images, forward, gradient, asked.suite_images)
     if files:
         # Gradients come from the network and every step is shown to the file as well.

@@ -17,6 +17,7 @@ from tfdq.data import Dataset
 from tfdq.experiments.settings import EvaluationSettings, parse_squeezer, suite_attacks
 from tfdq.experiments.strategy import Machines
 from tfdq.experiments.training import scaled
+from tfdq.quantization import QuantizeWrapper
 from tfdq.robustness import (
     BitDepthSqueeze,
     MedianSqueeze,
@@ -103,7 +104,7 @@ class Measurement:
         if settings.amplification:
             self.tell("amplification")
             found["amplification"] = self._amplification()
-        if settings.export and not settings.squeezing and _is_quantized(self.model):
+        if settings.export and _is_quantized(self.model):
             self.tell("integer file")
             found["tflite"] = self._exported()
         if settings.audit_images:
@@ -168,7 +169,11 @@ class Measurement:
     ) -> dict[str, Any]:
         """Return which images stand the white-box attacks, and which stand Square, apart."""
         count, strengths = min(images, len(self.x)), self.settings.suite_strengths
-        white_box = suite_attacks(self.settings.suite)
+        white_box = list(suite_attacks(self.settings.suite))
+        layers = self.model.layers
+        if "low-bit" in white_box and not any(isinstance(x, QuantizeWrapper) for x in layers):
+            # It takes the network apart, which a float one and a squeezer in front do not let it.
+            white_box.remove("low-bit")
         givers = surrogates or None
         white = self._attack(copies, white_box, strengths, count, True, givers)
         square = self._attack(copies, ["square"], strengths, count, True)
@@ -207,9 +212,13 @@ class Measurement:
             for curve in measured.curves
         }
 
+    def _file(self) -> Path:
+        """Return where the integer file goes; a squeezed network has one of its own."""
+        return self.folder / f"{'-'.join(['model', *self.settings.squeezing])}.tflite"
+
     def _exported(self) -> dict[str, Any]:
         """Export, verify and attack the integer file, gradients from the network it is made of."""
-        path = self.folder / "model.tflite"
+        path = self._file()
         try:
             content = convert(self.model, calibration=self.x[:_CALIBRATION], round_biases=False)
         except ParityError as error:
@@ -242,8 +251,8 @@ class Measurement:
         return found
 
     def _audit(self) -> dict[str, Any]:
-        path = self.folder / "model.tflite"
-        exported = path.exists() and not self.settings.squeezing
+        path = self._file()
+        exported = path.exists()
         verdict = audit(
             self.model,
             self.x,
@@ -323,4 +332,4 @@ def _squeezer(text: str) -> tf_keras.layers.Layer:
 
 
 def _is_quantized(model: tf_keras.Model) -> bool:
-    return any(hasattr(layer, "output_grid") for layer in model.layers)
+    return any(isinstance(layer, QuantizeWrapper) for layer in model.submodules)

@@ -14,7 +14,7 @@ from typing import Any
 
 import tf_keras
 
-from tfdq.data import Dataset
+from tfdq.data import Dataset, steps_per_epoch
 from tfdq.experiments.blackbox import transfer
 from tfdq.experiments.folder import BusyError, hold, join_folder, write_json
 from tfdq.experiments.measuring import Measurement
@@ -106,6 +106,7 @@ class Experiment:
         seen = set()
         for variant in self.recipe.variants:
             check_batch(variant.settings, self.machines)
+            steps_per_epoch(self.images(variant.settings), variant.settings.training.batch_size)
             trained = {**variant.settings.trained(), "training": None, "adversarial": None}
             key = json.dumps(trained, sort_keys=True)
             if key not in seen:

@@ -308,7 +308,7 @@ class RunSettings(Section):
     def evaluation_key(self) -> str:
         """Return the same for what is measured on it."""
         kept = self.evaluation.model_dump(mode="json")
-        if not self.quantized or self.evaluation.squeezing:
+        if not self.quantized:
             kept["export"], kept["tflite_images"] = False, 0
         return _digest(kept)
 

@@ -140,9 +140,9 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
         queries = settings["evaluation"]["square_queries"]
         if suites:
             parts.append(
-                f"Worst case: {', '.join(suites[0]['attacks'])} (targeted attacks at "
-                f"{suites[0]['target_classes']} classes, Square with {queries:,} queries each), "
-                f"an image by whichever breaks it; {suites[0]['images']:,} images."
+                f"Worst case of {', '.join(suites[0]['attacks'])} (targeted attacks at "
+                f"{suites[0]['target_classes']} classes, Square with {queries:,} queries): an "
+                f"image is lost if one of them breaks it; {suites[0]['images']:,} images."
             )
     parts.append(f"In brackets: {interval}.")
     parts.append("Every figure is an upper bound on the true robust accuracy.")
