@@ -73,7 +73,7 @@ def test_attack_in_json_and_images(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "adversarial.npz"
-    options = ("--attack", "fgsm", "--eps", "16/255", "--limit", 64, "--json", "--images", out)
+    options = ("--attack", "fgsm", "--eps", "16/255", "--limit", 64, "--json", "--save-images", out)
     assert tfdq("attack", trained / "model.keras", *options) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["robust"] < figures["clean"]

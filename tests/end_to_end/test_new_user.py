@@ -22,7 +22,7 @@ from tfdq.cli import main
 
 pytestmark = [pytest.mark.environments, pytest.mark.slow]
 
-CHECKS = ["determinism", "zero gradients", "single step vs iterated", "white box vs black box"]
+CHECKS = ["determinism", "zero gradients", "single step vs iterated"]
 SMALLER = {
     "train": ["--epochs", "2", "--train-limit", "600"],
     "audit": ["--limit", "8", "--queries", "5", "--json", *(f"--check={name}" for name in CHECKS)],

@@ -31,8 +31,10 @@ from tfdq.cli.output import output, print_result, progress
 @app.command(epilog="Example:  tfdq demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Per training.")] = 20,
-    beta: Annotated[float, typer.Option("--beta", help="Weight of the penalty.")] = 0.03,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the images.")] = 20,
+    beta: Annotated[
+        float, typer.Option("--beta", help="Weight of the penalty; 0: none (VQ).")
+    ] = 0.03,
     activation_bits: Annotated[int, typer.Option("--activation-bits", help="1..8.")] = 4,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="2..8.")] = 8,
     sweep: Annotated[
@@ -105,7 +107,9 @@ def train(
         ),
     ] = None,
     keep_float: Annotated[bool, typer.Option("--float", help="Do not quantize.")] = False,
-    beta: Annotated[float, typer.Option("--beta", help="Penalty; 0: none (VQ).")] = 2e-3,
+    beta: Annotated[
+        float, typer.Option("--beta", help="Weight of the penalty; 0: none (VQ).")
+    ] = 2e-3,
     on: Annotated[
         Literal["kernel", "folded", "deployed"], typer.Option("--on", help="Kernel penalised.")
     ] = "deployed",

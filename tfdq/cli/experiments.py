@@ -32,7 +32,7 @@ OutOption = Annotated[
 SeedsOption = Annotated[
     int | None, typer.Option("--seeds", min=1, help="How many; the recipe's by default.")
 ]
-FirstSeedOption = Annotated[int, typer.Option("--first-seed", min=0)]
+FirstSeedOption = Annotated[int, typer.Option("--first-seed", min=0, help="The others follow it.")]
 OnlyOption = Annotated[
     list[str] | None, typer.Option("--only", help="This variant only; may be repeated.")
 ]

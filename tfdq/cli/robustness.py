@@ -57,7 +57,7 @@ def attack(
     limit: LimitOption = None,
     seed: SeedOption = 0,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Write the images to this .npz file.")
+        Path | None, typer.Option("--save-images", help="Write the images to this .npz file.")
     ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
@@ -109,7 +109,10 @@ def evaluate(
             "--attacks", help="standard, record (with low-bit), or names: fgsm,pgd,square."
         ),
     ] = "standard",
-    eps: Annotated[list[str] | None, typer.Option("--eps", help="May be repeated.")] = None,
+    eps: Annotated[
+        list[str] | None,
+        typer.Option("--eps", help="Strength, images in [0, 1]: 8/255 or 0.03.", metavar="EPS"),
+    ] = None,
     surrogate: SurrogateOption = None,
     audits: Annotated[
         list[str] | None,
@@ -124,7 +127,7 @@ def evaluate(
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare models under a suite of attacks on the same images."""
+    """Compare models under a suite of attacks on the same images; --eps may be repeated."""
     from tfdq.robustness import SUITES
     from tfdq.robustness import evaluate as run_evaluation
 
