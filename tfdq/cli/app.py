@@ -66,7 +66,8 @@ def _run(arguments: list[str]) -> int:
     import tfdq.cli.commands
     import tfdq.cli.experiments
     import tfdq.cli.report
-    import tfdq.cli.robustness  # noqa: F401
+    import tfdq.cli.robustness
+    import tfdq.cli.zoo  # noqa: F401
 
     shared, arguments = _shared_first(arguments)
     vars(output).update(
