@@ -1,5 +1,6 @@
 """An experiment from recipe to table: small networks on digits, all parts, then its figures."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
-from statsmodels.stats.weightstats import DescrStatsW
 
 import tfdq
 from tfdq.cli import main
@@ -18,11 +17,12 @@ from tfdq.experiments import measuring, runner
 from tfdq.experiments.estimate import estimate
 from tfdq.experiments.measuring import test_part as part_of
 from tfdq.experiments.networks import load_images, weights_digest
-from tfdq.experiments.recipe import OTHER_SEED, Claim, load_recipe
+from tfdq.experiments.recipe import OTHER_SEED, load_recipe
 from tfdq.experiments.results import write_results
 from tfdq.experiments.runner import Experiment
 from tfdq.experiments.strategy import open_machines
-from tfdq.experiments.summary import average, figures_of, in_worst_case, judge, mask
+from tfdq.experiments.summary import mask
+from tfdq.experiments.zoo import copy_file, find_card, read_cards
 from tfdq.report.results_page import page, read_results, write_page
 from tfdq.robustness import attack
 from tflite_export import Interpreter
@@ -352,109 +352,6 @@ def test_two_processes_share_an_experiment(recipe_file: Path, tmp_path: Path) ->
     assert len(trained) == len(set(trained)) == 2
 
 
-# The figures behind the verdicts.
-
-
-def bits(values: Any) -> str:
-    return "".join(str(int(value)) for value in values)
-
-
-def test_intervals_are_students_over_seeds() -> None:
-    rng = np.random.default_rng(0)
-    values = {seed: bits(rng.random(200) < 0.5 + 0.1 * seed) for seed in range(3)}
-    found = average(values)
-    shares = [mask(text).mean() for text in values.values()]
-    low, high = DescrStatsW(shares).tconfint_mean()
-    assert (found["mean"], found["low"], found["high"]) == pytest.approx(
-        (np.mean(shares), max(low, 0), min(high, 1))
-    )
-    assert list(found["seeds"].values()) == pytest.approx(shares)
-
-
-def test_one_seed_has_the_images_interval() -> None:
-    from statsmodels.stats.proportion import proportion_confint
-
-    found = average({0: bits([1] * 30 + [0] * 70)})
-    assert (found["low"], found["high"]) == pytest.approx(
-        proportion_confint(30, 100, method="wilson")
-    )
-    alone = average({0: 2.5})
-    assert (alone["mean"], alone["low"], alone["images"]) == (2.5, None, None)
-
-
-CLAIM = Claim(text="a beats b", better="a", worse="b", metric="fgsm")
-
-
-def runs(name: str, seeds: dict[int, str], worst: str | None = None) -> list[dict[str, Any]]:
-    return [
-        {
-            "variant": name,
-            "seed": seed,
-            "figures": {
-                "clean": text,
-                "attacks": {"4": {"fgsm": "1" * len(text)}, "8": {"fgsm": text}},
-                **({"suite": {"eps": {"8": {"worst": worst}}}} if worst else {}),
-            },
-        }
-        for seed, text in seeds.items()
-    ]
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "verdict"),
-    [
-        ([60, 60, 60], [30, 30, 30], "holds"),
-        ([30, 30, 30], [60, 60, 60], "reversed"),
-        ([60, 60, 60], [58, 58, 58], "not shown"),
-        ([60, 60, 30], [30, 30, 60], "not shown"),
-        ([60, 60, 60], [30, 30, 60], "not shown"),
-    ],
-)
-def test_a_claim_needs_every_seed(a: list[int], b: list[int], verdict: str) -> None:
-    def first(counts: list[int]) -> dict[int, str]:
-        return {seed: bits([1] * n + [0] * (100 - n)) for seed, n in enumerate(counts)}
-
-    figures = {
-        "a": figures_of(runs("a", first(a)), [], "a"),
-        "b": figures_of(runs("b", first(b)), [], "b"),
-    }
-    found = judge(CLAIM, figures)
-    assert found["verdict"] == verdict
-    assert found["metric"] == "fgsm@8"
-    assert found["tests"][0]["difference"] == pytest.approx((a[0] - b[0]) / 100)
-    expected = binomtest(max(a[0] - b[0], 0), abs(a[0] - b[0])).pvalue if a[0] != b[0] else 1.0
-    assert found["tests"][0]["p"] == pytest.approx(expected)
-
-
-def test_a_claim_is_judged_in_the_worst_case_too() -> None:
-    good, bad = bits([1] * 60 + [0] * 40), bits([1] * 30 + [0] * 70)
-    figures = {
-        # Better under FGSM, worse when attacked in earnest: masked gradients.
-        "a": figures_of(runs("a", {0: good}, worst=bad), [], "a"),
-        "b": figures_of(runs("b", {0: bad}, worst=good), [], "b"),
-    }
-    assert judge(CLAIM, figures)["verdict"] == "holds"
-    worst = in_worst_case(CLAIM, figures)
-    assert worst is not None
-    assert worst["verdict"] == "reversed"
-    assert in_worst_case(CLAIM.model_copy(update={"metric": "clean"}), figures) is None
-
-
-def test_what_was_not_measured_has_no_verdict() -> None:
-    assert judge(CLAIM, {"a": {}, "b": {}})["verdict"] == "not measured"
-    assert judge(CLAIM, {})["verdict"] == "not measured"
-
-
-def test_amplification_needs_three_seeds_that_agree() -> None:
-    claim = CLAIM.model_copy(update={"metric": "amplification"})
-    low = {"amplification@8": {0: 1.0, 1: 1.1, 2: 0.9}}
-    high = {"amplification@8": {0: 2.0, 1: 2.1, 2: 1.9}}
-    assert judge(claim, {"a": low, "b": high})["verdict"] == "holds"
-    assert judge(claim, {"a": high, "b": low})["verdict"] == "reversed"
-    two = {"amplification@8": {0: 1.0, 1: 1.1}}
-    assert judge(claim, {"a": two, "b": high})["verdict"] == "not shown"
-
-
 # The page of results.
 
 
@@ -473,7 +370,7 @@ def test_the_page_has_every_experiment_its_claims_and_commands(record: Path) -> 
     assert list(found) == ["everything"]
     text = out.read_text()
     assert "tfdq reproduce everything.toml" in text
-    assert "| five bits see more than four | [everything](#everything) | fgsm |" in text
+    assert "| five bits see more than four | [everything](#everything) | fgsm@32 |" in text
     assert "![Everything once](figures/everything.png)" in text
     assert (out.parent / "figures" / "everything.png").exists()
     assert text == page(read_results(record), "results")
@@ -532,3 +429,57 @@ def test_mistakes_take_one_line(
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("\n") == 1
+
+
+# The zoo.
+
+
+def test_a_card_is_made_and_checked_again(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = done.path("DQ, activation_bits 5")
+    arguments = ["zoo", "add", str(run), "tiny", "--zoo", str(tmp_path), "--command", "tfdq x"]
+    assert status(arguments) == 0
+    card = read_cards(tmp_path)["tiny"]
+    figures = done.run("DQ, activation_bits 5")["figures"]["tflite"]
+    assert card.clean.accuracy == mask(figures["clean"]).mean()
+    assert (card.sha256, card.bytes) == (figures["sha256"], figures["bytes"])
+    worst = next(robust for robust in card.robust if "square" in robust.attacks)
+    assert worst.accuracy == mask(figures["suite"]["eps"]["32"]["worst"]).mean()
+    assert card.audit is not None
+    capsys.readouterr()
+    assert status(["zoo", "check", "tiny", "--zoo", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"SHA-256", "clean accuracy", "activation bits"} <= {f["what"] for f in found}
+    assert any("on the twin" in f["what"] for f in found)
+    assert any("proven" in f["what"] for f in found)
+    assert (
+        status(["zoo", "get", "tiny", str(tmp_path / "copy.tflite"), "--zoo", str(tmp_path)]) == 0
+    )
+    assert copy.read_bytes() == (run / "model.tflite").read_bytes()
+    assert status(["zoo", "list", "--zoo", str(tmp_path)]) == 0
+    assert "5-bit activations" in capsys.readouterr().out
+    # A figure that the file does not have, and a file that is not the card's.
+    path = tmp_path / "tiny.json"
+    content = json.loads(path.read_text())
+    content["clean"]["accuracy"] = 0.999
+    path.write_text(json.dumps(content))
+    assert status(["zoo", "check", "tiny", "--zoo", str(tmp_path)]) == 1
+    assert "BAD  clean accuracy: 0.9990 recorded" in capsys.readouterr().out
+    (tmp_path / "tiny.tflite").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        copy_file("tiny", tmp_path / "copy.tflite", tmp_path)
+
+
+def test_unknown_and_damaged_cards(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the zoo has no 'none'"):
+        find_card("none", tmp_path)
+    (tmp_path / "a.json").write_text('{"name": "a"}')
+    with pytest.raises(ValueError, match=r"a\.json is no model card: format"):
+        read_cards(tmp_path)
+
+
+def test_the_shipped_cards_are_those_of_their_files() -> None:
+    for name in read_cards():
+        card, path = find_card(name)
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == card.sha256
