@@ -453,9 +453,8 @@ def test_a_card_is_made_and_checked_again(
     assert {"SHA-256", "clean accuracy", "activation bits"} <= {f["what"] for f in found}
     assert any("on the twin" in f["what"] for f in found)
     assert any("proven" in f["what"] for f in found)
-    assert (
-        status(["zoo", "get", "tiny", str(tmp_path / "copy.tflite"), "--zoo", str(tmp_path)]) == 0
-    )
+    copy = tmp_path / "copy.tflite"
+    assert status(["zoo", "get", "tiny", str(copy), "--zoo", str(tmp_path)]) == 0
     assert copy.read_bytes() == (run / "model.tflite").read_bytes()
     assert status(["zoo", "list", "--zoo", str(tmp_path)]) == 0
     assert "5-bit activations" in capsys.readouterr().out
