@@ -55,11 +55,11 @@ def blocks(page: str) -> list[Block]:
 def commands(block: Block) -> list[list[str]]:
     """Return the command lines of a block, split as a shell does, comments dropped.
 
-    A line that ends in a backslash goes on in the next; a prompt ``$``, redirections and pipes are
+    A line that ends in a backslash goes on in the next; a prompt ``$``, redirections, pipes and `&` are
     dropped.
     """
     text = block.text.replace("\\\n", " ")
     lines = [re.sub(r"^\$ ", "", line.strip()) for line in text.splitlines()]
     wanted = ("tfdq ", "python -m tflite_export ", "pip install ", "make ")
     split = [shlex.split(line, comments=True) for line in lines if line.startswith(wanted)]
-    return [list(takewhile(lambda word: word not in (">", "|"), words)) for words in split]
+    return [list(takewhile(lambda word: word not in (">", "|", "&"), words)) for words in split]

@@ -84,7 +84,8 @@ def test_the_readme_leads_to_an_integer_file_on_a_board(
     assert tfdq(capsys, *train)[0] == 0
     status, verdict = tfdq(capsys, *audit)
     assert status == (0 if verdict["passed"] else 1)
-    assert {check["name"] for check in verdict["checks"]} == set(CHECKS)
+    ran = {check["name"] for check in verdict["checks"] if check["status"] != "not run"}
+    assert ran == set(CHECKS)
     status, exported = tfdq(capsys, *export)
     assert status == 0
     assert exported["integer_only"]
