@@ -189,7 +189,8 @@ class EvaluationSettings(Section):
         squeezing: feature squeezing in front of the network, in the order it acts:
             ``"bit_depth_N"``, ``"median_N"``; none by default.
         amplification: strengths in 1/255 at which the error amplification is measured.
-        export: export the network to an integer file and verify it.
+        export: export the network to an integer file, verify it, and run the single attacks on it,
+            on up to 1,000 images.
         tflite_images: test images for the suite and Square on that file; at most ``suite_images``.
     """
 
