@@ -1,8 +1,12 @@
-"""Whether the input pipeline keeps the training step fed: ratios measured side by side."""
+"""Whether the input pipeline keeps the training step fed, and what a second worker costs."""
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +19,7 @@ from benchmarks.rows import Row, print_rows
 BATCH = 128
 BATCHES = 60
 ROUNDS = 15
+WORKER_STEPS = 12
 
 
 def _images() -> Any:
@@ -109,9 +114,79 @@ def input_pipeline() -> list[Row]:
     ]
 
 
+def worker(share: int) -> float:
+    """Return the seconds of a training step of ResNet-20 with `share` images on this worker.
+
+    Alone, or as one of the workers that TF_CONFIG names; on one thread.
+    """
+    from tfdq.experiments.resumable import prepare_process
+    from tfdq.experiments.strategy import open_machines
+
+    prepare_process(threads=1)
+    machines = open_machines("multiworker" if os.environ.get("TF_CONFIG") else "one_device")
+    import tensorflow as tf
+    import tf_keras
+
+    import tfdq
+    from tfdq.models import resnet20
+
+    with machines.strategy.scope():
+        model = tfdq.quantize_model(resnet20(), 2e-3, activation_bits=4, input_range=(0.0, 1.0))
+        model.compile(
+            tf_keras.optimizers.SGD(0.01, momentum=0.9),
+            tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+    images = tf.random.uniform((share, 32, 32, 3), seed=0)
+    labels = tf.random.uniform((share,), maxval=10, dtype=tf.int32, seed=0)
+    batches = machines.strategy.distribute_datasets_from_function(
+        lambda _: tf.data.Dataset.from_tensors((images, labels)).repeat()
+    )
+    train, iterator = model.make_train_function(), iter(batches)
+    times = []
+    for _ in range(WORKER_STEPS):
+        start = time.perf_counter()
+        train(iterator)["loss"].numpy()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def two_workers() -> list[Row]:
+    """Measure a step of two worker processes on loopback against one with half of the batch."""
+    share = BATCH // 2
+    command = [sys.executable, "-m", "benchmarks.data", "--worker", str(share)]
+    alone = _printed([subprocess.Popen(command, stdout=subprocess.PIPE, text=True)])
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (first, second)]
+    started = []
+    for index in range(2):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        )
+    together = _printed(started)
+    detail = (
+        f"{together * 1e3:.0f} ms over {alone * 1e3:.0f} ms, ResNet-20 DQ, {share} images and one "
+        "thread a worker, loopback; not measured in turns"
+    )
+    return [Row("step of two workers / step of one", together / alone, "none", detail)]
+
+
+def _printed(processes: list[subprocess.Popen[str]]) -> float:
+    """Return the largest number that the processes print last."""
+    outputs = [process.communicate()[0] for process in processes]
+    return max(float(output.splitlines()[-1]) for output in outputs)
+
+
 def main() -> int:
     """Print the ratios."""
+    if sys.argv[1:2] == ["--worker"]:
+        print(worker(int(sys.argv[2])))
+        return 0
     print_rows(input_pipeline())
+    print_rows(two_workers())
     return 0
 
 
