@@ -101,15 +101,24 @@ class Measurement:
             "clean": _bits(plain.model("model").correct),
             "attacks": _single(plain, settings.epsilons),
         }
+        runners: dict[str, Interpreter] = {}
+        if settings.export and _is_quantized(self.model):
+            self.tell("integer file")
+            found["tflite"], runners = self._exported()
         if settings.suite != "none" and settings.suite_images:
             self.tell("suite")
-            found["suite"] = self._suite(self.copies, settings.suite_images, {})
+            # The file answers Square's queries several times faster; the network decides.
+            found["suite"] = self._suite(
+                self.copies, settings.suite_images, stand_ins=runners or None
+            )
+            if runners and settings.tflite_images:
+                self.tell("suite on the integer file")
+                found["tflite"]["suite"] = self._suite(
+                    runners, settings.tflite_images, surrogates=self.copies
+                )
         if settings.amplification:
             self.tell("amplification")
             found["amplification"] = self._amplification()
-        if settings.export and _is_quantized(self.model):
-            self.tell("integer file")
-            found["tflite"] = self._exported()
         if settings.audit_images:
             self.tell("audit")
             found["audit"] = self._audit()
@@ -129,6 +138,7 @@ class Measurement:
         images: int,
         survivors_only: bool = False,
         surrogates: Mapping[str, Any] | None = None,
+        stand_ins: Mapping[str, Any] | None = None,
     ) -> RobustnessReport:
         """Attack chunk by chunk, on all devices; the figures do not depend on their number."""
         starts = list(range(0, images, CHUNK))
@@ -146,6 +156,7 @@ class Measurement:
                     seed=self.seed * 1_000_003 + number,
                     survivors_only=survivors_only,
                     surrogates=None if surrogates is None else {"model": surrogates[device]},
+                    stand_ins=None if stand_ins is None else {"model": stand_ins[device]},
                     options=self._options(attacks),
                     results=self.folder / "pieces",
                     progress=False,
@@ -168,7 +179,11 @@ class Measurement:
         return joined([parts[n % len(devices)][n // len(devices)] for n in range(len(starts))])
 
     def _suite(
-        self, copies: Mapping[str, Any], images: int, surrogates: Mapping[str, Any]
+        self,
+        copies: Mapping[str, Any],
+        images: int,
+        surrogates: Mapping[str, Any] | None = None,
+        stand_ins: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Return which images stand the white-box attacks, and which stand Square, apart."""
         count, strengths = min(images, len(self.x)), self.settings.suite_strengths
@@ -177,9 +192,8 @@ class Measurement:
         if "low-bit" in white_box and not any(isinstance(x, QuantizeWrapper) for x in layers):
             # It takes the network apart, which a float one and a squeezer in front do not let it.
             white_box.remove("low-bit")
-        givers = surrogates or None
-        white = self._attack(copies, white_box, strengths, count, True, givers)
-        square = self._attack(copies, ["square"], strengths, count, True)
+        white = self._attack(copies, white_box, strengths, count, True, surrogates, stand_ins)
+        square = self._attack(copies, ["square"], strengths, count, True, None, stand_ins)
         return {
             "attacks": [*white_box, "square"],
             "target_classes": self.settings.target_classes,
@@ -219,13 +233,18 @@ class Measurement:
         """Return where the integer file goes; a squeezed network has one of its own."""
         return self.folder / f"{'-'.join(['model', *self.settings.squeezing])}.tflite"
 
-    def _exported(self) -> dict[str, Any]:
-        """Export, verify and attack the integer file, gradients from the network it is made of."""
+    def _exported(self) -> tuple[dict[str, Any], dict[str, Interpreter]]:
+        """Export, verify and attack the integer file, gradients from the network it is made of.
+
+        Returns:
+            Its figures, and the file in the runtime for each device; none if it does not compute
+            what was trained.
+        """
         path = self._file()
         try:
             content = convert(self.model, calibration=self.x[:_CALIBRATION], round_biases=False)
         except ParityError as error:
-            return {"failed": str(error)}
+            return {"failed": str(error)}, {}
         proof = integer_only(content.content)
         if not proof:
             raise RuntimeError(f"the export of {str(self.folder)!r} is not integer-only: {proof}")
@@ -253,10 +272,7 @@ class Measurement:
             "clean": _bits(np.argmax(right, axis=-1) == self.y),
             "attacks": _single(plain, settings.epsilons),
         }
-        if settings.suite != "none" and settings.tflite_images:
-            self.tell("suite on the integer file")
-            found["suite"] = self._suite(runners, settings.tflite_images, self.copies)
-        return found
+        return found, runners
 
     def _audit(self) -> dict[str, Any]:
         path = self._file()

@@ -288,7 +288,7 @@ def _attacked(content: bytes, x: np.ndarray, y: np.ndarray, like: Robust) -> Rob
     twin = IntegerTwin(content)
     standing = np.ones(len(y), bool)
     for name in like.attacks:
-        options = {"steps": _CHECKED_STEPS} if name == "pgd" else {}
+        options: dict[str, Any] = {"steps": _CHECKED_STEPS} if name == "pgd" else {}
         standing &= ~run_attack(name, twin, x, y, like.eps / 255, seed=0, **options).success
     return like.model_copy(update=_share(int(standing.sum()), len(y)))
 
