@@ -32,12 +32,25 @@ SMALLER = {
 CLASSES = 4
 
 
-def part(heading: str) -> list[Block]:
-    """Return the blocks of a section of the README."""
+def trip() -> list[Block]:
+    """Return the blocks of the README's section about one's own model."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    start = lines.index(f"## {heading}") + 1
+    start = lines.index("## Your own model, your own images") + 1
     ends = [n for n, line in enumerate(lines, 1) if line.startswith("## ") and n > start]
     return [block for block in blocks("README.md") if start < block.line < ends[0]]
+
+
+def python_blocks() -> list[str]:
+    """Return its Python blocks: the model; quantize, train, export; evaluate, audit."""
+    found = [block.text for block in trip() if block.language == "python"]
+    assert len(found) == 3
+    return found
+
+
+def run(text: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Run a Python block of the README, and return the names that it leaves."""
+    exec(compile(text, "README.md", "exec"), names)
+    return names
 
 
 def tfdq(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
@@ -73,14 +86,12 @@ def test_the_readme_leads_to_an_integer_file_on_a_board(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    python = [b for b in part("Your own model, your own images") if b.language == "python"]
-    shell = [c for b in part("Your own model, your own images") for c in commands(b)]
-    names: dict[str, Any] = {}
-    exec(compile(python[0].text, "README.md", "exec"), names)
+    shell = [command for block in trip() for command in commands(block)]
+    names = run(python_blocks()[0], {})
     assert names["photos"].input_shape == (32, 32, 1)
 
     # From the shell: train, audit, export, run.
-    train, audit, export, run = (c[1:] for c in shell if c[0] == "tfdq")
+    train, audit, export, use = (c[1:] for c in shell if c[0] == "tfdq")
     assert tfdq(capsys, *train)[0] == 0
     status, verdict = tfdq(capsys, *audit)
     assert status == (0 if verdict["passed"] else 1)
@@ -90,7 +101,7 @@ def test_the_readme_leads_to_an_integer_file_on_a_board(
     assert status == 0
     assert exported["integer_only"]
     assert exported["parity"]["runtime"]
-    status, figures = tfdq(capsys, *run)
+    status, figures = tfdq(capsys, *use)
     assert status == 0
     assert figures["images"] == len(names["photos"].y_test)
 
