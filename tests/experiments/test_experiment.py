@@ -283,16 +283,16 @@ def test_an_evaluation_that_was_cut_off_goes_on(
 def test_estimate_before_and_after(done: Done, recipe_file: Path, tmp_path: Path) -> None:
     assert estimate(done.experiment).kinds == ()
     new = Experiment(
-        load_recipe(recipe_file, only=["float", "DQ"]),
+        load_recipe(recipe_file, only=["DQ"]),
         tmp_path / "new",
         (0,),
         done.experiment.machines,
     )
     cost = estimate(new)
     assert cost.done == 0
-    # The surrogate, the float network, and the two quantized ones, which cost the same.
-    assert sorted(kind.units for kind in cost.kinds) == [1, 1, 2]
-    # 500 images in batches of 32: 15 steps an epoch, 3 epochs, 4 networks.
+    # Two quantized networks that cost the same.
+    assert [kind.units for kind in cost.kinds] == [2]
+    # 500 images in batches of 32: 15 steps an epoch, 3 epochs, 2 networks.
     steps = sum(kind.units * kind.step_seconds for kind in cost.kinds)
     assert cost.training_seconds == pytest.approx(45 * steps)
     assert cost.memory_bytes > 100e6

@@ -64,9 +64,9 @@ def wrapped(model: tf_keras.Model) -> list[Any]:
     return [w for w in model.layers if getattr(getattr(w, "layer", None), "penalty", None)]
 
 
-@pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_trained_in_mixed_precision_the_saved_network_is_float32(name: str, tmp_path: Path) -> None:
-    given = settings(name, learning_rate=0.01)
+def test_trained_in_mixed_precision_the_saved_network_is_float32(tmp_path: Path) -> None:
+    # The type with the smaller range: it needs the loss scaled.
+    given = settings("float16", learning_rate=0.01)
     images = load_images(given.data)
     record = train_run(given, 0, images, tmp_path, open_machines("one_device"))
     assert record["history"][-1]["accuracy"] > 0.8
