@@ -16,6 +16,8 @@ _TITLES = {
     "worst": "worst case",
     "transfer": "black box",
     "tflite clean": ".tflite clean",
+    "tflite fgsm": ".tflite FGSM",
+    "tflite pgd": ".tflite PGD",
     "tflite worst": ".tflite worst case",
     "amplification": "amplification",
 }
@@ -139,10 +141,12 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
         suites = [figure["suite"] for figure in figures if "suite" in figure]
         queries = settings["evaluation"]["square_queries"]
         if suites:
+            # The longest: the attack on low-bit networks applies to quantized ones only.
+            suite = max(suites, key=lambda found: len(found["attacks"]))
             parts.append(
-                f"Worst case of {', '.join(suites[0]['attacks'])} (targeted attacks at "
-                f"{suites[0]['target_classes']} classes, Square with {queries:,} queries): an "
-                f"image is lost if one of them breaks it; {suites[0]['images']:,} images."
+                f"Worst case of {', '.join(suite['attacks'])} (targeted attacks at "
+                f"{suite['target_classes']} classes, Square with {queries:,} queries): an "
+                f"image is lost if one of them breaks it; {suite['images']:,} images."
             )
     parts.append(f"In brackets: {interval}.")
     parts.append("Every figure is an upper bound on the true robust accuracy.")
