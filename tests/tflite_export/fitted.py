@@ -86,16 +86,18 @@ def fitted_float(name: str):
 
 
 def _schedule(bits: int) -> tuple[int, int, float, int | None]:
-    """Weight bits, steps, learning rate, bits of the first and last layer."""
+    """Weight bits, steps, first learning rate, bits of the first and last layer."""
     if bits == 1:  # with ternary weights as well, a deep network needs thousands of steps
-        return 4, 80, 1e-2, 8
+        return 4, 160, 1e-2, 8
     if bits == 2:
-        return 2, 120, 3e-3, 8
+        return 2, 200, 1e-2, 8
     return bits, 40, 3e-3 if bits == 3 else 1e-3, None
 
 
 def fitted(name: str, bits: int):
     """The network with activations of ``bits`` bits, trained quantization-aware."""
+    import tf_keras
+
     import tfdq
 
     model = fitted_float(name)
@@ -110,7 +112,8 @@ def fitted(name: str, bits: int):
         input_range=(0.0, 1.0),
     )
     chosen = np.random.default_rng(bits).permutation(BATCH * steps) % len(data.x_train)
-    _compiled(qat, name, rate).fit(data.x_train[chosen], data.y_train[chosen], BATCH, verbose=0)
+    falling = tf_keras.optimizers.schedules.PolynomialDecay(rate, steps, rate / 100)
+    _compiled(qat, name, falling).fit(data.x_train[chosen], data.y_train[chosen], BATCH, verbose=0)
     return qat
 
 
