@@ -20,7 +20,7 @@ import pytest
 from tests.documentation.markdown import ROOT, Block, blocks, commands
 from tfdq.cli import main
 
-pytestmark = [pytest.mark.environments, pytest.mark.slow]
+pytestmark = [pytest.mark.environments, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CHECKS = ["determinism", "zero gradients", "single step vs iterated"]
 SMALLER = {

@@ -83,6 +83,7 @@ def test_source_archives_can_be_tested_and_built(dist: Path) -> None:
 
 
 @pytest.mark.environments
+@pytest.mark.timeout(1800)  # it downloads and installs TensorFlow
 def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
     checked(sys.executable, "-m", "venv", tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"
