@@ -35,11 +35,11 @@ def documented() -> set[str]:
 def test_every_public_name_is_in_the_reference(package: str) -> None:
     module = importlib.import_module(package)
     shown = documented()
-    homes = {path.rpartition(".")[2]: path.rpartition(".")[0] for path in shown}
     for name in set(module.__all__) - {"__version__"}:
-        assert name in homes, f"docs/api shows no {package}.{name}"
-        there = getattr(importlib.import_module(homes[name]), name)
-        assert there is getattr(module, name)
+        homes = [path.rpartition(".")[0] for path in shown if path.endswith(f".{name}")]
+        objects = [getattr(importlib.import_module(home), name) for home in homes]
+        there = getattr(module, name)
+        assert any(one is there for one in objects), f"docs/api shows no {package}.{name}"
 
 
 def test_links_of_the_pages_outside_the_site_lead_somewhere() -> None:
