@@ -55,8 +55,8 @@ def blocks(page: str) -> list[Block]:
 def commands(block: Block) -> list[list[str]]:
     """Return the command lines of a block, split as a shell does, comments dropped.
 
-    A line that ends in a backslash goes on in the next; a prompt ``$``, redirections, pipes and `&` are
-    dropped.
+    A line that ends in a backslash goes on in the next; a prompt ``$``, redirections, pipes
+    and ``&`` are dropped.
     """
     text = block.text.replace("\\\n", " ")
     lines = [re.sub(r"^\$ ", "", line.strip()) for line in text.splitlines()]
