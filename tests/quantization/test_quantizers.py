@@ -12,7 +12,7 @@ from tfdq.quantization import (
     KernelQuantizer,
     ObservedRangeQuantizer,
 )
-from tfdq.quantization.grid import nudged_grid
+from tfdq.quantization.grid import nudged_grid, zero_aligned_range
 
 BITS = range(1, 9)
 
@@ -152,6 +152,54 @@ def test_extremes_keep_the_widest() -> None:
         layer(tf.constant([batch]), training=True)
     assert layer.output_grid().zero_point == -128
     np.testing.assert_allclose(layer.output_grid().scale, 1 / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1.0, 1.0), (-2.1, 2.6), (-0.01, 5.0), (-3.0, 0.001), (0.0, 1.0)]
+)
+def test_zero_aligned_range_holds_the_range_and_zero(low, high) -> None:
+    ends = zero_aligned_range(low, high, 8)
+    assert ends[0] <= low
+    assert ends[1] >= high
+    steps = -255 * ends[0] / (ends[1] - ends[0])
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)
+    if min(-low, high) > 0.1:
+        assert ends[1] - ends[0] < (high - low) * (1 + 1 / 64)
+
+
+def test_extremes_are_aligned_and_stay_put() -> None:
+    layer = InputQuantizer(ObservedRangeQuantizer(8, update="extremes"))
+    for _ in range(50):
+        layer(tf.constant([[-1.0, 1.0]]), training=True)
+    low, high, _ = layer.get_weights()
+    np.testing.assert_allclose([low, high], zero_aligned_range(-1.0, 1.0, 8), rtol=1e-6)
+
+
+def test_pixels_in_minus_one_to_one_keep_apart() -> None:
+    """On a grid of 255 steps each would lie half-way between two integers."""
+    pixels = (np.arange(256, dtype=np.float32) / np.float32(127.5) - 1)[None]
+    layer = InputQuantizer(ObservedRangeQuantizer(8, update="extremes"))
+    assert len(np.unique(layer(tf.constant(pixels), training=True))) >= 255
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_input_rounds_as_the_runtime_with_the_identitys_gradient(low) -> None:
+    quantizer = FixedRangeQuantizer(8, *zero_aligned_range(low, 1.0, 8))
+    layer = InputQuantizer(quantizer)
+    grid = quantizer.grid({})
+    scale = np.float32(grid.scale)
+    x = ((np.arange(-300, 600) + 0.5) * scale).astype(np.float32)
+    steps = np.rint(x * (np.float32(1) / scale))
+    expected = np.clip(steps, grid.qmin - grid.zero_point, grid.qmax - grid.zero_point) * scale
+    variable = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(variable)
+        out = layer(variable)
+    np.testing.assert_array_equal(out, expected)
+    inside = (x >= (grid.qmin - grid.zero_point) * scale) & (
+        x <= (grid.qmax - grid.zero_point) * scale
+    )
+    np.testing.assert_array_equal(tape.gradient(out, variable), inside.astype(np.float32))
 
 
 def test_all_zero_batch_has_a_usable_grid() -> None:
