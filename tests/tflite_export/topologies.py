@@ -116,7 +116,6 @@ BUILDERS = {
     "resnet20": lambda: models.resnet20((8, 8, 1), 10),
     "wide_resnet": lambda: models.create("wrn-10-1", (16, 16, 1), 10),
     "inverted": inverted,
-    "mobilenet_v2": lambda: models.mobilenet_v2((16, 16, 1), 10, alpha=0.35),
     "convex": convex,
     "separable": separable,
     "dense": dense,
