@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-CALLS = 60
+CALLS = 300
 BATCH = 8
 ROUNDS = 5
 SHAPE = (32, 32, 3)
