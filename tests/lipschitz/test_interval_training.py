@@ -200,13 +200,16 @@ def certified_network() -> IntegerGraph:
 
 
 def test_training_makes_the_integer_certificate_bite(certified_network) -> None:
-    """Certified at 1/255 for more than half of the clean accuracy, and more than without."""
+    """Certified at 1/255 for more than half of the clean accuracy; further out, more than without.
+
+    At 1/255 the bounds hold nearly every image that is right, with or without.
+    """
     x, y = (part[1400:1600] for part in digits())
     found = interval_certificate(certified_network, x, y)
     without = interval_certificate(graph_of(trained(intervals=False)), x, y)
     assert found.clean_accuracy > 0.85
     assert found.certified_accuracy(1 / 255) > 0.5 * found.clean_accuracy
-    assert found.certified_accuracy(1 / 255) > without.certified_accuracy(1 / 255)
+    assert found.certified_accuracy(5 / 255) > without.certified_accuracy(5 / 255) + 0.1
 
 
 def test_no_attack_breaks_a_certified_example(certified_network) -> None:

@@ -48,9 +48,9 @@ def test_slope_is_that_of_a_sum_of_sigmoids(one_activation):
         tape.watch(x)
         total = tf.reduce_sum(surrogate.logits_tensor(x))
     found = tape.gradient(total, x).numpy()
-    # The input's 8-bit rounding moves the point the slope is taken at by half a step at most.
-    grid = 20 / 255
-    z = np.round(x.numpy() / grid) * grid
+    # The slope is taken where the input's 8-bit rounding has moved the point to.
+    grid = one_activation.layers[1].output_grid()
+    z = np.round(x.numpy() / grid.scale) * grid.scale
     u = (z[..., None] / step - np.array([0.5, 1.5, 2.5])) / tau
     sigmoid = 1 / (1 + np.exp(-u))
     expected = (sigmoid * (1 - sigmoid)).sum(axis=-1) / tau
