@@ -7,9 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tf_keras
 
+import tfdq
 import tflite_export
-from tfdq.robustness import as_target, audit, evaluate, transfer_matrix
+from tfdq.robustness import (
+    BitDepthSqueeze,
+    MedianSqueeze,
+    as_target,
+    attack,
+    audit,
+    evaluate,
+    run_attack,
+    squeeze,
+    transfer_matrix,
+)
 
 EPS = 0.1
 
@@ -127,3 +139,37 @@ def test_stand_in_is_part_of_what_is_stored(
     for _ in range(2):
         evaluate(model, x, y, results=tmp_path, stand_ins={"model": exported}, **settings)
         assert len(list(tmp_path.rglob("*.json"))) == 2 * pieces > 0
+
+
+@pytest.mark.parametrize("trained_with", [False, True])
+def test_adaptive_attack_on_a_squeezed_file_is_the_stronger_one(
+    trained_with: bool, quantized: Any, float_model: Any, digits: Any, tmp_path: Path
+) -> None:
+    """Through the squeezers, which the twin's gradients pass, and past them."""
+    squeezers = [BitDepthSqueeze(3), MedianSqueeze(2)]
+    if trained_with:
+        model = tfdq.quantize_model(squeeze(float_model, squeezers), 0.0, activation_bits=4)
+        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(tf_keras.optimizers.Adam(1e-3), loss)
+        model.fit(digits.x_train, digits.y_train, batch_size=64, epochs=5, verbose=0)
+    else:
+        model = squeeze(quantized(4), squeezers)
+    path = tmp_path / "squeezed.tflite"
+    tflite_export.convert(model, path, calibration=digits.x_train[:200])
+    twin, file = tflite_export.IntegerTwin(path), as_target(path)
+    x, y = digits.x_test[:200], digits.y_test[:200]
+    oblivious = attack("pgd", quantized(4), x, y, EPS, early_stop=False)
+    figures = {
+        "clean": np.mean(file.predict(x) == y),
+        "oblivious": np.mean(file.predict(oblivious) == y),
+        "adaptive": run_attack("pgd", path, x, y, EPS, surrogate=twin).robust_accuracy,
+        "by the model's gradients": run_attack(
+            "pgd", path, x, y, EPS, surrogate=model
+        ).robust_accuracy,
+        "on the model": run_attack("pgd", model, x, y, EPS).robust_accuracy,
+    }
+    assert figures["adaptive"] < figures["oblivious"] - 0.05, figures
+    assert figures["oblivious"] < figures["clean"], figures
+    # The model and the file are one function, so the same gradients find as much on either. (The
+    # twin passes the median's gradient straight through, the model's is exact: both are tried.)
+    assert abs(figures["by the model's gradients"] - figures["on the model"]) <= 0.03, figures
