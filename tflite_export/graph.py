@@ -367,30 +367,5 @@ def integers_in_use(graph: IntegerGraph) -> dict[int, tuple[int, int]]:
             high = min(high, max(source[1] for source in sources))
             if operator.kind == "PAD":
                 low, high = min(low, output.zero_point), max(high, output.zero_point)
-        if operator.kind == "DEPTHWISE_CONV_2D" and operator.inputs[0] in known:
-            ends = _rescaled(graph, operator, known[operator.inputs[0]])
-            if ends is not None:
-                low, high = np.clip(ends, low, high).tolist()
         known[operator.outputs[0]] = (low, high)
     return known
-
-
-def _rescaled(
-    graph: IntegerGraph, operator: Operator, source: tuple[int, int]
-) -> tuple[int, int] | None:
-    """The ends of a change of grid, a 1 x 1 depthwise convolution, before it is clamped.
-
-    Fixed-point kernels round up to a quarter of a step beside the real number; the ends allow for
-    that. None for another convolution.
-    """
-    image, weights, *rest = graph.operands(operator)
-    output = graph.tensors[operator.outputs[0]]
-    if image is None or weights is None or weights.data is None or weights.quantization is None:
-        return None
-    if weights.data.ndim != 4 or weights.data.shape[:3] != (1, 1, 1) or image.quantization is None:
-        return None
-    bias = np.zeros(1) if not rest or rest[0] is None else np.asarray(rest[0].data, np.float64)
-    factor = np.float64(image.scale) * weights.quantization.scale / np.float64(output.scale)
-    ends = np.array([end - image.zero_point for end in source], np.float64)[:, np.newaxis]
-    steps = (ends * weights.data.reshape(-1) + bias) * factor + output.zero_point
-    return int(np.rint(steps.min() - 0.26)), int(np.rint(steps.max() + 0.26))

@@ -159,19 +159,6 @@ def _cut(assembler: Assembler, source: int, axis: int, first: int, length: int, 
     return assembler.emit("SLICE", (source, *constants), output, NoOptions(), label)
 
 
-def _unclamped(assembler: Assembler, source: int, target: Target) -> Target:
-    """The target without its clamp where the source cannot leave it.
-
-    A fused ReLU would stop the twin's gradient at every black pixel: the attack on the twin would
-    be a masked one.
-    """
-    grid = assembler.grid(source)
-    ends = np.array([grid.low, grid.high]) - grid.zero_point
-    low, high = np.rint(ends * grid.scale / target.scale) + target.zero_point
-    inside = target.low <= low and high <= target.high
-    return Target(target.scale, target.zero_point) if inside else target
-
-
 def regrid(
     assembler: Assembler,
     source: int,
@@ -204,7 +191,7 @@ def regrid(
     ):
         result = source
     else:
-        result = assembler.rescale(source, _unclamped(assembler, source, target), label)
+        result = assembler.rescale(source, target, label)
     graph = assembler.graph
     integers = np.arange(low, high + 1, dtype=np.int8).reshape(-1, 1, 1, 1)
     output = graph.tensors[result]
@@ -220,5 +207,4 @@ def regrid(
             f"{len(integers)} would differ from training; quantize the model with the input_range "
             "that the squeezer declares"
         )
-    assembler.in_use[result] = (int(value.min()), int(value.max()))
     return result
