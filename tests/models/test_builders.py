@@ -9,6 +9,7 @@ from tfdq import data, models
 BUILDERS = {
     "small_cnn": lambda: models.small_cnn(),
     "small_cnn 28x28": lambda: models.small_cnn((28, 28, 1)),
+    "small_cnn strided": lambda: models.small_cnn((28, 28, 1), stem_strides=2),
     "resnet20": lambda: models.resnet20(),
     "resnet20 28x28": lambda: models.resnet20((28, 28, 1)),
     "wide_resnet": lambda: models.wide_resnet(10, 1),
@@ -103,6 +104,8 @@ def test_small_cnn_learns_the_digits_in_seconds():
         (lambda: models.small_cnn((8, 8, 0)), "three positive integers"),
         (lambda: models.small_cnn((7, 8, 1)), "multiples of 2"),
         (lambda: models.small_cnn(classes=1), "classes is 1"),
+        (lambda: models.small_cnn(stem_strides=0), "stem_strides is 0"),
+        (lambda: models.small_cnn((10, 8, 1), stem_strides=2), "multiples of 4"),
         (lambda: models.resnet20((30, 30, 3)), "multiples of 4"),
         (lambda: models.resnet20(width=0), "width is 0"),
         (lambda: models.resnet20(width=1.5), "width is 1.5"),

@@ -15,7 +15,10 @@ from tfdq.models.blocks import (
 
 
 def small_cnn(
-    input_shape: tuple[int, int, int] = (8, 8, 1), classes: int = 10, width: int = 16
+    input_shape: tuple[int, int, int] = (8, 8, 1),
+    classes: int = 10,
+    width: int = 16,
+    stem_strides: int = 1,
 ) -> tf_keras.Model:
     """Build conv-bn-relu, one post-activation residual block, 2x2 max pool, dense logits.
 
@@ -23,9 +26,11 @@ def small_cnn(
     residual add behind a ReLU, a pool and a classifier.
 
     Args:
-        input_shape: `(height, width, channels)`; height and width even, at least 4.
+        input_shape: `(height, width, channels)`; height and width multiples of
+            `2 * stem_strides`, at least twice that.
         classes: Number of logits, at least 2.
         width: Channels of every convolution.
+        stem_strides: Stride of the first convolution; 2 takes a quarter of the computation.
 
     Returns:
         An uncompiled tf_keras model from `(None, height, width, channels)` to `(None, classes)`.
@@ -35,8 +40,9 @@ def small_cnn(
     """
     classes = check_count("classes", classes, 2)
     width = check_count("width", width)
-    image, _ = image_input(input_shape, multiple_of=2, minimum=4)
-    x = conv_bn_relu(image, width, 3, 1, "stem")
+    stem_strides = check_count("stem_strides", stem_strides)
+    image, _ = image_input(input_shape, multiple_of=2 * stem_strides, minimum=4 * stem_strides)
+    x = conv_bn_relu(image, width, 3, stem_strides, "stem")
     x = post_activation_block(x, width, 1, "block1")
     x = layers.MaxPooling2D(2, name="pool")(x)
     x = layers.Flatten(name="flatten")(x)
