@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-# The studies (certified_accuracy, lipschitz_ablation) take hours and are run by name.
+# The study certified_accuracy takes long and is run by name.
 RATIOS = ("training", "export", "attacks", "lipschitz", "data")
 
 

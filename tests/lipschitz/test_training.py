@@ -85,7 +85,7 @@ def test_batch_norm_bound_holds() -> None:
 
 
 def test_schedule_moves_the_weight_of_a_compiled_loop() -> None:
-    regularizer = get_regularizer("orthogonal", 0.7)
+    regularizer = get_regularizer("orthogonal", 0.7, target=1.0)
     model = small_network(kernel_regularizer=regularizer)
     assert penalties(model) == [regularizer]
     kernel = model.get_layer("conv").kernel.numpy().reshape(-1, 4).astype(np.float64)

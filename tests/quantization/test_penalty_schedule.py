@@ -27,7 +27,7 @@ def scheduled(**arguments) -> tf_keras.Model:
             L.Dense(10),
         ]
     )
-    settings = {"on": "kernel", "beta_schedule": WARM_UP, **arguments}
+    settings = {"on": "kernel", "target": 1.0, "beta_schedule": WARM_UP, **arguments}
     qat = tfdq.quantize_model(model, **settings)
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     qat.compile(tf_keras.optimizers.SGD(0.0), loss)
@@ -121,9 +121,10 @@ def test_refused(digits: Images) -> None:
 
 
 def test_target_of_the_named_penalties() -> None:
-    """At ``1/k`` a 3x3 kernel aims at 1/3, a dense one at 1."""
+    """By default, ``1/k``, a 3x3 kernel aims at 1/3, a dense one at 1."""
     arguments = {"beta_schedule": None, "lipschitz_beta": 0.3}
     found = [float(v) for v in scheduled(target="1/k", **arguments).losses]
+    assert [float(v) for v in scheduled(target=None, **arguments).losses] == found
     for penalty, name, tau in zip(found, ("conv2d", "dense"), (1 / 3, 1.0), strict=True):
         model = scheduled(**arguments)
         wrapped = [getattr(layer, "layer", None) for layer in model.layers]
@@ -133,3 +134,14 @@ def test_target_of_the_named_penalties() -> None:
         assert penalty == pytest.approx(0.15 * np.sum((singular**2 - tau**2) ** 2), rel=1e-5)
     with pytest.raises(ValueError, match="target must be"):
         scheduled(target="1/2", **arguments)
+
+
+def test_target_of_the_exact_penalty_is_the_convolutions_own() -> None:
+    """Its singular values are the convolution's already: by default it aims at 1."""
+    arguments = {"beta_schedule": None, "lipschitz_beta": 0.3, "regularizer": "conv_orthogonal"}
+    default, one, third = (
+        [float(v) for v in scheduled(target=target, **arguments).losses]
+        for target in (None, 1.0, "1/k")
+    )
+    assert default == one
+    assert default[0] != third[0]

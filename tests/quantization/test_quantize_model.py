@@ -145,7 +145,7 @@ def test_penalty_is_that_of_the_chosen_kernel(float_model: tf_keras.Model, on: s
         norm = float_model.get_layer("stem_norm")
         kernel = kernel * norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
     matrix = kernel.reshape(9, 8)
-    expected = 0.005 * np.linalg.norm(matrix.T @ matrix - np.eye(8)) ** 2
+    expected = 0.005 * np.linalg.norm(matrix.T @ matrix - np.eye(8) / 9) ** 2  # target 1/k
     np.testing.assert_allclose(stem.losses, [expected], rtol=1e-4)
 
 

@@ -72,7 +72,7 @@ def test_the_penalty_pulls_the_singular_values_to_one(digits: Images) -> None:
     results = {}
     for beta in (0.0, 0.1):
         tf_keras.utils.set_random_seed(0)
-        qat = tfdq.quantize_model(every_layer(), beta, activation_bits=4)
+        qat = tfdq.quantize_model(every_layer(), beta, target=1.0, activation_bits=4)
         qat.compile(tf_keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
         qat.fit(*digits, epochs=4, verbose=0)
         results[beta] = spread(qat)

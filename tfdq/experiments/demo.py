@@ -152,12 +152,8 @@ def _quantized(
 ) -> tf_keras.Model:
     """Return one of the quantization-aware forms of a float model."""
     beta = 0.0 if name == "VQ" else settings.beta
-    return tfdq.quantize_model(
-        model,
-        beta,
-        on="kernel" if name == "DQ (paper)" else "deployed",
-        **_bits(settings, activation_bits),
-    )
+    papers: dict[str, Any] = {"on": "kernel", "target": 1.0} if name == "DQ (paper)" else {}
+    return tfdq.quantize_model(model, beta, **papers, **_bits(settings, activation_bits))
 
 
 def _train_forms(

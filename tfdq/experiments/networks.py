@@ -48,7 +48,7 @@ def build(settings: RunSettings, dataset: Dataset, synchronized: bool = False) -
     penalty = settings.penalty
     regularizer: Any = None
     if penalty.beta > 0:
-        regularizer = get_regularizer(penalty.name, penalty.beta, penalty.on, target=penalty.target)
+        regularizer = get_regularizer(penalty.name, penalty.beta, penalty.on, penalty.target)
     if settings.quantized:
         bits = settings.quantization
         return tfdq.quantize_model(

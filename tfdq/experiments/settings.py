@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tfdq.lipschitz.targets import default_target
+
 MODELS = ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet")
 
 
@@ -94,15 +96,22 @@ class PenaltySettings(Section):
         name: which one, of ``tfdq.lipschitz.get_regularizer``.
         on: the kernel it acts on: ``"kernel"`` (the paper's), ``"folded"`` or ``"deployed"``.
         beta: its weight; 0: none.
-        target: singular value to aim at, or ``"1/k"``.
+        target: singular value to aim at, or ``"1/k"``; by default that of ``tfdq.quantize_model``.
         ramp: epochs (begin, end) between which the weight rises from 0 to beta; None: beta always.
     """
 
     name: Literal["orthogonal", "srip", "spectral", "conv_orthogonal"] = "orthogonal"
     on: Literal["kernel", "folded", "deployed"] = "deployed"
     beta: Finite = Field(default=2e-3, ge=0)
-    target: Literal["1/k"] | Annotated[Finite, Field(gt=0)] = 1.0
+    target: Literal["1/k"] | Annotated[Finite, Field(gt=0)] = "1/k"
     ramp: tuple[Finite, Finite] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _target_of_the_penalty(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "target" not in given:
+            return {**given, "target": default_target(given.get("name", "orthogonal"))}
+        return given
 
     @model_validator(mode="after")
     def _ordered(self) -> PenaltySettings:

@@ -12,10 +12,10 @@ import tf_keras
 from tfdq.lipschitz.regularizers import (
     KernelRegularizer,
     Placement,
-    Target,
     gram_deviation,
     kernel_matrix,
 )
+from tfdq.lipschitz.targets import Target
 
 
 @tf_keras.saving.register_keras_serializable(package="tfdq")

@@ -9,6 +9,7 @@ import tf_keras
 from tfdq.lipschitz.convolution_regularizers import ConvolutionOrthogonalityRegularizer
 from tfdq.lipschitz.regularizers import KernelRegularizer, OrthogonalityRegularizer, Placement
 from tfdq.lipschitz.spectral_regularizers import SpectralRegularizer, SRIPRegularizer
+from tfdq.lipschitz.targets import Target, default_target
 
 REGULARIZERS: dict[str, type[KernelRegularizer]] = {
     "orthogonal": OrthogonalityRegularizer,
@@ -22,6 +23,7 @@ def get_regularizer(
     identifier: str | tf_keras.regularizers.Regularizer,
     beta: float = 2e-3,
     on: Placement = "deployed",
+    target: Target | None = None,
     **arguments: Any,
 ) -> tf_keras.regularizers.Regularizer:
     """Return a kernel penalty by its name, or the instance that is given.
@@ -31,7 +33,9 @@ def get_regularizer(
             Regularizer, which is returned as it is.
         beta: weight of the penalty, >= 0.
         on: ``"kernel"``, ``"folded"`` or ``"deployed"``.
-        **arguments: further arguments of the penalty, such as ``target``.
+        target: singular value that it aims at; by default 1 for ``"conv_orthogonal"`` and
+            ``"1/k"`` for the penalties of the reshaped kernel, so that no convolution expands.
+        **arguments: further arguments of the penalty.
 
     Raises:
         ValueError: the name is unknown, or an argument is out of its range.
@@ -43,4 +47,5 @@ def get_regularizer(
             f"regularizer must be one of {', '.join(REGULARIZERS)} or a Keras Regularizer, "
             f"got {identifier!r}"
         )
-    return REGULARIZERS[identifier](beta, on, **arguments)
+    target = default_target(identifier) if target is None else target
+    return REGULARIZERS[identifier](beta, on, target=target, **arguments)

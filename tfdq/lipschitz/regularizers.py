@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 import tensorflow as tf
 import tf_keras
 
+from tfdq.lipschitz.targets import Target, check_target
+
 Placement = Literal["kernel", "folded", "deployed"]
 PLACEMENTS: tuple[str, ...] = get_args(Placement)
-Target = float | Literal["1/k"]
 
 
 def check_beta(beta: float) -> float:
@@ -36,19 +37,6 @@ def check_placement(on: str) -> Placement:
         if on == place:
             return place
     raise ValueError(f"on must be one of {', '.join(PLACEMENTS)}, got {on!r}")
-
-
-def check_target(target: Target) -> Target:
-    """Return the singular value that a penalty aims at, or say what is wrong with it.
-
-    Raises:
-        ValueError: ``target`` is neither ``"1/k"`` nor a finite number > 0.
-    """
-    if target == "1/k":
-        return "1/k"
-    if isinstance(target, (str, bool)) or not math.isfinite(target) or target <= 0:
-        raise ValueError(f"target must be a finite number > 0 or '1/k', got {target!r}")
-    return float(target)
 
 
 def kernel_matrix(kernel: tf.Tensor, depthwise: bool = False) -> tf.Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfdq.lipschitz.regularizers import Placement, Target
+from tfdq.lipschitz.regularizers import Placement
+from tfdq.lipschitz.targets import Target
 from tfdq.quantization.graph import read_graph
 from tfdq.quantization.keras3 import from_keras3, is_keras3_model
 from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
@@ -22,7 +23,7 @@ def quantize_model(
     lipschitz_beta: float = 2e-3,
     *,
     on: Placement = "deployed",
-    target: Target = 1.0,
+    target: Target | None = None,
     regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal",
     beta_schedule: tf_keras.optimizers.schedules.LearningRateSchedule | None = None,
     weight_bits: int = 8,
@@ -55,10 +56,12 @@ def quantize_model(
         lipschitz_beta: weight of the penalty, >= 0; 0 is vanilla quantization with the same
             quantizers.
         on: the kernel the penalty acts on: ``"deployed"`` (BatchNorm folded in, fake-quantized),
-            ``"folded"`` (BatchNorm folded in), ``"kernel"`` (the trained one, as in the paper).
+            ``"folded"`` (BatchNorm folded in), ``"kernel"`` (the trained one). The paper's penalty
+            is ``on="kernel", target=1``.
         target: the singular value that the penalty aims at, > 0; ``"1/k"``: 1 over the square root
             of the number of taps, so that a ``k x k`` convolution at stride 1, not only its
-            reshaped kernel, does not expand.
+            reshaped kernel, does not expand. By default 1 for ``"conv_orthogonal"``, which
+            controls the convolution itself, and ``"1/k"`` for the others.
         regularizer: which penalty: ``"orthogonal"`` (the paper's), ``"srip"``, ``"spectral"``,
             ``"conv_orthogonal"`` (see ``tfdq.lipschitz``), or a registered Keras ``Regularizer``
             with its own weight, place and target in the stead of ``lipschitz_beta``, ``on`` and

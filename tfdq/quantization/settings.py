@@ -12,11 +12,10 @@ from tfdq.lipschitz.names import get_regularizer
 from tfdq.lipschitz.regularizers import (
     KernelRegularizer,
     Placement,
-    Target,
     check_beta,
     check_placement,
-    check_target,
 )
+from tfdq.lipschitz.targets import Target, check_target
 from tfdq.quantization.grid import zero_aligned_range
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
@@ -36,7 +35,7 @@ class Settings:
 
     lipschitz_beta: float = 0.0
     on: Placement = "deployed"
-    target: Target = 1.0
+    target: Target | None = None
     regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal"
     beta_schedule: tf_keras.optimizers.schedules.LearningRateSchedule | None = None
     weight_bits: int = 8
@@ -50,7 +49,8 @@ class Settings:
     def __post_init__(self) -> None:
         check_beta(self.lipschitz_beta)
         check_placement(self.on)
-        check_target(self.target)
+        if self.target is not None:
+            check_target(self.target)
         check_bits(self.weight_bits, 2, 8, "weight_bits")
         check_bits(self.activation_bits, 1, 8, "activation_bits")
         if self.first_last_bits is not None:
@@ -152,4 +152,4 @@ class Settings:
         return type(prototype).from_config(config)
 
     def _prototype(self) -> tf_keras.regularizers.Regularizer:
-        return get_regularizer(self.regularizer, self.lipschitz_beta, self.on, target=self.target)
+        return get_regularizer(self.regularizer, self.lipschitz_beta, self.on, self.target)
