@@ -56,6 +56,13 @@ class Target(abc.ABC):
             raise ValueError(f"{self.name}: the number of classes is known after the first query")
         return self._num_classes
 
+    @property
+    def quantized(self) -> bool:
+        """Whether a model of `tfdq.quantize_model`, which attacks can look into, is behind it."""
+        model = getattr(self, "model", None)
+        layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+        return any(hasattr(layer, "quantized_kernel") for layer in layers)
+
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Logits of a batch of any size.
 
