@@ -38,10 +38,10 @@ def straight_through(
         rectified: the lower end comes from a ReLU, whose gradient is zero there.
         reach: how far ``smooth`` can go; not known if None.
     """
-    lower, upper = np.float32(low), np.float32(high)
+    lower, upper = np.array(low, np.float32), np.array(high, np.float32)
     if reach is not None:
-        lower = np.where(reach[0] > low - _SURELY_ROUNDED, np.float32(-np.inf), lower)
-        upper = np.where(reach[1] < high + _SURELY_ROUNDED, np.float32(np.inf), upper)
+        lower = np.where(reach[0] > low - _SURELY_ROUNDED, np.float32(-np.inf), low).astype(np.float32)
+        upper = np.where(reach[1] < high + _SURELY_ROUNDED, np.float32(np.inf), high).astype(np.float32)
 
     @tf.custom_gradient
     def clamp(value: tf.Tensor, real: tf.Tensor) -> tuple[tf.Tensor, Callable]:

@@ -171,9 +171,7 @@ class QuantizeWrapper(PortableQuantizeWrapper):
 
     def quantize_output(self, outputs: tf.Tensor) -> tf.Tensor:
         """Return what the layer computes fake-quantized, in inference mode."""
-        return _quantize_output(
-            self.quantize_config.output, outputs, False, self._output_variables
-        )
+        return _quantize_output(self.quantize_config.output, outputs, False, self._output_variables)
 
     @property
     def _call_takes_training(self) -> bool:

@@ -61,7 +61,7 @@ def _is_lean(layer: Any) -> bool:
     return (
         isinstance(layer, QuantizeWrapper)
         and isinstance(layer.layer, FusedKernel)
-        and layer.layer.compute_dtype == "float32"
+        and getattr(layer.layer, "compute_dtype", "") == "float32"
     )
 
 

@@ -59,7 +59,7 @@ class Target(abc.ABC):
     @property
     def quantized(self) -> bool:
         """Whether a model of `tfdq.quantize_model`, which attacks can look into, is behind it."""
-        model = getattr(self, "model", None)
+        model: Any = getattr(self, "model", None)
         layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
         return any(hasattr(layer, "quantized_kernel") for layer in layers)
 
