@@ -40,8 +40,8 @@ def straight_through(
     """
     lower, upper = np.array(low, np.float32), np.array(high, np.float32)
     if reach is not None:
-        lower = np.where(reach[0] > low - _SURELY_ROUNDED, np.float32(-np.inf), low).astype(np.float32)
-        upper = np.where(reach[1] < high + _SURELY_ROUNDED, np.float32(np.inf), high).astype(np.float32)
+        lower = np.where(reach[0] > low - _SURELY_ROUNDED, -np.inf, low).astype(np.float32)
+        upper = np.where(reach[1] < high + _SURELY_ROUNDED, np.inf, high).astype(np.float32)
 
     @tf.custom_gradient
     def clamp(value: tf.Tensor, real: tf.Tensor) -> tuple[tf.Tensor, Callable]:
