@@ -44,7 +44,7 @@ class IntegerTwin(tf_keras.Model):
             raise ValueError(f"kernels is {kernels!r}; known: {', '.join(KERNEL_SETS)}")
         self.kernels = kernels
         self._source = graph_of(model)
-        bounds = _largest_magnitudes(self._source)
+        spans = _centred_spans(self._source)
         self._held: list[tf.Variable] = []
         self._steps: list[tuple[Kernel, tuple[int, ...], int]] = []
         for operator in self._source.operators:
@@ -55,7 +55,7 @@ class IntegerTwin(tf_keras.Model):
                 operator,
                 tensors,
                 self._source.tensors[output],
-                [bounds.get(i, 0) for i in present],
+                [spans.get(i, (0, 0)) for i in present],
                 kernels,
                 self._hold,
             )
@@ -187,10 +187,9 @@ def _centred_input(value: Any, tensor: Tensor) -> tf.Tensor:
     return to_centred(tf.cast(value, tf.float32), tensor)
 
 
-def _largest_magnitudes(graph: IntegerGraph) -> dict[int, int]:
-    """The largest ``|q - zero_point|`` that each tensor can hold."""
-    bounds = {}
-    for index, (low, high) in integers_in_use(graph).items():
-        zero_point = graph.tensors[index].zero_point
-        bounds[index] = max(abs(low - zero_point), abs(high - zero_point))
-    return bounds
+def _centred_spans(graph: IntegerGraph) -> dict[int, tuple[int, int]]:
+    """The smallest and largest ``q - zero_point`` that each tensor can hold."""
+    return {
+        index: (low - graph.tensors[index].zero_point, high - graph.tensors[index].zero_point)
+        for index, (low, high) in integers_in_use(graph).items()
+    }

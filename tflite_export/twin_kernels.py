@@ -38,7 +38,9 @@ from tflite_export.reference import (
 )
 from tflite_export.rounding import mean_multiplier, requantization_scale, scale_away
 from tflite_export.twin_rounding import (
+    Reach,
     multiplier_rescaler,
+    reach_of_sums,
     rescaler,
     shift_right,
     straight_through,
@@ -59,7 +61,7 @@ class Site:
         operator: the operator.
         inputs: the operands that are present.
         output: the result.
-        bounds: for each operand, the largest ``|q - zero_point|`` it can hold.
+        spans: for each operand, the smallest and largest ``q - zero_point`` it can hold.
         kernels: name of the kernel set to imitate.
         constant: makes a tensor of an array, in a way that graph optimisers do not fold into
             convolutions.
@@ -68,9 +70,14 @@ class Site:
     operator: Operator
     inputs: list[Tensor]
     output: Tensor
-    bounds: list[int]
+    spans: list[tuple[int, int]]
     kernels: str
     constant: Callable[[np.ndarray], tf.Tensor]
+
+    @property
+    def largest(self) -> int:
+        """The largest ``|q - zero_point|`` of the first operand."""
+        return max(abs(end) for end in self.spans[0])
 
     @property
     def xnnpack(self) -> bool:
@@ -86,10 +93,12 @@ def clamp_range(operator: Operator, output: Tensor) -> tuple[int, int]:
     return low - output.zero_point, high - output.zero_point
 
 
-def _finish(site: Site, exact: tf.Tensor, smooth: tf.Tensor) -> tf.Tensor:
+def _finish(
+    site: Site, exact: tf.Tensor, smooth: tf.Tensor, reach: Reach | None = None
+) -> tf.Tensor:
     low, high = clamp_range(site.operator, site.output)
     rectified = getattr(site.operator.options, "activation", "NONE").startswith("RELU")
-    return straight_through(exact, smooth, low, high, rectified)
+    return straight_through(exact, smooth, low, high, rectified, reach)
 
 
 def _weighted(
@@ -119,8 +128,8 @@ def _weighted(
         (begin, end, site.constant(_in_tensorflow(site.operator.kind, part).astype(np.float32)))
         for begin, end, part in _exact_parts(site, weights // divisor, axis)
     ]
-    sums = np.abs(np.moveaxis(weights, axis, 0).reshape(channels, -1).astype(np.int64)).sum(axis=1)
-    narrow = int((sums * site.bounds[0] + np.abs(bias)).max()) < EXACT
+    rows = np.moveaxis(weights, axis, 0).reshape(channels, -1).astype(np.int64)
+    narrow = int((np.abs(rows).sum(axis=1) * site.largest + np.abs(bias)).max()) < EXACT
     whole = len(parts) == 1
     offset = site.constant(bias.astype(np.float32) if narrow else bias.astype(np.int32))
     factors = requantization_scale(site.inputs[0].scale, grid.scale, site.output.scale)
@@ -130,6 +139,7 @@ def _weighted(
         * grid.scale.astype(np.float64)
         / np.float64(site.output.scale)
     )
+    reach = reach_of_sums(rows, bias, site.spans[0], np.broadcast_to(real, (channels,)))
     rescale = (
         None
         if fixed is None or site.xnnpack
@@ -151,9 +161,9 @@ def _weighted(
             accumulator = with_gradient(tf.cast(integers, tf.float32), smooth)
         steps = accumulator * scale
         if rescale is None:
-            return _finish(site, tf.round(steps), steps)
+            return _finish(site, tf.round(steps), steps, reach)
         wide = tf.cast(accumulator, tf.int64) if narrow else tf.cast(integers, tf.int64)
-        return _finish(site, tf.cast(rescale(wide), tf.float32), steps)
+        return _finish(site, tf.cast(rescale(wide), tf.float32), steps, reach)
 
     return kernel
 
@@ -166,7 +176,7 @@ def _exact_parts(site: Site, weights: np.ndarray, axis: int) -> list[tuple[int, 
     """
     rows = np.abs(np.moveaxis(weights, axis, 0).astype(np.int64))
     if site.operator.kind == "DEPTHWISE_CONV_2D":
-        largest = int(rows.reshape(rows.shape[0], -1).sum(axis=1).max()) * site.bounds[0]
+        largest = int(rows.reshape(rows.shape[0], -1).sum(axis=1).max()) * site.largest
         if largest >= EXACT:
             raise ValueError(
                 f"{site.output.name!r}: sums of up to {largest} in one depthwise window are not "
@@ -174,7 +184,7 @@ def _exact_parts(site: Site, weights: np.ndarray, axis: int) -> list[tuple[int, 
             )
         return [(0, 0, weights)]
     inputs = weights.shape[-1]
-    each = rows.reshape(rows.shape[0], -1, inputs).sum(axis=1) * site.bounds[0]
+    each = rows.reshape(rows.shape[0], -1, inputs).sum(axis=1) * site.largest
     parts, begin, running = [], 0, np.zeros(rows.shape[0], np.int64)
     for channel in range(inputs):
         running = running + each[:, channel]

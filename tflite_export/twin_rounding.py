@@ -10,11 +10,25 @@ import tensorflow as tf
 from tflite_export.reference import Rescale
 from tflite_export.rounding import fixed_point, scale_away, scale_upward
 
+Reach = tuple[np.ndarray, np.ndarray]
+"""The least and the greatest real number that each channel can come to, float64 ``(channels,)``."""
+
+_SURELY_ROUNDED = 0.499
+
 
 def straight_through(
-    exact: tf.Tensor, smooth: tf.Tensor, low: float, high: float, rectified: bool
+    exact: tf.Tensor,
+    smooth: tf.Tensor,
+    low: float,
+    high: float,
+    rectified: bool,
+    reach: Reach | None = None,
 ) -> tf.Tensor:
     """The value of ``exact`` clamped to ``[low, high]``, with the gradient of clamping ``smooth``.
+
+    An end that nothing can pass stops no gradient. Such are the clamps of a change of grid: a black
+    pixel lies on the lower one exactly, and a ReLU's zero slope there would hide from an attack
+    that the pixel can be made brighter.
 
     Args:
         exact: integers, any shape.
@@ -22,17 +36,41 @@ def straight_through(
         low: smallest integer that is left.
         high: largest integer that is left.
         rectified: the lower end comes from a ReLU, whose gradient is zero there.
+        reach: how far ``smooth`` can go; not known if None.
     """
+    lower, upper = np.array(low, np.float32), np.array(high, np.float32)
+    if reach is not None:
+        lower = np.where(reach[0] > low - _SURELY_ROUNDED, -np.inf, low).astype(np.float32)
+        upper = np.where(reach[1] < high + _SURELY_ROUNDED, np.inf, high).astype(np.float32)
 
     @tf.custom_gradient
     def clamp(value: tf.Tensor, real: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
-            above = real > low if rectified else real >= low
-            return None, tf.where(above & (real <= high), upstream, tf.zeros_like(upstream))
+            above = real > lower if rectified else real >= lower
+            return None, tf.where(above & (real <= upper), upstream, tf.zeros_like(upstream))
 
         return tf.clip_by_value(value, low, high), gradient
 
     return clamp(tf.stop_gradient(exact), smooth)
+
+
+def reach_of_sums(
+    rows: np.ndarray, bias: np.ndarray, span: tuple[int, int], factors: np.ndarray
+) -> Reach:
+    """How far weighted sums of integers can go, after they are rescaled.
+
+    Args:
+        rows: weights, int64 ``(channels, products)``.
+        bias: int64 ``(channels,)``.
+        span: the smallest and largest centred integer among the operands; padding adds zeros.
+        factors: positive float64 ``(channels,)``, from sums to steps of the output.
+    """
+    low, high = min(span[0], 0), max(span[1], 0)
+    upward, downward = np.maximum(rows, 0).sum(axis=1), np.minimum(rows, 0).sum(axis=1)
+    return (
+        (upward * low + downward * high + bias) * factors,
+        (upward * high + downward * low + bias) * factors,
+    )
 
 
 @tf.custom_gradient

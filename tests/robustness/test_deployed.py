@@ -163,13 +163,10 @@ def test_adaptive_attack_on_a_squeezed_file_is_the_stronger_one(
         "clean": np.mean(file.predict(x) == y),
         "oblivious": np.mean(file.predict(oblivious) == y),
         "adaptive": run_attack("pgd", path, x, y, EPS, surrogate=twin).robust_accuracy,
-        "by the model's gradients": run_attack(
-            "pgd", path, x, y, EPS, surrogate=model
-        ).robust_accuracy,
         "on the model": run_attack("pgd", model, x, y, EPS).robust_accuracy,
     }
     assert figures["adaptive"] < figures["oblivious"] - 0.05, figures
     assert figures["oblivious"] < figures["clean"], figures
-    # The model and the file are one function, so the same gradients find as much on either. (The
-    # twin passes the median's gradient straight through, the model's is exact: both are tried.)
-    assert abs(figures["by the model's gradients"] - figures["on the model"]) <= 0.03, figures
+    # The model and the file are one function, and the twin's gradients are the model's, at black
+    # pixels too: a clamp of the squeezer's that stopped them there hid 17 points.
+    assert abs(figures["adaptive"] - figures["on the model"]) <= 0.03, figures

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tflite_export
-from tests.tflite_export.graphs import Draw
+from tests.tflite_export.graphs import Draw, grid
 from tests.tflite_export.trained import digits, quantized
 from tflite_export.graph import Convolution, Elementwise, FullyConnected
 from tflite_export.twin import IntegerTwin
@@ -109,6 +109,28 @@ def test_addition_gradient_is_that_of_the_sum():
     # 30 is beyond a's largest value, 90 beyond b's: clamped, no gradient
     np.testing.assert_allclose(ga, [[1, 1, 0, 1]], rtol=1e-5)
     np.testing.assert_allclose(gb, [[1, 1, 1, 0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("bias", "passes"), [(0, 1.0), (-20, 0.0)])
+def test_clamp_that_nothing_can_pass_stops_no_gradient(bias, passes):
+    """A ReLU behind a change of grid cuts nothing: a black pixel, on its end, can get brighter."""
+    draw = Draw(3)
+    pixel, step = 1 / 255, 1 / 7
+    source = draw.value("x", (-1, 2, 2, 1), pixel, -128)
+    output = draw.value("y", (-1, 2, 2, 1), step, -128)
+    weights = draw.constant("w", np.full((1, 1, 1, 1), 100, np.int8), grid(0.01), "int8")
+    offset = draw.constant("b", np.full(1, 100 * bias, np.int32), grid(0.01 * pixel), "int32")
+    options = Convolution("VALID", activation="RELU")
+    graph = draw.done("DEPTHWISE_CONV_2D", (source, weights, offset), output, options)
+    x = tf.constant([0.0, 0.25, 0.6, 1.0], shape=(1, 2, 2, 1))
+    twin = IntegerTwin(graph)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = twin(x)
+    slopes = tape.gradient(y, x).numpy().ravel()
+    np.testing.assert_allclose(slopes, [passes, 1.0, 1.0, 1.0], rtol=1e-5)
+    levels = np.rint(np.maximum(x.numpy() * 255 + bias, 0) / 255 * 7) - 128
+    np.testing.assert_array_equal(twin.integers(x).numpy(), levels)
 
 
 @pytest.mark.parametrize("name", ["small", "convex", "concat", "softmax"])

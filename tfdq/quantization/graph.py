@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import tensorflow as tf
 import tf_keras
 
 
@@ -17,12 +19,32 @@ class Node:
         layer: the layer called.
         inputs: positions of the nodes whose outputs it takes, in order.
         shape: shape of its output, the batch axis None.
+        call: Keras' own record of the call, with its other arguments; None for an input.
     """
 
     index: int
     layer: tf_keras.layers.Layer
     inputs: tuple[int, ...]
     shape: tuple[int | None, ...]
+    call: Any = field(default=None, repr=False, compare=False)
+
+    def infer(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Return what the call gives in inference mode, with all arguments that the model has.
+
+        A TensorFlow operation on Keras tensors (``logits * 50.0``) is a layer whose numbers are
+        arguments of the call.
+
+        Args:
+            inputs: a tensor for each of ``self.inputs``.
+        """
+        given: dict[str, list[tf.Tensor]] = {}
+        for name, value in zip(self.call.flat_input_ids, inputs, strict=True):
+            given.setdefault(name, []).append(value)
+        args, kwargs = self.call.map_arguments(given)
+        takes_training = self.layer._expects_training_arg
+        if takes_training and not self.layer._call_spec.arg_was_passed("training", args, kwargs):
+            kwargs["training"] = False
+        return self.layer(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,9 @@ def _input_layers(model: tf_keras.Model) -> list[tf_keras.layers.InputLayer]:
     return [tensor.node.layer for tensor in model.inputs]
 
 
-def _append(nodes: list[Node], layer: Any, inputs: tuple[int, ...], shape: Any) -> int:
+def _append(
+    nodes: list[Node], layer: Any, inputs: tuple[int, ...], shape: Any, call: Any = None
+) -> int:
     if isinstance(shape, list):
         if len(shape) != 1:
             raise ValueError(
@@ -79,7 +103,7 @@ def _append(nodes: list[Node], layer: Any, inputs: tuple[int, ...], shape: Any) 
                 "only layers with one output are supported"
             )
         shape = shape[0]
-    nodes.append(Node(len(nodes), layer, inputs, tuple(shape)))
+    nodes.append(Node(len(nodes), layer, inputs, tuple(shape), call))
     return nodes[-1].index
 
 
@@ -98,7 +122,7 @@ def _replay(model: tf_keras.Model, sources: list[int], nodes: list[Node]) -> lis
             if isinstance(layer, tf_keras.Model):
                 results = _replay(layer, taken, nodes)
             else:
-                results = [_append(nodes, layer, tuple(taken), [t.shape for t in made])]
+                results = [_append(nodes, layer, tuple(taken), [t.shape for t in made], call)]
             position.update((id(tensor), at) for tensor, at in zip(made, results, strict=True))
     return [position[id(tensor)] for tensor in model.outputs]
 

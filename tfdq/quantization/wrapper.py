@@ -169,6 +169,10 @@ class QuantizeWrapper(PortableQuantizeWrapper):
             self.quantize_config.output, outputs, training, self._output_variables
         )
 
+    def quantize_output(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Return what the layer computes fake-quantized, in inference mode."""
+        return _quantize_output(self.quantize_config.output, outputs, False, self._output_variables)
+
     @property
     def _call_takes_training(self) -> bool:
         return bool(self.layer._expects_training_arg)

@@ -187,9 +187,7 @@ def why_skipped(spec: AttackSpec, source: Target, classes: int) -> str:
     """
     if spec.gradients and not source.differentiable:
         return "no gradients"
-    layers = getattr(getattr(source, "model", None), "layers", [])
-    quantized = any(hasattr(layer, "quantized_kernel") for layer in layers)
-    if spec.name in _FOR_QUANTIZED_MODELS and not quantized:
+    if spec.name in _FOR_QUANTIZED_MODELS and not source.quantized:
         return "not a quantized model"
     if classes < _LEAST_CLASSES.get(spec.name, 0):
         return f"fewer than {_LEAST_CLASSES[spec.name]} classes"

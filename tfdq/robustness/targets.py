@@ -56,6 +56,13 @@ class Target(abc.ABC):
             raise ValueError(f"{self.name}: the number of classes is known after the first query")
         return self._num_classes
 
+    @property
+    def quantized(self) -> bool:
+        """Whether a model of `tfdq.quantize_model`, which attacks can look into, is behind it."""
+        model: Any = getattr(self, "model", None)
+        layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+        return any(hasattr(layer, "quantized_kernel") for layer in layers)
+
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Logits of a batch of any size.
 
@@ -166,6 +173,7 @@ class DifferentiableTarget(Target):
         outputs: Outputs = "logits",
         model: Any = None,
         values_of: Target | None = None,
+        differentiated: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ) -> None:
         """Wraps a TensorFlow function from float32 images to logits.
 
@@ -178,6 +186,7 @@ class DifferentiableTarget(Target):
             model: The Keras model behind the function, for attacks that look inside.
             values_of: A target whose logits this one reproduces, with other gradients (BPDA): an
                 attack then need not ask that target again.
+            differentiated: The same function in a form that costs less to differentiate.
         """
         super().__init__(name, batch_size, outputs)
         self.model = model
@@ -185,13 +194,17 @@ class DifferentiableTarget(Target):
         # Targets derived from this one, kept so that they are traced once.
         self.companions: dict[Any, Any] = {}
         self.function = function
+        self._differentiated = differentiated or function
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def logits_tensor(self, x: tf.Tensor) -> tf.Tensor:
         """Logits as a tensor; see `Target.logits_tensor`."""
+        return self._as_logits(self.function(x))
+
+    def _as_logits(self, scores: tf.Tensor) -> tf.Tensor:
         import tensorflow as tf
 
-        scores = tf.cast(self.function(x), tf.float32)
+        scores = tf.cast(scores, tf.float32)
         if self.outputs == "probabilities":
             return tf.math.log(tf.maximum(scores, _SMALLEST_PROBABILITY))
         return scores
@@ -256,7 +269,7 @@ class DifferentiableTarget(Target):
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
-                logits = self.logits_tensor(images)
+                logits = self._as_logits(self._differentiated(images))
                 losses = loss(logits, labels, aux)
             gradient = tape.gradient(losses, images, unconnected_gradients="zero")
             return logits, losses, gradient
@@ -382,6 +395,15 @@ def _is_tensorflow_callable(model: Any) -> bool:
     return twin is not None and isinstance(model, twin)
 
 
+def _lean(model: Any) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """A form of a quantized model that costs less to differentiate, if there is one."""
+    if "tfdq.quantization" not in sys.modules:
+        return None  # then no model can have its layers
+    from tfdq.robustness.lean_gradients import lean_function
+
+    return lean_function(model)
+
+
 def _keras_target(
     model: Any, name: str | None, batch_size: int, outputs: Outputs
 ) -> DifferentiableTarget:
@@ -405,6 +427,7 @@ def _keras_target(
         batch_size=batch_size,
         outputs="logits" if recovered else outputs,
         model=model,
+        differentiated=None if recovered else _lean(model),
     )
     # Written past Keras' own __setattr__, which would try to track the target as a layer.
     model.__dict__.setdefault(_TARGET_ATTRIBUTE, {})[key] = target

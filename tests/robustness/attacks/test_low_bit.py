@@ -40,6 +40,20 @@ def test_exact_surrogate_has_the_values_of_the_network(two_bit, sample):
     np.testing.assert_allclose(surrogate.logits(sample.x), expected, atol=1e-5)
 
 
+def test_operations_behind_and_before_the_network_are_kept(two_bit, sample):
+    """A TensorFlow operation on Keras tensors keeps its numbers in the call, not in the layer."""
+    whole = tf_keras.Model(two_bit.input, 3.0 - two_bit.output * 50.0)
+    image = tf_keras.Input((8, 8, 1))
+    nested = tf_keras.Model(image, two_bit(tf.maximum(image, 0.25)) / 4.0)
+    expected = two_bit.predict(sample.x, verbose=0)
+    surrogate = smooth_surrogate(whole)
+    np.testing.assert_allclose(surrogate.logits(sample.x), 3.0 - 50.0 * expected, atol=1e-3)
+    brighter = two_bit.predict(np.maximum(sample.x, 0.25), verbose=0)
+    np.testing.assert_allclose(smooth_surrogate(nested).logits(sample.x), brighter / 4, atol=1e-5)
+    result = run_attack("low-bit", nested, sample.x, sample.y, EPS, steps=5, queries=20)
+    assert result.robust_accuracy < result.clean_accuracy
+
+
 def test_slope_is_that_of_a_sum_of_sigmoids(one_activation):
     tau, step = 0.3, 2.0
     surrogate = smooth_surrogate(one_activation, temperature=tau)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tfdq.robustness import AuditThresholds, MaskingAudit, as_target, audit
 from tfdq.robustness.masking.audit import CHECK_NAMES
@@ -155,6 +156,24 @@ def test_zero_gradients(float_model: Any, digits: Any) -> None:
     gradient = tape.gradient(loss, x).numpy()
     share = np.mean(np.abs(gradient).reshape(len(gradient), -1).max(1) == 0)
     assert check.figures["share_at_clean_images"] == pytest.approx(share, abs=0.03)
+
+
+def test_a_quantized_model_with_loud_logits(quantized: Any, digits: Any) -> None:
+    """Scaled by a TensorFlow operation on its output: audited like any model, low-bit included."""
+    model = quantized(4)
+    whole = tf_keras.Model(model.input, model.output * 50.0)
+    for audited, failures in ((model, ()), (whole, ("zero gradients", "logit scale"))):
+        verdict = audit(
+            audited,
+            digits.x_test,
+            digits.y_test,
+            eps=0.1,
+            examples=64,
+            queries=50,
+            checks=["zero gradients", "logit scale", "planted adversarial image"],
+        )
+        assert verdict.failures == failures
+        assert "low-bit" in str(verdict.to_json())
 
 
 def test_zero_gradients_of_a_step(float_model: Any, digits: Any) -> None:

@@ -100,13 +100,12 @@ def _smoothed(source: Any, temperature: float) -> DifferentiableTarget:
 
     if isinstance(getattr(source, "function", None), SmoothNetwork):
         return source
-    model = getattr(source, "model", None)
-    if not any(hasattr(layer, "quantized_kernel") for layer in getattr(model, "layers", [])):
+    if not source.quantized:
         raise ValueError(
             f"low-bit looks inside a quantized model, which {source.name} is not; attack a model "
             "made by tfdq.quantize_model or pass it as surrogate="
         )
-    made = smooth_surrogate(model, temperature=temperature)
+    made = smooth_surrogate(source.model, temperature=temperature)
     grids = made.function.grids  # type: ignore[attr-defined]
     kept_grids, kept = source.companions.get(temperature, (None, made))
     if kept_grids == grids:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tensorflow as tf
 import tf_keras
 
-from tfdq.quantization import Grid, InputQuantizer, QuantizeWrapper, read_graph
+from tfdq.quantization import Grid, InputQuantizer, Node, QuantizeWrapper, read_graph
 from tfdq.robustness.targets import DifferentiableTarget, as_target
 
 Values = Literal["exact", "smooth"]
@@ -88,12 +88,12 @@ class SmoothNetwork:
             raise ValueError(f"values must be 'exact' or 'smooth', got {values!r}")
         if not temperature > 0 or leak < 0:
             raise ValueError(f"need temperature > 0 and leak >= 0, got {temperature} and {leak}")
-        if not any(isinstance(layer, QuantizeWrapper) for layer in model.layers):
+        # Read here, not in the trace, where variables have no values.
+        self._graph = read_graph(model)
+        if not any(isinstance(node.layer, QuantizeWrapper) for node in self._graph.nodes):
             raise ValueError(
                 f"{model.name!r} was not made by tfdq.quantize_model: no quantizers to smooth"
             )
-        # Read here, not in the trace, where variables have no values.
-        self._graph = read_graph(model)
         self.grids = {
             node.index: node.layer.output_grid()
             for node in self._graph.nodes
@@ -110,16 +110,16 @@ class SmoothNetwork:
             if node.index in values:
                 continue
             inputs = [values[source] for source in node.inputs]
-            taken = inputs[0] if len(inputs) == 1 else inputs
-            values[node.index] = self._apply(node.layer, taken, self.grids.get(node.index))
+            values[node.index] = self._apply(node, inputs, self.grids.get(node.index))
         return values[self._graph.outputs[0]]
 
-    def _apply(self, layer: Any, inputs: Any, grid: Grid | None) -> tf.Tensor:
+    def _apply(self, node: Node, inputs: list[tf.Tensor], grid: Grid | None) -> tf.Tensor:
+        layer: Any = node.layer
         if isinstance(layer, InputQuantizer):
-            return _straight_through(inputs, layer(inputs, training=False))
+            return _straight_through(inputs[0], node.infer(inputs))
         if grid is None:
-            return layer(inputs, training=False)
-        before = _before_activation(layer, inputs)
+            return node.infer(inputs)
+        before = _before_activation(layer, inputs[0] if len(inputs) == 1 else inputs)
         exact = _round(before, grid)
         if getattr(layer.layer, "fused_activation", "linear") == "linear":
             return _straight_through(before, exact)
