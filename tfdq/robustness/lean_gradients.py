@@ -53,11 +53,12 @@ def lean_function(model: Any) -> Callable[[tf.Tensor], tf.Tensor] | None:
         network = LeanNetwork(model)
     except ValueError:  # not a graph of layers
         return None
-    gains = any(_is_lean(node.layer) for node in network._graph.nodes)
+    gains = any(is_lean(node.layer) for node in network._graph.nodes)
     return network if gains and len(network._graph.inputs) == 1 else None
 
 
-def _is_lean(layer: Any) -> bool:
+def is_lean(layer: Any) -> bool:
+    """Whether a layer has a form that costs less to differentiate."""
     return (
         isinstance(layer, QuantizeWrapper)
         and isinstance(layer.layer, FusedKernel)
@@ -67,14 +68,11 @@ def _is_lean(layer: Any) -> bool:
 
 def _call(node: Node, inputs: list[tf.Tensor]) -> tf.Tensor:
     wrapper: Any = node.layer
-    if not _is_lean(wrapper):
+    if not is_lean(wrapper):
         return node.infer(inputs)
     (x,) = inputs
     layer = wrapper.layer
-    kernel = tf.convert_to_tensor(layer.trained_kernel)
-    if wrapper.kernel_quantizer is not None:
-        kernel = wrapper.kernel_quantizer(kernel, False, {})
-    before = _affine(layer, x, kernel)
+    before = before_activation(wrapper, x)
     quantizer = wrapper.output_quantizer
     if (
         layer.fused_activation == "relu6"
@@ -84,6 +82,14 @@ def _call(node: Node, inputs: list[tf.Tensor]) -> tf.Tensor:
         rounded = quantizer(layer.activate(tf.stop_gradient(before)), False, {})
         return _through_relu6(before, rounded)
     return wrapper.quantize_output(layer.activate(before))
+
+
+def before_activation(wrapper: Any, x: tf.Tensor) -> tf.Tensor:
+    """What a lean layer computes from its fake-quantized kernel, its activation left out."""
+    kernel = tf.convert_to_tensor(wrapper.layer.trained_kernel)
+    if wrapper.kernel_quantizer is not None:
+        kernel = wrapper.kernel_quantizer(kernel, False, {})
+    return _affine(wrapper.layer, x, kernel)
 
 
 def _affine(layer: FusedKernel, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

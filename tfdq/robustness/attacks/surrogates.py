@@ -7,12 +7,15 @@ middle of a step looks as movable as one at its edge. Slopes that rise near the 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import tensorflow as tf
 import tf_keras
 
 from tfdq.quantization import Grid, InputQuantizer, Node, QuantizeWrapper, read_graph
+from tfdq.robustness.lean_gradients import before_activation, is_lean
 from tfdq.robustness.targets import DifferentiableTarget, as_target
 
 Values = Literal["exact", "smooth"]
@@ -124,6 +127,8 @@ class SmoothNetwork:
         if getattr(layer.layer, "fused_activation", "linear") == "linear":
             return _straight_through(before, exact)
         levels = grid.qmax - grid.qmin
+        if levels < _MOST_SMOOTHED_LEVELS and self._values == "exact":
+            return _on_staircase(before, exact, grid.scale, levels, self._temperature)
         if levels < _MOST_SMOOTHED_LEVELS:
             smooth = _staircase(before, grid.scale, levels, self._temperature)
         else:
@@ -143,6 +148,50 @@ def _staircase(z: tf.Tensor, step: float, levels: int, temperature: float) -> tf
     return step * total
 
 
+def _on_staircase(
+    z: tf.Tensor, exact: tf.Tensor, step: float, levels: int, temperature: float
+) -> tf.Tensor:
+    """The value of `exact` with the slope of the smooth staircase, which is never computed."""
+
+    @tf.custom_gradient
+    def value(z: tf.Tensor, exact: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+            return upstream * staircase_slope(z, step, levels, temperature), None
+
+        return tf.identity(exact), gradient
+
+    return value(z, tf.stop_gradient(exact))
+
+
+def staircase_slope(z: tf.Tensor, step: float, levels: int, temperature: float) -> tf.Tensor:
+    r"""Slope of the smooth staircase of `SmoothNetwork`.
+
+    .. math:: \sigma'_\tau(z) = \frac{1}{\tau} \sum_j p_j (1 - p_j), \quad
+        p_j = \mathrm{sigmoid}\left(\frac{z - (j - 1/2)s}{\tau s}\right)
+
+    Only the edges near z are summed; each other one would add less than exp(-12.5) / tau.
+
+    Args:
+        z: Before the activation.
+        step: s, > 0.
+        levels: Number of edges, >= 1.
+        temperature: tau, > 0, in steps.
+
+    Returns:
+        Like `z`.
+    """
+    steps = z / step
+    reach = max(1, math.ceil(12.5 * temperature - 0.5))
+    nearest = tf.clip_by_value(tf.floor(steps), 0.0, levels - 1.0)
+    total = tf.zeros_like(z)
+    for away in range(-reach, reach + 1):
+        edge = nearest + float(away)
+        below = tf.sigmoid((steps - edge - 0.5) / temperature)
+        there = tf.logical_and(edge >= 0.0, edge < levels)
+        total += tf.where(there, below * (1.0 - below), 0.0)
+    return total / temperature
+
+
 def _round(x: tf.Tensor, grid: Grid) -> tf.Tensor:
     """Rounds to a grid as the fake-quantize kernels do."""
     low = grid.scale * (grid.qmin - grid.zero_point)
@@ -155,6 +204,8 @@ def _round(x: tf.Tensor, grid: Grid) -> tf.Tensor:
 
 def _before_activation(wrapper: QuantizeWrapper, inputs: Any) -> tf.Tensor:
     """What a wrapped layer computes from its fake-quantized kernel, its activation left out."""
+    if is_lean(wrapper):
+        return before_activation(wrapper, inputs)
     layer = wrapper.layer
     takes_kernel = wrapper.kernel_quantizer is not None
     activation = getattr(layer, "fused_activation", None)
