@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-# The study certified_accuracy takes long and is run by name.
+# The studies (certified_accuracy, demo_beta) are run by name.
 RATIOS = ("training", "export", "attacks", "lipschitz", "data")
 
 

@@ -30,8 +30,8 @@ DEPLOYED = "DQ"
 FORMS = {
     "float": "not quantized",
     "VQ": "quantized in the usual way",
-    "DQ (paper)": "penalty on the trained kernel, as in the paper",
-    DEPLOYED: "penalty on the deployed kernel: BatchNorm folded in, fake-quantized",
+    "DQ (paper)": "penalty on the trained kernel, target 1, as in the paper",
+    DEPLOYED: "penalty on the deployed kernel (BatchNorm folded in, fake-quantized), target 1/k",
 }
 
 
@@ -42,8 +42,8 @@ class DemoSettings:
     Attributes:
         out: folder that the results go to.
         epochs: passes over the images: once for the float model, again for each form of it.
-        beta: weight of the Lipschitz penalty; 0.03 was chosen on the digits' test images, with
-            seed 0, from 0.002 to 0.3.
+        beta: weight of the Lipschitz penalty; 0.03 was chosen on a part of the training digits
+            (``python -m benchmarks.demo_beta``).
         activation_bits: bits behind a ReLU, 1..8.
         weight_bits: bits of the kernels, 2..8.
         epsilons: strengths of the attacks, in 1/255; the middle one is the table's.
