@@ -73,6 +73,7 @@ def smoothing(options: argparse.Namespace, data: Any) -> dict[str, Any]:
     # Wide enough for images in [0, 1] with noise on them, which smoothing does not clip.
     model = tfdq.quantize_model(
         small_cnn(data.input_shape, data.classes),
+        target=1.0,
         activation_bits=options.bits,
         input_range=(-3 * sigma, 1 + 3 * sigma),
     )

@@ -27,7 +27,7 @@ def training_steps() -> list[Row]:
         "VQ": training_step(tfdq.quantize_model(model, 0.0, activation_bits=4)),
         "DQ": training_step(tfdq.quantize_model(model, 2e-3, activation_bits=4)),
         "DQ (paper)": training_step(
-            tfdq.quantize_model(model, 2e-3, on="kernel", activation_bits=4)
+            tfdq.quantize_model(model, 2e-3, on="kernel", target=1.0, activation_bits=4)
         ),
         "tfmot 8-bit QAT": training_step(tfmot.quantization.keras.quantize_model(model)),
     }

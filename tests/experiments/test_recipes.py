@@ -12,20 +12,20 @@ from tfdq.experiments.recipe import (
     recipe_names,
     tomllib,
 )
-from tfdq.experiments.settings import RunSettings, parse_squeezer
+from tfdq.experiments.settings import PenaltySettings, RunSettings, parse_squeezer
 
 EXPERIMENTS = {"amplification", "beta", "bits", "black-box", "clean", "white-box"}
+OWN = {"small": {"ablation"}, "paper": set()}
+SHIPPED = [(scale, name) for scale in SCALES for name in sorted(EXPERIMENTS | OWN[scale])]
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_experiment_of_the_paper_ships_at_both_scales(scale: str) -> None:
-    assert set(recipe_names(scale)) == EXPERIMENTS
+    assert set(recipe_names(scale)) == EXPERIMENTS | OWN[scale]
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
-def test_shipped_recipes_are_valid_on_every_setup(name: str, scale: str) -> None:
-
+@pytest.mark.parametrize(("scale", "name"), SHIPPED)
+def test_shipped_recipes_are_valid_on_every_setup(scale: str, name: str) -> None:
     root = Path(load_recipe.__code__.co_filename).parent / "recipes" / scale
     setups = tomllib.loads((root / "setups.toml").read_text())
     for setup in setups:
@@ -53,6 +53,24 @@ def test_the_paper_scale_is_the_papers() -> None:
     svhn = load_recipe("white-box", "paper", "svhn-wrn").variants[0].settings
     assert svhn.evaluation.epsilons == (8.0, 16.0)
     assert svhn.training.augment == "none"
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_the_papers_penalty_is_the_papers(name: str, scale: str) -> None:
+    """On the trained kernel, towards singular values of 1; ours differs from it in both."""
+    for variant in load_recipe(name, scale).variants:
+        penalty = variant.settings.penalty
+        if penalty.beta > 0:
+            papers = variant.name.startswith("DQ (paper)")
+            assert (penalty.on, penalty.target) == (
+                ("kernel", 1.0) if papers else ("deployed", "1/k")
+            )
+
+
+def test_the_exact_penalty_aims_at_the_convolutions_own_norm() -> None:
+    assert PenaltySettings(name="conv_orthogonal").target == 1.0
+    assert PenaltySettings(name="conv_orthogonal", target="1/k").target == "1/k"
 
 
 def test_white_box_crosses_networks_and_defences() -> None:
