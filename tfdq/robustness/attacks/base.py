@@ -10,7 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfdq.robustness.attacks.inputs import checked_images_and_labels, checked_settings
+from tfdq.robustness.attacks.inputs import (
+    checked_images_and_labels,
+    checked_label_range,
+    checked_settings,
+)
 from tfdq.robustness.attacks.projections import linf_bounds, project_l2
 from tfdq.robustness.targets import (
     DEFAULT_BATCH_SIZE,
@@ -434,7 +438,7 @@ def run_attack(
     for number, start in enumerate(range(0, len(images), batch_size)):
         batch = slice(start, start + batch_size)
         clean_logits = target.logits(images[batch])
-        _check_label_range(labels[batch], clean_logits.shape[1])
+        checked_label_range(labels[batch], clean_logits.shape[1], target.name)
         correct[batch] = np.argmax(clean_logits, axis=1) == labels[batch]
         queries[batch] += 1
         rows = start + np.flatnonzero(correct[batch] | (not early_stop))
@@ -488,11 +492,3 @@ def run_attack(
         time.perf_counter() - started,
         settings,
     )
-
-
-def _check_label_range(labels: np.ndarray, classes: int) -> None:
-    if labels.size and (labels.min() < 0 or labels.max() >= classes):
-        raise ValueError(
-            f"labels must lie in 0..{classes - 1} (the model has {classes} classes), "
-            f"got {int(labels.min())}..{int(labels.max())}"
-        )
