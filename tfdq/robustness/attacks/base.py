@@ -402,8 +402,8 @@ def run_attack(
             differentiable stand-in of a target without useful gradients (BPDA, Athalye et al.
             2018).
         stand_in: A faster classifier with nearly the same answers, for queries without gradients
-            (random searches, FAB's test of the side it is on): the exported ``.tflite`` of a quantized Keras model, whose forward pass takes
-            a fraction of the time. Only what breaks the target itself counts.
+            (random searches, FAB's test of the side it is on): the exported ``.tflite`` of a
+            quantized Keras model. Only what breaks the target itself counts.
         early_stop: Leave images alone once they are misclassified, and attack no image that is
             misclassified from the start. False maximises the loss on every image, for transfer.
         progress: Called with (images done, images in all) after each batch.
