@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.rows import Row, print_rows
 
 EPS = 8 / 255
-# Square second: a query to the file costs a sixth of a gradient, and what falls to it needs none.
+# Square second: a query to the file costs a quarter of a gradient, and what falls to it needs none.
 SUITE = ("apgd-ce", "square", "apgd-t", "fab")
 
 
