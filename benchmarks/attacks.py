@@ -23,7 +23,8 @@ import numpy as np
 from benchmarks.rows import Row, print_rows
 
 EPS = 8 / 255
-SUITE = ("apgd-ce", "apgd-t", "fab", "square")
+# Square second: a query to the file costs a quarter of a gradient, and what falls to it needs none.
+SUITE = ("apgd-ce", "square", "apgd-t", "fab")
 
 
 class Images(NamedTuple):
@@ -161,12 +162,17 @@ def standard_suite(count: int = 96, art_count: int = 8, eps: float = EPS) -> lis
             if not _installed(*modules):
                 continue
             x, y = images().x[:size], images().y[:size]
+            clocks = [time.process_time()]
             seconds, ours = _timed(functools.partial(_suite, target, stand_in, x, y, eps))
+            clocks.append(time.process_time())
             theirs, adversarial = _timed(functools.partial(run, target, x, y, eps))
+            clocks.append(time.process_time())
+            ours_busy, theirs_busy = np.diff(clocks)
             robust = float(np.mean(target.predict(adversarial) == y))
             detail = (
-                f"{theirs:.0f} s over {seconds:.0f} s, robust accuracy {ours:.3f} against "
-                f"{robust:.3f}, 4-bit small ResNet, {size} images, eps {eps * 255:.0f}/255"
+                f"{theirs:.0f} s over {seconds:.0f} s (processor time {theirs_busy:.0f} over "
+                f"{ours_busy:.0f}), robust accuracy {ours:.3f} against {robust:.3f}, 4-bit small "
+                f"ResNet, {size} images, eps {eps * 255:.0f}/255"
             )
             rows.append(Row(f"{name} / standard suite", theirs / seconds, ">= 3", detail))
     return rows

@@ -87,9 +87,18 @@ def test_a_file_is_attacked_without_and_with_a_surrogate(
 ) -> None:
     file = trained / "model.tflite"
     assert tfdq("attack", file, "--attack", "pgd", "--limit", 16) == 2
-    assert "gradients" in capsys.readouterr().err
-    surrogate = ("--surrogate", trained / "model.keras")
-    assert tfdq("attack", file, "--attack", "fgsm", "--limit", 16, *surrogate) == 0
+    told = capsys.readouterr().err
+    assert "gradients" in told
+    assert "model.tflite" in told
+    found = []
+    for source in ("model.keras", "model.tflite"):
+        surrogate = ("--surrogate", trained / source, "--json")
+        assert tfdq("attack", file, "--attack", "pgd", "--limit", 64, *surrogate) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[1]["settings"]["surrogate"] == "integer_twin"
+    # The twin's gradients are those of the model that the file was made of.
+    assert abs(found[0]["robust"] - found[1]["robust"]) <= 0.05
+    assert found[1]["robust"] < found[1]["clean"]
 
 
 def test_evaluate_writes_a_report_and_goes_on_from_it(

@@ -121,7 +121,7 @@ def test_stand_in_that_is_wrong_breaks_nothing(quantized: Any, digits: Any) -> N
         attacks=["square"],
         epsilons=1e-6,
         stand_ins={"model": as_target(always_wrong, differentiable=False)},
-        options={"square": {"queries": 20}},
+        options={"square": {"queries": 100}},  # of which the same square twice is not asked
     )
     np.testing.assert_array_equal(report.survived("model", 1e-6), report.model("model").correct)
     assert sum(asked) >= 20 * report.model("model").correct.sum()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdq.robustness import TransferMatrix, as_target, attack, transfer_matrix
+from tfdq.robustness import TransferMatrix, as_target, attack, audit, transfer_matrix
 
 EPS = 0.15
 
@@ -75,6 +75,21 @@ def test_renderings(matrix: TransferMatrix, tmp_path: Path) -> None:
         figure.axes[0].get_images()[0].get_array(), matrix.standing / matrix.examples
     )
     assert (tmp_path / "heat.png").stat().st_size > 5000
+
+
+def test_verdicts_stand_beside_the_figures(float_model: Any, digits: Any) -> None:
+    x, y = digits.x_test[:40], digits.y_test[:40]
+    verdict = audit(float_model, x, y, eps=EPS, examples=16, checks=["determinism"])
+    made = transfer_matrix(
+        {"one": float_model, "two": float_model}, x, y, eps=EPS, audits={"two": verdict}, steps=2
+    )
+    last = made.to_markdown().splitlines()[-1]
+    skipped = len(verdict.checks) - 1
+    expected = f"| not audited | audit passed (1 checks, {skipped} not run) |"
+    assert last == "| (gradient-masking audit) " + expected
+    assert TransferMatrix.from_json(made.to_json()).to_markdown() == made.to_markdown()
+    with pytest.raises(ValueError, match="audits names"):
+        transfer_matrix({"one": float_model}, x, y, eps=EPS, audits={"three": verdict})
 
 
 def test_streamed_from_a_dataset(float_model: Any, digits: Any) -> None:

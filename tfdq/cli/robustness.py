@@ -29,7 +29,9 @@ from tfdq.cli.output import output, print_result, progress
 SurrogateOption = Annotated[
     Path | None,
     typer.Option(
-        "--surrogate", help="Keras model that gradients are taken from, for a .tflite file."
+        "--surrogate",
+        help="What gradients are taken from, for a .tflite file: a Keras model, or the .tflite "
+        "file itself (its integer twin).",
     ),
 ]
 
@@ -65,12 +67,12 @@ def attack(
     """Attack a model on test images with one attack."""
     import numpy as np
 
-    from tfdq.robustness import run_attack
+    from tfdq.robustness import as_target, run_attack
     from tfdq.robustness.statistics import wilson
 
     strength = number(eps)
-    opened = open_model(model, trust)
-    helper = None if surrogate is None else open_model(surrogate, trust)
+    opened = as_target(open_model(model, trust), name=str(model))
+    helper = _gradients_of(surrogate, trust)
     x, y = test_images(load_data(data, data_dir, limit, seed, image_size))
     settings: Any = {"norm": norm, "seed": seed, "surrogate": helper}
     result = run_attack(name, opened, x, y, strength, **settings)
@@ -140,7 +142,7 @@ def evaluate(
     opened = {_name(path): open_model(path, trust) for path in models}
     if len(opened) < len(models):
         raise ValueError(f"the same model is given twice: {', '.join(map(str, models))}")
-    helper = None if surrogate is None else open_model(surrogate, trust)
+    helper = _gradients_of(surrogate, trust)
     verdicts = _audits(audits or [])
     black_boxes = [_name(path) for path in models if path.suffix == ".tflite"]
     x, y = test_images(load_data(data, data_dir, limit, seed, image_size))
@@ -161,6 +163,15 @@ def evaluate(
         report.plot(out / "report.png")
         (out / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     print_result(report.to_json(), report.to_markdown(), as_json)
+
+
+def _gradients_of(surrogate: Path | None, trust: bool) -> Any:
+    """Return the surrogate, None if there is none: of a ``.tflite`` file its integer twin."""
+    if surrogate is None or surrogate.suffix != ".tflite" or not surrogate.exists():
+        return None if surrogate is None else open_model(surrogate, trust)
+    from tflite_export import IntegerTwin
+
+    return IntegerTwin(surrogate)
 
 
 def _audits(given: list[str]) -> dict[str, Any]:
@@ -213,7 +224,7 @@ def audit(
 
     strength = number(eps)
     opened = open_model(model, trust)
-    helper = None if surrogate is None else open_model(surrogate, trust)
+    helper = _gradients_of(surrogate, trust)
     x, y = test_images(load_data(data, data_dir, None, seed, image_size))
     others = {_name(path): open_model(path, trust) for path in transfer_from or []}
     twin = None

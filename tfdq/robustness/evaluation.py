@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.attacks.base import AttackSpec, Norm, attack_spec, run_attack
-from tfdq.robustness.attacks.inputs import checked_settings
+from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings
 from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.report import AttackRecord, ModelRecord, RobustnessReport
@@ -284,11 +284,7 @@ def _clean(plan: _Plan, name: str, images: np.ndarray, labels: np.ndarray) -> np
     """Return which clean images a model gets right, and check the labels against its classes."""
     target = plan.targets[name]
     predicted = target.predict(images)
-    if labels.max() >= target.num_classes:
-        raise ValueError(
-            f"labels must lie in 0..{target.num_classes - 1} (the classes of {name!r}), got "
-            f"{int(labels.max())}"
-        )
+    checked_label_range(labels, target.num_classes, repr(name))
     return predicted == labels
 
 

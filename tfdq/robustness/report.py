@@ -23,6 +23,22 @@ FORMAT_VERSION = 1
 NOT_AUDITED = "not audited"
 
 
+def verdict_text(audit: dict[str, Any] | None) -> str:
+    """Return what stands beside a robustness figure for an audit given as plain data.
+
+    Returns:
+        "audit passed", "audit failed: ..." with the checks that failed, or "not audited".
+    """
+    if audit is None:
+        return NOT_AUDITED
+    failed = [c["name"] for c in audit["checks"] if c["status"] == "failed"]
+    if failed:
+        return "audit failed: " + ", ".join(failed)
+    skipped = sum(c["status"] == "not run" for c in audit["checks"])
+    ran = len(audit["checks"]) - skipped
+    return f"audit passed ({ran} checks" + (f", {skipped} not run)" if skipped else ")")
+
+
 @dataclass(frozen=True, eq=False)
 class AttackRecord:
     """One attack against one model at one epsilon.
@@ -201,15 +217,7 @@ class RobustnessReport:
         Returns:
             "audit passed", "audit failed: ..." with the checks that failed, or "not audited".
         """
-        audit = self.model(name).audit
-        if audit is None:
-            return NOT_AUDITED
-        failed = [c["name"] for c in audit["checks"] if c["status"] == "failed"]
-        if failed:
-            return "audit failed: " + ", ".join(failed)
-        skipped = sum(c["status"] == "not run" for c in audit["checks"])
-        ran = len(audit["checks"]) - skipped
-        return f"audit passed ({ran} checks" + (f", {skipped} not run)" if skipped else ")")
+        return verdict_text(self.model(name).audit)
 
     def cost(self, name: str) -> dict[str, float]:
         """Return the queries, gradients and seconds spent on a model, summed over the attacks."""

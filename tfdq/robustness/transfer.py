@@ -14,6 +14,7 @@ from tfdq.robustness.attacks.base import Norm, attack_spec, run_attack
 from tfdq.robustness.attacks.inputs import checked_settings
 from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.progress import progress_bar
+from tfdq.robustness.report import NOT_AUDITED, verdict_text
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import Proportion, wilson
 from tfdq.robustness.targets import Target, as_target
@@ -36,6 +37,7 @@ class TransferMatrix:
         examples: Number of images.
         settings: Attack, its options, epsilon, norm, clip, seed, confidence.
         versions: Versions of the packages.
+        verdicts: What stands beside each victim's figures: its audit's verdict, or "not audited".
     """
 
     surrogates: tuple[str, ...]
@@ -45,6 +47,11 @@ class TransferMatrix:
     examples: int
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    verdicts: dict[str, str] = field(default_factory=dict)
+
+    def verdict(self, victim: str) -> str:
+        """Return the audit's verdict that stands beside a victim's figures."""
+        return self.verdicts.get(victim, NOT_AUDITED)
 
     def accuracy(self, surrogate: str, victim: str) -> Proportion:
         """Return the victim's accuracy on the surrogate's images, with its Wilson interval.
@@ -78,6 +85,7 @@ class TransferMatrix:
             "standing": self.standing.tolist(),
             "settings": self.settings,
             "versions": self.versions,
+            "verdicts": {victim: self.verdict(victim) for victim in self.victims},
         }
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -103,6 +111,7 @@ class TransferMatrix:
             data["examples"],
             data["settings"],
             data["versions"],
+            data.get("verdicts", {}),
         )
 
     def to_markdown(self) -> str:
@@ -119,6 +128,9 @@ class TransferMatrix:
         for surrogate in self.surrogates:
             cells = [str(self.accuracy(surrogate, victim)) for victim in self.victims]
             lines.append(f"| {surrogate} | " + " | ".join(cells) + " |")
+        lines.append(
+            "| (gradient-masking audit) | " + " | ".join(map(self.verdict, self.victims)) + " |"
+        )
         return "\n".join(lines) + "\n"
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -142,7 +154,8 @@ class TransferMatrix:
                 share = shares[row, column]
                 colour = "black" if share > 0.6 else "white"
                 axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
-        axes.set_xticks(range(columns), self.victims, rotation=30, ha="right")
+        beside = [f"{victim}\n{self.verdict(victim).split(':')[0]}" for victim in self.victims]
+        axes.set_xticks(range(columns), beside, rotation=30, ha="right")
         axes.set_yticks(range(rows), self.surrogates)
         axes.set(xlabel="victim", ylabel="surrogate")
         axes.set_title(f"Accuracy (%) under {self._what()}", fontsize=9)
@@ -163,6 +176,7 @@ def transfer_matrix(
     eps: float,
     attack: str = "pgd",
     victims: Mapping[str, Any] | None = None,
+    audits: Mapping[str, Any] | None = None,
     norm: Norm = "linf",
     clip: tuple[float, float] = (0.0, 1.0),
     batch_size: int = 256,
@@ -185,6 +199,7 @@ def transfer_matrix(
         eps: Radius in input units, > 0.
         attack: Name of the attack to make them with.
         victims: Further models that are shown the images and make none.
+        audits: `{name: MaskingAudit}` from `audit`; the verdicts stand beside the figures.
         norm: `"linf"` or `"l2"`.
         clip: `(lo, hi)` of valid inputs.
         batch_size: Examples per batch.
@@ -207,6 +222,13 @@ def transfer_matrix(
     if twice:
         raise ValueError(f"{sorted(twice)} are among both models and victims: name each once")
     targets = {name: as_target(model) for name, model in {**models, **(victims or {})}.items()}
+    unknown = sorted(set(audits or {}) - set(targets))
+    if unknown:
+        raise ValueError(f"audits names {unknown}, but there are only {sorted(targets)}")
+    verdicts = {
+        name: verdict_text(audit if isinstance(audit, dict) else audit.to_dict())
+        for name, audit in (audits or {}).items()
+    }
     makers = [name for name in models if targets[name].differentiable or not spec.gradients]
     if not makers:
         raise ValueError(f"none of {sorted(models)} can make images with {attack}: no gradients")
@@ -238,7 +260,14 @@ def transfer_matrix(
         "confidence": confidence,
     }
     return TransferMatrix(
-        tuple(makers), tuple(targets), correct, standing, total, settings, package_versions()
+        tuple(makers),
+        tuple(targets),
+        correct,
+        standing,
+        total,
+        settings,
+        package_versions(),
+        verdicts,
     )
 
 

@@ -338,6 +338,11 @@ def test_bad_settings_are_named(
         audit(float_model, digits.x_test, digits.y_test, **change)
 
 
+def test_labels_that_are_no_classes(float_model: Any, digits: Any) -> None:
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.9 .* got 5\.\.14"):
+        audit(float_model, digits.x_test, digits.y_test + 5, eps=EPS, examples=8)
+
+
 def test_too_few_right_images(float_model: Any, digits: Any) -> None:
     with pytest.raises(ValueError, match="classifies only"):
         audit(float_model, digits.x_test[:40], (digits.y_test[:40] + 1) % 10)

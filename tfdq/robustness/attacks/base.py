@@ -10,7 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfdq.robustness.attacks.inputs import checked_images_and_labels, checked_settings
+from tfdq.robustness.attacks.inputs import (
+    checked_images_and_labels,
+    checked_label_range,
+    checked_settings,
+)
 from tfdq.robustness.attacks.projections import linf_bounds, project_l2
 from tfdq.robustness.targets import (
     DEFAULT_BATCH_SIZE,
@@ -114,7 +118,7 @@ class AttackTask:
     Attributes:
         target: The classifier to break.
         surrogate: The classifier that gradients come from; the target itself unless one was given.
-        stand_in: What black-box queries are put to; the target itself unless one was given.
+        stand_in: What queries without gradients are put to; the target unless one was given.
         x: Clean images, float32 [n, ...].
         y: True labels, int64 [n].
         eps: Radius of the ball, in input units.
@@ -220,23 +224,26 @@ class AttackTask:
             self.record(x_adv, logits, rows)
         return logits
 
-    def scores(self, x_adv: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Logits for a black-box search: the stand-in's where there is one, else the target's.
+    def scores(self, x_adv: np.ndarray, rows: np.ndarray, *, record: bool = True) -> np.ndarray:
+        """Logits without gradients: the stand-in's where there is one, else the target's.
 
         Counted as queries. What a stand-in misclassifies is put to the target, and noted only if
         that agrees; an answer in which the two differ is the target's.
 
         Args:
-            x_adv: Candidates, inside the ball.
+            x_adv: Candidates, inside the ball unless `record` is False.
             rows: The examples they belong to.
+            record: Note the successes among them; else the target is not asked.
 
         Returns:
             float32 logits, [len(rows), classes].
         """
         if self.stand_in is None:
-            return self.logits(x_adv, rows)
+            return self.logits(x_adv, rows, record=record)
         logits = self.stand_in.logits(x_adv)
         np.add.at(self.queries, rows, 1)
+        if not record:
+            return logits
         doubtful = np.flatnonzero(np.argmax(logits, axis=1) != self.y[rows])
         if len(doubtful):
             logits[doubtful] = self.logits(x_adv[doubtful], rows[doubtful])
@@ -394,9 +401,9 @@ def run_attack(
         surrogate: A differentiable model to take gradients from: another network (transfer), or a
             differentiable stand-in of a target without useful gradients (BPDA, Athalye et al.
             2018).
-        stand_in: A faster classifier with nearly the same answers, for the queries of black-box
-            searches: the exported ``.tflite`` of a quantized Keras model, whose forward pass takes
-            a fraction of the time. Only what breaks the target itself counts.
+        stand_in: A faster classifier with nearly the same answers, for queries without gradients
+            (random searches, FAB's test of the side it is on): the exported ``.tflite`` of a
+            quantized Keras model. Only what breaks the target itself counts.
         early_stop: Leave images alone once they are misclassified, and attack no image that is
             misclassified from the start. False maximises the loss on every image, for transfer.
         progress: Called with (images done, images in all) after each batch.
@@ -434,7 +441,7 @@ def run_attack(
     for number, start in enumerate(range(0, len(images), batch_size)):
         batch = slice(start, start + batch_size)
         clean_logits = target.logits(images[batch])
-        _check_label_range(labels[batch], clean_logits.shape[1])
+        checked_label_range(labels[batch], clean_logits.shape[1], target.name)
         correct[batch] = np.argmax(clean_logits, axis=1) == labels[batch]
         queries[batch] += 1
         rows = start + np.flatnonzero(correct[batch] | (not early_stop))
@@ -488,11 +495,3 @@ def run_attack(
         time.perf_counter() - started,
         settings,
     )
-
-
-def _check_label_range(labels: np.ndarray, classes: int) -> None:
-    if labels.size and (labels.min() < 0 or labels.max() >= classes):
-        raise ValueError(
-            f"labels must lie in 0..{classes - 1} (the model has {classes} classes), "
-            f"got {int(labels.min())}..{int(labels.max())}"
-        )

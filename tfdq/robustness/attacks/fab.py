@@ -68,11 +68,14 @@ def _run(
             x + _OVERSHOOT * from_clean
         ) * bias
         current = np.clip(current, low, high).astype(np.float32)
-        logits = task.logits(current, rows, record=False)
+        logits = task.scores(current, rows, record=False)
         across = np.argmax(logits, axis=1) != task.y[rows]
         inside = (current >= task.lower[rows]) & (current <= task.upper[rows])
         found = across & inside.reshape(len(rows), -1).all(axis=1)
-        task.record(current[found], logits[found], rows[found])
+        if task.stand_in is None:
+            task.record(current[found], logits[found], rows[found])
+        elif found.any():  # a stand-in says which side a point is on, not whether it counts
+            task.logits(current[found], rows[found])
         current[across] = x[across] + (current[across] - x[across]) * np.float32(_BACKWARD)
         if task.early_stop and found.any():
             keep = ~task.broken[rows]

@@ -75,6 +75,19 @@ def checked_images_and_labels(
     return images, _class_numbers(y, len(images))
 
 
+def checked_label_range(labels: np.ndarray, classes: int, name: str) -> None:
+    """Raises if a label is no class of the model.
+
+    Raises:
+        ValueError: Naming the labels and the classes there are.
+    """
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(
+            f"labels must lie in 0..{classes - 1} ({name} has {classes} classes), "
+            f"got {int(labels.min())}..{int(labels.max())}"
+        )
+
+
 def _class_numbers(y: Any, n: int) -> np.ndarray:
     labels = np.asarray(y)
     if labels.ndim == 2 and labels.shape[1] == 1:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.attacks.base import attack_spec
-from tfdq.robustness.attacks.inputs import checked_settings
+from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings
 from tfdq.robustness.batches import iterate_batches
 from tfdq.robustness.evaluation import SUITES, why_skipped
 from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
@@ -240,6 +240,7 @@ def _rightly_classified(
     images, labels, have = [], [], 0
     for batch, truth in iterate_batches(x, y, batch_size, clip):
         right = target.predict(batch) == truth
+        checked_label_range(truth, target.num_classes, target.name)
         images.append(batch[right])
         labels.append(truth[right])
         have += int(right.sum())
