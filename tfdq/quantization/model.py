@@ -31,6 +31,7 @@ def quantize_model(
     layer_bits: Mapping[str, LayerBits] | None = None,
     activation_range: ActivationRange = "relu6",
     input_range: tuple[float, float] | None = None,
+    batch_norm_momentum: float | None = None,
     skip: Collection[str] = (),
 ) -> tf_keras.Model:
     r"""Return a quantization-aware copy of a model, with the Lipschitz penalty inside.
@@ -77,6 +78,10 @@ def quantize_model(
         input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
             None: the range of the bit-depth squeezer in front, if there is one, else the extremes
             seen in training.
+        batch_norm_momentum: momentum of the moving statistics of every BatchNormalization that is
+            quantized, in [0, 1); None: each keeps its own. The penalty on the folded or deployed
+            kernel sees BatchNorm through its moving variance, which must keep up with training:
+            0.9 does, Keras' default of 0.99 lags.
         skip: names of layers to leave in float. Such a model trains but does not export.
 
     Returns:
@@ -88,6 +93,10 @@ def quantize_model(
         ValueError: a setting is out of range, a weight is not finite, the model is not built, is
             subclassed, is quantized already, or has layers that cannot be quantized (all of them
             are listed).
+
+    Warns:
+        LaggingStatisticsWarning: a penalty on the folded or deployed kernel meets BatchNorms with a
+            momentum above 0.9.
 
     Source: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019.
 
@@ -108,6 +117,7 @@ def quantize_model(
         layer_bits={} if layer_bits is None else layer_bits,
         activation_range=activation_range,
         input_range=input_range,
+        batch_norm_momentum=batch_norm_momentum,
         skip=frozenset([skip] if isinstance(skip, str) else skip),
     )
     if is_keras3_model(model):
