@@ -118,7 +118,7 @@ def test_keras_3_and_tfmot_warn_too() -> None:
 
 
 def test_the_momentum_reaches_every_norm_and_moves_it_as_it_says() -> None:
-    """One training step moves each variance by (1 - momentum) of the way, the model's not at all."""
+    """One training step moves each variance by 1 - momentum of the way; the model stays."""
     model = network()
     x = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype(np.float32)
     moved = {}

@@ -118,6 +118,13 @@ def train(
     first_last_bits: Annotated[
         int | None, typer.Option("--first-last-bits", help="Of both, where others: 2..8.")
     ] = None,
+    batch_norm_momentum: Annotated[
+        float,
+        typer.Option(
+            "--batch-norm-momentum",
+            help="Of BatchNorm's moving statistics; the penalty needs them to keep up.",
+        ),
+    ] = 0.9,
     adversarial: Annotated[
         Literal["none", "fgsm", "r+fgsm", "pgd"],
         typer.Option("--adversarial", help="Attack to train against."),
@@ -138,9 +145,15 @@ def train(
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model, quantization-aware and defensive by default."""
+    """Train a model, quantization-aware and defensive by default.
+
+    Started again after an interruption, it goes on where it was.
+    """
     from tfdq.experiments.classifier import ClassifierSettings, train_classifier
+    from tfdq.experiments.resumable import prepare_process
     from tfdq.experiments.training import TrainingSettings
+
+    prepare_process()
 
     settings = ClassifierSettings(
         model=model,
@@ -151,6 +164,7 @@ def train(
         activation_bits=activation_bits,
         weight_bits=weight_bits,
         first_last_bits=first_last_bits,
+        batch_norm_momentum=batch_norm_momentum,
         adversarial=adversarial,
         eps=number(eps),
         training=TrainingSettings(epochs, batch_size, learning_rate, augment, seed),
@@ -159,6 +173,7 @@ def train(
     dataset = load_data(data, data_dir, None, seed, image_size)
     if train_limit is not None and train_limit < len(dataset.y_train):
         dataset = dataset.subset(train=train_limit, seed=seed)
+    output.after_interrupt = f"what was finished is kept in {out}; the same command goes on there"
     figures = train_classifier(settings, dataset, out, progress())
     text = (
         f"{out / 'model.keras'}: test accuracy {figures['test_accuracy']:.4f} on "

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import typer
@@ -31,12 +31,14 @@ class Output:
         verbose: the notices and warnings of the libraries as well.
         debug: verbose, and the traceback of an error.
         after_interrupt: what Ctrl-C leaves behind, and how to go on.
+        warned: the warnings shown so far.
     """
 
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
     after_interrupt: str = "nothing was written; the same command starts again"
+    warned: set[str] = field(default_factory=set)
 
 
 output = Output()
@@ -86,8 +88,12 @@ def _show_warning(
 ) -> None:
     """Print a warning of our own in one line; drop those that libraries address to us."""
     ours = category.__module__.split(".")[0] in ("tfdq", "tflite_export")
+    text = " ".join(str(message).split())
     if not output.quiet and (ours or any(part in filename for part in _OURS)):
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        # Once: a command may build a model several times.
+        if text not in output.warned:
+            print(f"warning: {text}", file=sys.stderr)
+        output.warned.add(text)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,15 +14,20 @@ import tf_keras
 
 import tfdq
 from tfdq.data import Dataset
-from tfdq.experiments.folder import open_folder, write_json
-from tfdq.experiments.training import TrainingSettings, scaled, train
+from tfdq.experiments.folder import hold, join_folder, write_json
+from tfdq.experiments.resumable import Task, environment, finished, train_task
+from tfdq.experiments.strategy import open_machines
+from tfdq.experiments.training import TrainingSettings, scaled
 from tfdq.models import create
 from tfdq.quantization import Settings
 from tfdq.robustness import AdversarialTraining
 from tfdq.robustness.progress import progress_bar
+from tfdq.robustness.result_store import digest
 from tfdq.robustness.versions import package_versions
-from tflite_export import round_biases
 
+KIND = "train"
+SETTINGS = "settings.json"
+_DIGESTS = {"images": "other images", "start_sha256": "another model to start from"}
 ADVERSARIAL = ("none", "fgsm", "r+fgsm", "pgd")
 
 
@@ -37,6 +44,7 @@ class ClassifierSettings:
         activation_bits: 1..8.
         weight_bits: 2..8.
         first_last_bits: 2..8, or None for the same as all others.
+        batch_norm_momentum: of BatchNorm's moving statistics, where quantized; None: the model's.
         adversarial: ``"none"``, or the attack to train against.
         eps: its strength, in input units.
         training: how long, how fast.
@@ -51,6 +59,7 @@ class ClassifierSettings:
     activation_bits: int = 4
     weight_bits: int = 8
     first_last_bits: int | None = None
+    batch_norm_momentum: float | None = 0.9
     adversarial: str = "none"
     eps: float = 8 / 255
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -67,6 +76,7 @@ class ClassifierSettings:
             activation_bits=self.activation_bits,
             weight_bits=self.weight_bits,
             first_last_bits=self.first_last_bits,
+            batch_norm_momentum=self.batch_norm_momentum,
         )
 
 
@@ -75,6 +85,10 @@ def train_classifier(
 ) -> dict[str, Any]:
     """Train a classifier and write ``model.keras`` and ``training.json``.
 
+    Started again with the same arguments after it was interrupted, at whatever moment, it goes on
+    from its last checkpoint (after every epoch, and every 500 steps); a training that is finished
+    there is not repeated.
+
     Args:
         settings: what and how.
         dataset: the images.
@@ -82,46 +96,123 @@ def train_classifier(
         progress: show a progress bar on stderr; None: where that is a terminal.
 
     Returns:
-        The figures of the run.
+        The figures of the run, as in ``training.json``.
 
     Raises:
-        ValueError: a setting does not fit the data, or the folder belongs to something else.
-        RuntimeError: the training diverged.
+        FileNotFoundError: the model to start from is not there.
+        ValueError: a setting does not fit the data, or the folder belongs to something else, a
+            training with other settings for one.
+        DivergedError: the training diverged.
+        OSError: the folder can't be written; what was finished is kept.
     """
-    started = time.perf_counter()
+    described = _described(settings, dataset)
+    record = _finished(out, described)
+    if record is not None:
+        return record
+    # What does not fit is said before anything is written.
     tf_keras.utils.set_random_seed(settings.training.seed)
-    model = _model(settings, dataset)
-    trained: tf_keras.Model | None = None
-    if settings.adversarial != "none":
-        trained = AdversarialTraining(
-            model, settings.adversarial, settings.eps, seed=settings.training.seed
+    name = _model(settings, dataset).name
+    with hold(join_folder(out, KIND)) as folder:
+        if not (folder / SETTINGS).exists():
+            write_json(folder / SETTINGS, described)
+            write_json(folder / "environment.json", environment(open_machines("one_device")))
+        task = Task(
+            settings.training,
+            build=lambda synchronized: _model(settings, dataset),
+            quantized=settings.quantized,
+            wrap=lambda model: _wrapped(model, settings),
+            remedy="lower the learning rate or beta, and give another folder",
         )
-    with open_folder(out, "train") as folder:
-        with progress_bar(f"training {model.name}", settings.training.epochs, progress) as advance:
+        with progress_bar(f"training {name}", settings.training.epochs, progress) as advance:
 
-            def tell(logs: dict[str, float]) -> None:
-                advance(", ".join(f"{name} {value:.3f}" for name, value in logs.items()))
+            def go_on(epochs: int) -> None:
+                for epoch in range(epochs):
+                    advance(f"epoch {epoch + 1}")
 
-            history = train(model, dataset, settings.training, tell, trained)
-        if settings.quantized:
-            # So that the model that is kept, attacked and reported is the one that ships.
-            round_biases(model)
-        model.save(folder / "model.keras")
-        measured = measure(model, scaled(dataset.x_test), dataset.y_test)
-        figures = {
-            "test_accuracy": measured["accuracy"],
-            "test_images": measured["images"],
-            "history": {name: [float(v) for v in values] for name, values in history.items()},
-            "settings": {
-                **asdict(settings),
-                "start": None if settings.start is None else str(settings.start),
-            },
-            "data": {"name": dataset.name, "source": dataset.source},
-            "versions": package_versions(),
-            "seconds": time.perf_counter() - started,
-        }
-        write_json(folder / "training.json", figures)
-    return figures
+            return train_task(
+                task,
+                dataset,
+                folder,
+                open_machines("one_device"),
+                on_epoch=advance,
+                on_start=go_on,
+                add_figures=lambda model: _figures(model, dataset, described),
+            )
+
+
+def _described(settings: ClassifierSettings, dataset: Dataset) -> dict[str, Any]:
+    """Return what a training depends on, as JSON keeps it: settings, start, images."""
+    start = settings.start
+    if start is not None and not start.exists():
+        raise FileNotFoundError(f"no model at {str(start)!r}; give a .keras or .h5 file")
+    given = {
+        **asdict(settings),
+        "start": None if start is None else str(start),
+        "start_sha256": _sha256(start) if start is not None and start.is_file() else None,
+        "images": digest(dataset.x_train, dataset.y_train),
+    }
+    return {"seed": settings.training.seed, "settings": given}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _finished(out: Path, described: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the same training, if it is finished in a folder.
+
+    Raises:
+        ValueError: the folder holds another training; says what differs.
+        DivergedError: the training diverged there.
+    """
+    kept = out / SETTINGS
+    if not kept.exists():
+        return None
+    found = json.loads(kept.read_text(encoding="utf-8")).get("settings", {})
+    wanted = json.loads(json.dumps(described["settings"]))
+    differing = _differences(found, wanted)
+    if differing:
+        raise ValueError(
+            f"{str(out)!r} holds a training with other settings ({', '.join(differing)}); give "
+            "another folder with --out"
+        )
+    return finished(out)
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return `name: was, now` of the settings that differ, those of the training included."""
+    ignored = {"trust"}
+    if wanted.get("start_sha256") is not None:
+        # The same file may be named from another folder.
+        ignored.add("start")
+    texts = []
+    for name in sorted({*found, *wanted} - ignored):
+        was, now = found.get(name), wanted.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            texts += _differences(was, now)
+        elif was != now:
+            texts.append(_DIGESTS.get(name) or f"{name}: {was}, now {now}")
+    return texts
+
+
+def _wrapped(model: tf_keras.Model, settings: ClassifierSettings) -> tf_keras.Model:
+    """Return what is fitted: the model, or adversarial training of it."""
+    if settings.adversarial == "none":
+        return model
+    return AdversarialTraining(
+        model, settings.adversarial, settings.eps, seed=settings.training.seed
+    )
+
+
+def _figures(model: tf_keras.Model, dataset: Dataset, described: dict[str, Any]) -> dict[str, Any]:
+    """Return what is measured on the trained model, and what it was made with."""
+    measured = measure(model, scaled(dataset.x_test), dataset.y_test)
+    return {
+        "test_accuracy": measured["accuracy"],
+        "test_images": measured["images"],
+        "settings": described["settings"],
+        "versions": package_versions(),
+    }
 
 
 def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
@@ -149,6 +240,7 @@ def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
         activation_bits=settings.activation_bits,
         weight_bits=settings.weight_bits,
         first_last_bits=settings.first_last_bits,
+        batch_norm_momentum=settings.batch_norm_momentum,
         input_range=(0.0, 1.0),
     )
 

@@ -69,10 +69,10 @@ def warn_of_lag(norms: list[LaggingNorm], stacklevel: int) -> None:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         parts.append(f"{momentum:g} in {', '.join(names[:_NAMED])}{more}")
     warnings.warn(
-        f"BatchNormalization with a momentum above {QUICK_MOMENTUM}: {'; '.join(parts)}. Its moving "
-        f"variance lags behind training, and the penalty on the {norms[0].on} kernel, which sees "
-        "BatchNorm through it, acts on another kernel than the one that will ship: robustness may "
-        f"fall, not rise. Give batch_norm_momentum={QUICK_MOMENTUM}; or on='kernel'; or, for a "
+        f"BatchNormalization with a momentum above {QUICK_MOMENTUM}: {'; '.join(parts)}. Its "
+        f"moving variance lags behind training, and the penalty on the {norms[0].on} kernel, which "
+        "sees BatchNorm through it, acts on another kernel than the one that will ship: robustness "
+        f"may fall, not rise. Give batch_norm_momentum={QUICK_MOMENTUM}; or on='kernel'; or, for a "
         "model that is not trained on, lipschitz_beta=0",
         LaggingStatisticsWarning,
         stacklevel=stacklevel + 1,

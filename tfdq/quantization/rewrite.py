@@ -15,6 +15,7 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
 
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
 from tfdq.quantization.graph import Graph, read_graph
+from tfdq.quantization.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.quantization.layers import (
     ConvexCombination,
     FusedAdd,
@@ -25,7 +26,6 @@ from tfdq.quantization.layers import (
     FusedReLU,
     norm_config,
 )
-from tfdq.quantization.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.quantization.plan import Step, plan
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
