@@ -223,6 +223,32 @@ def test_a_run_shows_what_it_measured(models: list[Path], tmp_path: Path) -> Non
     assert "Parity of the integer file" not in text
 
 
+def test_a_folder_of_tfdq_train_and_images_in_a_folder(tmp_path: Path) -> None:
+    """What the command line gives reaches the report; its last section repeats it."""
+    from PIL import Image
+
+    from tests.cli.test_command_line import tfdq
+    from tfdq.data import load
+
+    digits = load("digits")
+    for label in range(2):
+        (tmp_path / "photos" / f"digit-{label}").mkdir(parents=True)
+        for number, image in enumerate(digits.x_train[digits.y_train == label][:40]):
+            path = tmp_path / "photos" / f"digit-{label}" / f"{number}.png"
+            Image.fromarray(image[..., 0]).save(path)
+    data = ("--data", tmp_path / "photos", "--image-size", "12")
+    run, out = tmp_path / "my run", tmp_path / "report.html"
+    assert tfdq("train", "--out", run, "--epochs", 1, *data) == 0
+    assert tfdq("report", run, "--out", out) == 2
+    assert tfdq("report", run, "--out", out, "--limit", 8, *data, "--data-dir", tmp_path) == 0
+    text = out.read_text(encoding="utf-8")
+    assert "Robustness of my run" in text
+    assert "batch_norm_momentum" in text[text.index('id="cards"') :]
+    repeat = text[text.index('id="repeat"') :]
+    for wanted in ("my run", "--image-size 12x12", "--limit 8", "--data-dir", "photos"):
+        assert wanted in repeat
+
+
 def test_everything_is_escaped() -> None:
     nasty = '"><img src=x onerror=alert(1)>'
     table = Table(nasty, (nasty,), ((Cell(nasty, None, ""),),))

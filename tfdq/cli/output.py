@@ -1,8 +1,7 @@
 """What goes to stdout and to stderr: results, progress, warnings, the notices of libraries.
 
-Results go to stdout, so that they can be piped; all else to stderr. TensorFlow and LiteRT print
-start-up notices from compiled code, past Python and past every setting, so file descriptor 2 is
-turned away while a command runs, and Python's own stderr is given a copy of it.
+Results go to stdout, so that they can be piped; all else to stderr. The start-up notices of
+TensorFlow and LiteRT are turned away while a command runs.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import typer
+
+from tflite_export.silence import native_stderr_turned_away
 
 _OURS = (os.sep + "tfdq" + os.sep, os.sep + "tflite_export" + os.sep)
 
@@ -72,7 +73,7 @@ def calm() -> Iterator[None]:
     with ExitStack() as stack:
         if not output.verbose:
             stack.enter_context(_loggers_at_error("tensorflow", "absl"))
-            stack.enter_context(_native_stderr_turned_away())
+            stack.enter_context(native_stderr_turned_away())
             stack.enter_context(warnings.catch_warnings())
             warnings.showwarning = _show_warning
         yield
@@ -106,40 +107,3 @@ def _loggers_at_error(*names: str) -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-@contextmanager
-def _native_stderr_turned_away() -> Iterator[None]:
-    stream = sys.stderr
-    stream.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:
-        # Started with stderr closed: there is nothing to keep quiet.
-        yield
-        return
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    if _writes_to(stream, 2):
-        sys.stderr = open(  # noqa: SIM115 (it lives as long as the block)
-            kept,
-            "w",
-            buffering=1,
-            encoding=stream.encoding,
-            errors="backslashreplace",
-            closefd=False,
-        )
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        sys.stderr = stream
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _writes_to(stream: TextIO, descriptor: int) -> bool:
-    try:
-        return stream.fileno() == descriptor
-    except (OSError, ValueError):
-        return False
