@@ -27,6 +27,7 @@ from tfdq.robustness.versions import package_versions
 
 KIND = "train"
 SETTINGS = "settings.json"
+CALIBRATION_IMAGES = 1000
 _DIGESTS = {"images": "other images", "start_sha256": "another model to start from"}
 ADVERSARIAL = ("none", "fgsm", "r+fgsm", "pgd")
 
@@ -221,16 +222,7 @@ def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
         model = create(settings.model, dataset.input_shape, dataset.classes)
     else:
         model = tfdq.load_model(settings.start, compile=False, safe_mode=not settings.trust)
-        if tuple(model.input_shape[1:]) != dataset.input_shape:
-            raise ValueError(
-                f"{str(settings.start)!r} takes images {model.input_shape[1:]}, but those of "
-                f"{dataset.name} are {dataset.input_shape}"
-            )
-        if model.output_shape[-1] != dataset.classes:
-            raise ValueError(
-                f"{str(settings.start)!r} has {model.output_shape[-1]} outputs, but "
-                f"{dataset.name} has {dataset.classes} classes"
-            )
+        _check_fit(model, str(settings.start), dataset)
     if not settings.quantized:
         return model
     return tfdq.quantize_model(
@@ -243,6 +235,38 @@ def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
         batch_norm_momentum=settings.batch_norm_momentum,
         input_range=(0.0, 1.0),
     )
+
+
+def _check_fit(model: tf_keras.Model, name: str, dataset: Dataset) -> None:
+    if tuple(model.input_shape[1:]) != dataset.input_shape:
+        raise ValueError(
+            f"{name!r} takes images {model.input_shape[1:]}, but those of {dataset.name} are "
+            f"{dataset.input_shape}"
+        )
+    if model.output_shape[-1] != dataset.classes:
+        raise ValueError(
+            f"{name!r} has {model.output_shape[-1]} outputs, but {dataset.name} has "
+            f"{dataset.classes} classes"
+        )
+
+
+def quantized_after_training(model: tf_keras.Model, dataset: Dataset) -> tf_keras.Model:
+    """Return an 8-bit copy of a float model, its ranges set on training images, not trained.
+
+    Args:
+        model: takes images in [0, 1].
+        dataset: at most 1,000 of its training images are used.
+
+    Raises:
+        ValueError: the model cannot be quantized, or the images do not fit it.
+    """
+    _check_fit(model, model.name, dataset)
+    quantized = tfdq.quantize_model(
+        model, 0.0, activation_range="moving_average", input_range=(0.0, 1.0)
+    )
+    count = min(CALIBRATION_IMAGES, len(dataset.x_train))
+    chosen = np.random.default_rng(0).choice(len(dataset.x_train), count, replace=False)
+    return tfdq.calibrate(quantized, scaled(dataset.x_train[chosen]))
 
 
 def measure(model: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -142,9 +142,8 @@ def check_float_model(model: Any) -> None:
             "model must be a Functional or Sequential model of tf_keras or Keras 3, got "
             f"{type(model).__name__}"
         )
-    nodes = read_graph(model).nodes
-    for node in nodes:
-        if isinstance(node.layer, (PortableQuantizeWrapper, InputQuantizer)):
+    for node in read_graph(model).nodes:
+        if _is_quantized(node.layer):
             raise ValueError(
                 f"the model is quantized already (layer {node.layer.name!r}); "
                 "quantize the float model it was made from"
@@ -155,6 +154,19 @@ def check_float_model(model: Any) -> None:
                 f"weight {weight.name!r} has values that are NaN or infinite; "
                 "train the float model to a finite state first"
             )
+
+
+def is_quantized(model: tf_keras.Model) -> bool:
+    """Return whether a model is quantization-aware, as ``quantize_model`` makes it.
+
+    Raises:
+        ValueError: it is not a built Functional or Sequential model.
+    """
+    return any(_is_quantized(node.layer) for node in read_graph(model).nodes)
+
+
+def _is_quantized(layer: tf_keras.layers.Layer) -> bool:
+    return isinstance(layer, (PortableQuantizeWrapper, InputQuantizer))
 
 
 def calibrate(model: tf_keras.Model, images: Any, batch_size: int = 128) -> tf_keras.Model:
