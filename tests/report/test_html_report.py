@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.report.conftest import HOSTILE
+from tfdq.report.drawings import on_cell
 from tfdq.report.page import Cell, Section, Table, render
 from tfdq.report.run_report import write_report
 
@@ -61,6 +63,18 @@ def page(browser: Any, report: Path) -> Any:
 
 def by_css(page: Any, selector: str) -> list[Any]:
     return page.find_elements("css selector", selector)
+
+
+def test_tables_say_it_in_plain_words(page: Any) -> None:
+    text = page.find_element("css selector", "body").text
+    assert "`" not in text
+    assert "-1 x" not in text
+    assert "8 x 8 x 8" in page.find_element("css selector", "#bits").text
+    # A scale of powers would be read with its exponents lost.
+    assert "10^" not in text
+    drawn = [t.get_attribute("textContent") for t in by_css(page, "#amplification svg text")]
+    assert "1" in drawn
+    assert not [t for t in drawn if "×" in t]
 
 
 def test_it_is_whole(page: Any) -> None:
@@ -143,11 +157,26 @@ def test_contrast(page: Any, scheme: str) -> None:
     for colour in lines:
         ends = sorted([luminance(colour.strip()), background])
         assert (ends[1] + 0.05) / (ends[0] + 0.05) >= 3
-    ink = page.execute_script(
-        "const t = document.querySelector('.drawing svg text');"
-        "return [getComputedStyle(t).fill, getComputedStyle(document.body).color]"
+    # All letters are in the page's ink, but for the figures in the heat map's cells.
+    texts, ink = page.execute_script(
+        "const texts = [...document.querySelectorAll('.drawing svg text')];"
+        "return [texts.map((t) => [t.textContent, getComputedStyle(t).fill,"
+        " t.closest('section').id]), getComputedStyle(document.body).color]"
     )
-    assert ink[0] == ink[1]
+    assert len(texts) > 60
+    cells = [t for t in texts if t[2] == "transfer" and t[0].isdigit()]
+    assert len(cells) == 2 * 4
+    assert [t for t in texts if t not in cells and t[1] != ink] == []
+
+
+@pytest.mark.parametrize("value", np.linspace(0, 1, 21))
+def test_figures_in_the_heat_map_can_be_read(value: float) -> None:
+    import matplotlib
+
+    red, green, blue = matplotlib.colormaps["viridis"](value)[:3]
+    behind = luminance("#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue)))
+    ends = sorted([luminance({"black": "#000000", "white": "#ffffff"}[on_cell(value)]), behind])
+    assert (ends[1] + 0.05) / (ends[0] + 0.05) >= 4.5
 
 
 def luminance(colour: str) -> float:
@@ -168,8 +197,6 @@ def test_on_a_phone(page: Any) -> None:
 
 def test_figures_are_those_of_the_evaluation(page: Any, models: list[Path]) -> None:
     """The clean accuracy in the summary, against plain predictions."""
-    import numpy as np
-
     import tfdq
     from tfdq.data import load
     from tfdq.experiments.measuring import test_part as part

@@ -255,7 +255,7 @@ def _bits(subjects: Sequence[Subject]) -> Section:
                     Cell(subject.name),
                     Cell(row["layer"]),
                     Cell(row["operator"]),
-                    Cell(" x ".join(str(side) for side in row["shape"])),
+                    Cell(" x ".join(str(side) for side in row["shape"] if side != -1)),
                     Cell("" if weights is None else str(weights), weights),
                     Cell("" if bits is None else str(bits), bits),
                     Cell(f"{row['macs']:,}", row["macs"]),
@@ -263,7 +263,15 @@ def _bits(subjects: Sequence[Subject]) -> Section:
             )
     table = Table(
         "Every operator of the integer files, with the bits that its integers use.",
-        ("network", "layer", "operator", "output", "weight bits", "activation bits", "MACs"),
+        (
+            "network",
+            "layer",
+            "operator",
+            "output of an image",
+            "weight bits",
+            "activation bits",
+            "MACs",
+        ),
         tuple(rows),
         frozenset({4, 5, 6}),
     )
@@ -285,7 +293,7 @@ def _cost(subjects: Sequence[Subject]) -> Section:
                     Cell(str(timing.batch), timing.batch),
                     Cell(f"{timing.median_ms:.3f}", timing.median_ms),
                     Cell(f"{timing.p90_ms:.3f}", timing.p90_ms),
-                    Cell(f"{timing.per_second:.0f}", timing.per_second),
+                    Cell(f"{timing.per_second:,.0f}", timing.per_second),
                     Cell(f"{timing.size / 1024:.1f}", timing.size),
                 )
             )
@@ -321,7 +329,7 @@ def _audits(subjects: Sequence[Subject]) -> Section:
     for subject in subjects:
         audit = subject.figures.get("audit")
         if not audit:
-            items.append(Text(f"{subject.name}: not audited; run `tfdq audit`."))
+            items.append(Text(f"{subject.name}: not audited; run tfdq audit."))
             continue
         looks = {"passed": "good", "failed": "bad"}
         rows = tuple(
