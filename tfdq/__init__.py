@@ -3,9 +3,7 @@
 The public names are loaded on first use, so that ``import tfdq`` does not load TensorFlow.
 """
 
-from importlib import import_module
-from typing import Any
-
+from tfdq._first_use import loaded_on_first_use
 from tfdq._version import __version__
 
 _HOME = {
@@ -23,14 +21,4 @@ _HOME = {
 
 __all__ = ["__version__", *_HOME]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from the module that defines it."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'tfdq' has no attribute {name!r}; it has {sorted(__all__)}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names."""
-    return sorted(__all__)
+__getattr__, __dir__ = loaded_on_first_use(__name__, _HOME)

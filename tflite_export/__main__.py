@@ -1,19 +1,22 @@
 """The command line: ``python -m tflite_export run|benchmark|inspect|verify|selftest FILE``.
 
-All but ``verify`` work where there is no TensorFlow.
+All but ``verify`` work where there is no TensorFlow. Options, exit statuses, and what goes to
+stdout and stderr are as for the command ``tfdq``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NoReturn
 
-import numpy as np
+from tflite_export import commands
+from tflite_export.silence import native_stderr_turned_away
+
+GOOD, ANSWER_IS_NO, MISTAKE, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,58 +26,140 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0 good, 1 the file does not hold what was promised, 2 a mistake in the call
-        or a damaged file.
+        The exit status: 0 good; 1 the file does not hold what was promised; 2 a mistake in the call
+        or a damaged file; 3 a fault of tflite_export; 130 interrupted.
     """
     options = _parser().parse_args(arguments)
+    options.verbose = options.verbose or options.debug
+    # Read by TensorFlow when `verify` loads it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if options.verbose else "3")
     try:
-        return int(options.command(options))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        with nullcontext() if options.verbose else native_stderr_turned_away():
+            return int(options.command(options))
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written; the same command starts again", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if options.debug:
+            raise
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (ValueError, OSError, ImportError)):
+        print(f"error: {text}", file=sys.stderr)
+        return MISTAKE
+    print(
+        f"error: {type(error).__name__}: {text} (a fault of tflite_export or of a library: please "
+        "report it with the output of the same command with --debug)",
+        file=sys.stderr,
+    )
+    return FAULT
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and leave."""
+        self.exit(MISTAKE, f"error: {message} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m tflite_export",
         description="Run, measure, look into and verify exported models.",
+        epilog="Results go to stdout, progress and messages to stderr. Exit status: 0 good; 1 the "
+        "file does not hold what was promised; 2 a mistake in the call or a damaged file; 3 a "
+        "fault of tflite_export; 130 interrupted.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _command(commands, "run", _run, "run the model on images stored as .npy")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    _shared(parser, default=False)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _command(subparsers, "run", commands.run, "run the model on images stored as .npy")
     run.add_argument(
-        "input", help=".npy file of images, shape (n, ...), floats as trained on or raw integers"
+        "images", help=".npy file of images, shape (n, ...), floats as trained on or raw integers"
     )
-    run.add_argument("--output", help="write the outputs to this .npy file")
+    run.add_argument("--out", metavar="FILE", help="write the outputs to this .npy file")
     run.add_argument("--raw", action="store_true", help="raw output integers instead of floats")
     run.add_argument("--top", type=int, default=1, help="classes to print for each image")
-    run.add_argument("--batch", type=int, default=64, help="images at once")
+    run.add_argument("--batch-size", type=int, default=64, help="images in a call")
     timing = _command(
-        commands, "benchmark", _benchmark, "measure latency, throughput, size, memory"
+        subparsers, "benchmark", commands.benchmark, "measure latency, throughput, size, memory"
     )
     timing.add_argument("other", nargs="?", help="a second file, measured in turns with the first")
-    timing.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="batch sizes")
+    timing.add_argument(
+        "--batch-size", type=int, nargs="+", default=[1, 32], help="images in a call, several sizes"
+    )
     timing.add_argument("--calls", type=int, default=100, help="timed calls in each setting")
     timing.add_argument("--warm-up", type=int, default=10, help="calls before them")
     timing.add_argument("--seconds", type=float, default=10.0, help="longest time of a setting")
     timing.add_argument("--trusted", action="store_true", help="take a file of another tool")
-    look = _command(
-        commands, "inspect", _inspect, "list layers, types, scales, bits in use, MACs", runs=False
+    _command(
+        subparsers,
+        "inspect",
+        commands.inspect,
+        "list layers, types, scales, bits in use, MACs",
+        runs=False,
     )
-    look.add_argument("--json", action="store_true", help="as JSON")
     verify = _command(
-        commands, "verify", _verify, "compare with the integer twin, prove integer only"
+        subparsers, "verify", commands.verify, "compare with the integer twin, prove integer only"
     )
-    verify.add_argument("--model", help="the trained model (a file tfdq.load_model takes)")
-    verify.add_argument("--input", help=".npy file of images; the golden vectors otherwise")
-    _command(commands, "selftest", _selftest, "does this runtime compute the trained integers?")
+    verify.add_argument("--trained", help="the trained model (a file tfdq.load_model takes)")
+    verify.add_argument("--images", help=".npy file of images; the golden vectors otherwise")
+    verify.add_argument(
+        "--trust",
+        action="store_true",
+        help="load Keras models that hold code (Lambda, SavedModel): it is run",
+    )
+    _command(
+        subparsers,
+        "selftest",
+        commands.selftest,
+        "does this runtime compute the trained integers?",
+    )
     return parser
 
 
+class _Version(argparse.Action):
+    """Print the version of the distribution that brought the package."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print it and leave."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        for name in ("tfdq", "tfdq-edge"):
+            try:
+                print(version(name))
+            except PackageNotFoundError:
+                continue
+            parser.exit()
+        parser.exit(MISTAKE, "error: neither tfdq nor tfdq-edge is installed\n")
+
+
+def _shared(parser: argparse.ArgumentParser, default: Any) -> None:
+    """Add the options that may stand before the command or behind it."""
+    for names, text in (
+        (("-q", "--quiet"), "results and errors only"),
+        (("-v", "--verbose"), "notices of the libraries, too"),
+        (("--debug",), "--verbose, and where an error arose"),
+    ):
+        parser.add_argument(*names, action="store_true", default=default, help=text)
+
+
 def _command(
-    commands: Any, name: str, function: Callable[..., int], text: str, runs: bool = True
+    subparsers: Any,
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    text: str,
+    runs: bool = True,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text)
     parser.add_argument("file", help="the .tflite file")
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    _shared(parser, default=argparse.SUPPRESS)
     parser.set_defaults(command=function)
     if not runs:
         return parser
@@ -95,118 +180,6 @@ def _command(
             help="which runtime",
         )
     return parser
-
-
-def _run(options: argparse.Namespace) -> int:
-    from tflite_export.runtime import Interpreter
-
-    model = Interpreter(
-        options.file,
-        threads=options.threads,
-        kernels=options.kernels,
-        runtime=options.runtime,
-        batch_size=options.batch,
-    )
-    images = np.load(options.input, allow_pickle=False)
-    raw = options.raw or images.dtype == np.int8
-    results = model.integers(images, progress=True) if raw else model.predict(images, progress=True)
-    if isinstance(results, list):
-        raise ValueError("the model has several outputs; use tflite_export.Interpreter from Python")
-    if options.output:
-        np.save(options.output, results)
-        print(f"{len(results)} outputs in {options.output}", file=sys.stderr)
-        return 0
-    labels = model.labels
-    for position, row in enumerate(results):
-        flat = row.reshape(-1)
-        best = np.argsort(-flat.astype(np.float64), kind="stable")[: max(options.top, 1)]
-        print(position, *(f"{labels[i] if labels else i}:{flat[i]:.6g}" for i in best), sep="\t")
-    return 0
-
-
-def _benchmark(options: argparse.Namespace) -> int:
-    from tflite_export.timing import benchmark, table
-
-    timings = benchmark(
-        options.file,
-        options.other,
-        batches=options.batch,
-        threads=options.threads,
-        calls=options.calls,
-        warm_up=options.warm_up,
-        seconds=options.seconds,
-        kernels=options.kernels,
-        runtime=options.runtime,
-        trusted=options.trusted,
-        progress=lambda line: print(line, file=sys.stderr),
-    )
-    print(table(timings))
-    return 0
-
-
-def _inspect(options: argparse.Namespace) -> int:
-    from tflite_export.inspection import describe, table
-    from tflite_export.metadata import facts_of
-    from tflite_export.proof import integer_only
-    from tflite_export.read import read
-    from tflite_export.validate import check_digest
-
-    content = Path(options.file).read_bytes()
-    check_digest(content)
-    graph = read(content, strict=False)
-    proof = integer_only(content)
-    facts = facts_of(graph)
-    if options.json:
-        report = {"layers": describe(graph), "facts": facts, "integer_only": asdict(proof)}
-        print(json.dumps(report, indent=1))
-        return 0
-    print(table(graph, len(content)))
-    print(proof)
-    for name, value in sorted(facts.items()):
-        print(f"{name}: {json.dumps(value)}")
-    return 0
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from tflite_export.metadata import golden_of
-    from tflite_export.parity import verify
-    from tflite_export.proof import integer_only
-    from tflite_export.reference import dequantize
-    from tflite_export.validate import validate
-
-    graph = validate(options.file)
-    proof = integer_only(options.file)
-    print(proof)
-    if options.input:
-        images = np.load(options.input, allow_pickle=False)
-    else:
-        golden = golden_of(graph)
-        if golden is None:
-            raise ValueError("the file carries no golden vectors; give images with --input")
-        tensors = [graph.tensors[i] for i in graph.inputs]
-        parts = [
-            part if tensor.quantization is None else dequantize(part, tensor)
-            for part, tensor in zip(golden.inputs, tensors, strict=True)
-        ]
-        images = parts if len(parts) > 1 else parts[0]
-    model = None
-    if options.model:
-        from tfdq import load_model
-
-        model = load_model(options.model)
-    report = verify(model, options.file, images, threads=options.threads)
-    print(report)
-    return 0 if report.exact and proof else 1
-
-
-def _selftest(options: argparse.Namespace) -> int:
-    from tflite_export.device import selftest
-
-    result = selftest(
-        options.file, kernels=options.kernels, runtime=options.runtime, threads=options.threads
-    )
-    print(result)
-    return 0 if result else 1
 
 
 if __name__ == "__main__":

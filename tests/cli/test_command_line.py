@@ -141,6 +141,44 @@ def test_training_goes_on_from_a_float_model_against_an_attack(
     assert json.loads(capsys.readouterr().out)["settings"]["adversarial"] == "r+fgsm"
 
 
+def test_a_trained_keras_3_model_is_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A float file is quantized after training; the integers keep its classes."""
+    import keras
+
+    from tfdq.data import load
+    from tflite_export import Interpreter
+
+    digits, layers = load("digits"), keras.layers
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(16, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(digits.x_train / 255, digits.y_train, epochs=4, verbose=0)
+    model.save(tmp_path / "model.keras")
+    x = (digits.x_test / 255).astype(np.float32)
+    expected = model.predict(x, verbose=0).argmax(-1)
+    command = ("export", tmp_path / "model.keras", tmp_path / "model.tflite")
+    assert tfdq(*command) == 2
+    assert "is a float model: give images with --data" in capsys.readouterr().err
+    assert tfdq(*command, "--data", "digits", "--limit", 360, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["integer_only"]
+    found = Interpreter(tmp_path / "model.tflite").predict(x).argmax(-1)
+    assert np.mean(found == expected) >= 0.98
+    assert figures["same_class_as_float"] == pytest.approx(np.mean(found == expected), abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,9 +1,11 @@
 """The notebooks run from top to bottom, and are stored as they ran."""
 
+import importlib.util
 import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,3 +63,84 @@ def test_stored(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "pip install" in "".join(code[0].source)
     assert not re.search(r"/(home|root|tmp|work)/", text)
+
+
+@pytest.fixture(scope="module")
+def first_cells() -> Any:
+    """Return the script that writes the first cells."""
+    spec = importlib.util.spec_from_file_location("first_cells", FOLDER / "first_cells.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_first_cells_are_those_of_the_projects_address(path: Path, first_cells: Any) -> None:
+    expected = first_cells.first_cells(path, first_cells.repository())
+    assert path.read_text(encoding="utf-8") == expected, "run: python colab/first_cells.py"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_with_an_address_one_click_opens_and_installs(
+    path: Path, tmp_path: Path, first_cells: Any
+) -> None:
+    address = "https://github.com/OWNER/NAME"
+    copy = tmp_path / path.name
+    for _ in range(2):
+        copy.write_text(first_cells.first_cells(path, address), encoding="utf-8")
+        title, install = nbformat.read(copy, as_version=4).cells[:2]
+        link = f"https://colab.research.google.com/github/OWNER/NAME/blob/main/colab/{path.name}"
+        assert title.source.count(f"({link})") == 1
+        assert title.source.startswith("# ")
+        assert "upload" not in title.source.lower()
+        extras = "[report]" if path.stem.startswith("5") else ""
+        assert pip_line(install.source) == f'install -q "tfdq{extras} @ git+{address}"'
+        path = copy
+    # Back without one: nothing is left of it.
+    plain = first_cells.first_cells(copy, None)
+    assert "OWNER" not in plain
+    assert plain == first_cells.first_cells(FOLDER / copy.name, None)
+
+
+def pip_line(source: str) -> str:
+    """Run a cell where tfdq is not installed; return what it hands to pip."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    class Shell:
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def run_line_magic(self, name: str, line: str) -> None:
+            assert name == "pip"
+            # As IPython does: braces hold expressions.
+            self.lines.append(re.sub(r"{(.*?)}", lambda m: str(eval(m[1], names)), line))
+
+    shell = Shell()
+    names: dict[str, Any] = {"get_ipython": lambda: shell}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        exec(TransformerManager().transform_cell(source), names)
+    return shell.lines[0]
+
+
+def test_without_an_address_the_wheel_beside_the_notebook_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_cells: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in NOTEBOOKS:
+        text = first_cells.first_cells(path, None)
+        source = nbformat.reads(text, as_version=4).cells[1].source
+        with pytest.raises(FileNotFoundError, match=r"not released yet.*make dist.*on Colab"):
+            pip_line(source)
+        wheel = tmp_path / "tfdq-0.1.0-py3-none-any.whl"
+        wheel.touch()
+        extras = "[report]" if path.stem.startswith("5") else ""
+        assert pip_line(source) == f'install -q "{wheel.name}{extras}"'
+        wheel.unlink()
+
+
+def test_an_address_that_colab_cannot_open_is_refused(first_cells: Any) -> None:
+    with pytest.raises(ValueError, match=r"https://github\.com/OWNER/NAME, not"):
+        first_cells.first_cells(NOTEBOOKS[0], "https://example.org/tfdq")

@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.report.conftest import HOSTILE
+from tfdq.report.drawings import on_cell
 from tfdq.report.page import Cell, Section, Table, render
 from tfdq.report.run_report import write_report
 
@@ -61,6 +63,18 @@ def page(browser: Any, report: Path) -> Any:
 
 def by_css(page: Any, selector: str) -> list[Any]:
     return page.find_elements("css selector", selector)
+
+
+def test_tables_say_it_in_plain_words(page: Any) -> None:
+    text = page.find_element("css selector", "body").text
+    assert "`" not in text
+    assert "-1 x" not in text
+    assert "8 x 8 x 8" in page.find_element("css selector", "#bits").text
+    # A scale of powers would be read with its exponents lost.
+    assert "10^" not in text
+    drawn = [t.get_attribute("textContent") for t in by_css(page, "#amplification svg text")]
+    assert "1" in drawn
+    assert not [t for t in drawn if "×" in t]
 
 
 def test_it_is_whole(page: Any) -> None:
@@ -143,11 +157,26 @@ def test_contrast(page: Any, scheme: str) -> None:
     for colour in lines:
         ends = sorted([luminance(colour.strip()), background])
         assert (ends[1] + 0.05) / (ends[0] + 0.05) >= 3
-    ink = page.execute_script(
-        "const t = document.querySelector('.drawing svg text');"
-        "return [getComputedStyle(t).fill, getComputedStyle(document.body).color]"
+    # All letters are in the page's ink, but for the figures in the heat map's cells.
+    texts, ink = page.execute_script(
+        "const texts = [...document.querySelectorAll('.drawing svg text')];"
+        "return [texts.map((t) => [t.textContent, getComputedStyle(t).fill,"
+        " t.closest('section').id]), getComputedStyle(document.body).color]"
     )
-    assert ink[0] == ink[1]
+    assert len(texts) > 60
+    cells = [t for t in texts if t[2] == "transfer" and t[0].isdigit()]
+    assert len(cells) == 2 * 4
+    assert [t for t in texts if t not in cells and t[1] != ink] == []
+
+
+@pytest.mark.parametrize("value", np.linspace(0, 1, 21))
+def test_figures_in_the_heat_map_can_be_read(value: float) -> None:
+    import matplotlib
+
+    red, green, blue = matplotlib.colormaps["viridis"](value)[:3]
+    behind = luminance("#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue)))
+    ends = sorted([luminance({"black": "#000000", "white": "#ffffff"}[on_cell(value)]), behind])
+    assert (ends[1] + 0.05) / (ends[0] + 0.05) >= 4.5
 
 
 def luminance(colour: str) -> float:
@@ -168,8 +197,6 @@ def test_on_a_phone(page: Any) -> None:
 
 def test_figures_are_those_of_the_evaluation(page: Any, models: list[Path]) -> None:
     """The clean accuracy in the summary, against plain predictions."""
-    import numpy as np
-
     import tfdq
     from tfdq.data import load
     from tfdq.experiments.measuring import test_part as part
@@ -221,6 +248,32 @@ def test_a_run_shows_what_it_measured(models: list[Path], tmp_path: Path) -> Non
     ):
         assert wanted in summary
     assert "Parity of the integer file" not in text
+
+
+def test_a_folder_of_tfdq_train_and_images_in_a_folder(tmp_path: Path) -> None:
+    """What the command line gives reaches the report; its last section repeats it."""
+    from PIL import Image
+
+    from tests.cli.test_command_line import tfdq
+    from tfdq.data import load
+
+    digits = load("digits")
+    for label in range(2):
+        (tmp_path / "photos" / f"digit-{label}").mkdir(parents=True)
+        for number, image in enumerate(digits.x_train[digits.y_train == label][:40]):
+            path = tmp_path / "photos" / f"digit-{label}" / f"{number}.png"
+            Image.fromarray(image[..., 0]).save(path)
+    data = ("--data", tmp_path / "photos", "--image-size", "12")
+    run, out = tmp_path / "my run", tmp_path / "report.html"
+    assert tfdq("train", "--out", run, "--epochs", 1, *data) == 0
+    assert tfdq("report", run, "--out", out) == 2
+    assert tfdq("report", run, "--out", out, "--limit", 8, *data, "--data-dir", tmp_path) == 0
+    text = out.read_text(encoding="utf-8")
+    assert "Robustness of my run" in text
+    assert "batch_norm_momentum" in text[text.index('id="cards"') :]
+    repeat = text[text.index('id="repeat"') :]
+    for wanted in ("my run", "--image-size 12x12", "--limit 8", "--data-dir", "photos"):
+        assert wanted in repeat
 
 
 def test_everything_is_escaped() -> None:

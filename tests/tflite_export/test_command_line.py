@@ -26,14 +26,14 @@ def test_run(small_model, small_file, images, tmp_path, capsys):
     assert position == "4"
     assert best.startswith(f"digit {expected[4].argmax()}:")
     output = tmp_path / "out.npy"
-    assert main(["run", str(small_file), str(images), "--raw", "--output", str(output)]) == 0
+    assert main(["run", str(small_file), str(images), "--raw", "--out", str(output)]) == 0
     raw = small_model[1].interpreter().integers(small_model[2][:20])
     np.testing.assert_array_equal(np.load(output), raw)
 
 
 def test_benchmark(small_file, capsys):
     command = ["benchmark", str(small_file), str(small_file), "--calls", "20", "--threads", "1"]
-    assert main([*command, "--batch", "1", "8"]) == 0
+    assert main([*command, "--batch-size", "1", "8"]) == 0
     lines = capsys.readouterr().out.strip().split("\n")
     assert lines[0].split()[-1] == "speed-up"
     assert len(lines) == 5
@@ -64,7 +64,7 @@ def test_verify(small_model, small_file, tmp_path, images, capsys):
     assert "100.0000%" in capsys.readouterr().out
     model = tmp_path / "model.keras"
     small_model[0].save(model)
-    assert main(["verify", str(small_file), "--model", str(model), "--input", str(images)]) == 0
+    assert main(["verify", str(small_file), "--trained", str(model), "--images", str(images)]) == 0
     assert "model = twin" in capsys.readouterr().out
 
 
@@ -81,6 +81,94 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys, small_file):
         error = capsys.readouterr().err
         assert error.startswith("error: ")
     assert main(["run", str(small_file), str(tmp_path / "none.npy")]) == 2
+
+
+def test_json_of_every_command(small_model, small_file, images, capsys):
+    expected = small_model[1].interpreter().predict(small_model[2][:20])
+    file = str(small_file)
+    assert main(["run", file, str(images), "--top", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 20
+    assert found[4][0] == {
+        "class": f"digit {expected[4].argmax()}",
+        "score": pytest.approx(float(expected[4].max())),
+    }
+    short = ["--calls", "5", "--batch-size", "1", "--threads", "1"]
+    assert main(["benchmark", file, *short, "--json"]) == 0
+    (timing,) = json.loads(capsys.readouterr().out)
+    assert timing["size"] == small_file.stat().st_size
+    assert main(["verify", file, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["exact"]
+    assert found["integer_only"]["offenders"] == []
+    assert found["parity"]["outputs"][0]["identical"] == 1.0
+    assert main(["selftest", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"]
+
+
+def process(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "tflite_export", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_stderr_holds_messages_only_and_quiet_none(small_file, images, tmp_path):
+    """LiteRT's notice comes from compiled code: only a process of its own shows it."""
+    outputs = tmp_path / "out.npy"
+    for where in (("--quiet", "run"), ("run", "-q")):
+        done = process(*where, small_file, images, "--out", outputs)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = process("run", small_file, images, "--out", outputs)
+    assert done.stderr == f"20 outputs in {outputs}\n"
+    done = process("--verbose", "run", small_file, images)
+    assert "XNNPACK" in done.stderr
+    short = ["--calls", "5", "--batch-size", "1", "--threads", "1"]
+    assert process("benchmark", small_file, *short).stderr == "batch 1, 1 threads\n"
+    assert process("benchmark", small_file, *short, "--quiet").stderr == ""
+
+
+def test_statuses_beyond_mistakes(small_file, monkeypatch, capsys):
+    from tflite_export import device
+
+    def fail(error):
+        def function(*_, **__):
+            raise error
+
+        monkeypatch.setattr(device, "selftest", function)
+
+    fail(KeyboardInterrupt())
+    assert main(["selftest", str(small_file)]) == 130
+    assert capsys.readouterr().err.startswith("interrupted; ")
+    fail(AttributeError("no x"))
+    assert main(["selftest", str(small_file)]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: AttributeError: no x (a fault of")
+    assert said.count("\n") == 1
+    with pytest.raises(AttributeError, match="no x"):
+        main(["selftest", str(small_file), "--debug"])
+
+
+def test_a_mistake_in_the_call_is_one_line(capsys):
+    for arguments in (["run"], ["nonsense"], ["selftest", "x", "--kernels", "mine"], []):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        assert "--help" in said
+
+
+def test_version(capsys):
+    import tfdq
+
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert not left.value.code
+    assert capsys.readouterr().out.strip() == tfdq.__version__
 
 
 _WITHOUT_TENSORFLOW = """
@@ -103,7 +191,7 @@ def test_no_tensorflow_is_needed(command, small_file, images):
     if command == "run":
         arguments.append(str(images))
     if command == "benchmark":
-        arguments += ["--calls", "5", "--batch", "1", "--threads", "1"]
+        arguments += ["--calls", "5", "--batch-size", "1", "--threads", "1"]
     if command == "selftest":
         arguments += ["--kernels", "reference"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The C++ of docs/deploy.md compiles, and its arithmetic is the interpreter's."""
+"""The C++ and Kotlin of docs/deploy.md compile; the arithmetic is the interpreter's."""
 
 import re
 import shutil
@@ -83,3 +83,84 @@ def test_microcontroller_code_compiles(tmp_path):
     subprocess.run(
         [COMPILER, "-std=c++17", "-fsyntax-only", "-Wall", source], check=True, timeout=120
     )
+
+
+# As much of Android and LiteRT as the snippet touches. The interpreter hands back the first ten
+# bytes that it was given.
+_ANDROID = """
+package android.content.res
+import java.io.File
+import java.io.FileDescriptor
+import java.io.RandomAccessFile
+class AssetFileDescriptor(path: String) {
+  val fileDescriptor: FileDescriptor = RandomAccessFile(path, "r").fd
+  val startOffset: Long = 3L
+  val declaredLength: Long = File(path).length() - 3L
+}
+class AssetManager(val folder: String) {
+  fun openFd(name: String) = AssetFileDescriptor(folder + "/" + name)
+}
+"""
+_LITERT = """
+package org.tensorflow.lite
+import java.nio.ByteBuffer
+class Interpreter(val model: ByteBuffer, val options: Options) {
+  class Options {
+    fun setNumThreads(count: Int): Options { println("threads " + count); return this }
+    fun setUseXNNPACK(use: Boolean): Options { println("xnnpack " + use); return this }
+  }
+  fun run(input: Any, output: Any) {
+    println("model " + model.remaining() + " " + model.get(0))
+    val given = input as ByteBuffer
+    println("input " + given.remaining())
+    val scores = (output as Array<ByteArray>)[0]
+    for (i in scores.indices) scores[i] = given.get(i)
+    println("integers " + scores.joinToString(" "))
+  }
+}
+"""
+_APP = """
+import android.content.res.AssetManager
+{imports}
+class Context(val assets: AssetManager)
+fun main(arguments: Array<String>) {{
+  val context = Context(AssetManager(arguments[0]))
+  val rgb = ByteArray(32 * 32 * 3) {{ (it * 37 % 256).toByte() }}
+{body}
+  println("best " + best)
+}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("kotlinc") is None, reason="needs Debian's package kotlin")
+def test_the_android_code_compiles_and_feeds_the_pixels(tmp_path: Path) -> None:
+    (snippet,) = re.findall(r"```kotlin\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    imports = [line for line in snippet.splitlines() if line.startswith("import ")]
+    body = [line for line in snippet.splitlines() if not line.startswith("import ")]
+    app = _APP.format(imports="\n".join(imports), body="\n".join(body))
+    sources = {"Android.kt": _ANDROID, "LiteRT.kt": _LITERT, "App.kt": app}
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text)
+    jar = tmp_path / "app.jar"
+    command = ["kotlinc", *(tmp_path / name for name in sources), "-include-runtime", "-d", jar]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "model.tflite").write_bytes(b"...model")
+    done = subprocess.run(
+        ["java", "-cp", str(jar), "AppKt", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert said["threads"] == "4"
+    assert said["xnnpack"] == "true"
+    # The part of the assets' file that is the model: 5 bytes from its offset on.
+    assert said["model"] == f"5 {ord('m')}"
+    assert said["input"] == str(32 * 32 * 3)
+    # A camera's byte b, 0..255, goes in as the integer b - 128; here b = 37 i mod 256.
+    integers = [37 * i % 256 - 128 for i in range(10)]
+    assert said["integers"].split() == [str(i) for i in integers]
+    assert int(said["best"]) == int(np.argmax(integers))

@@ -69,7 +69,7 @@ def test_run_gives_the_integers_of_its_kernel_set(board, small_model, tmp_path, 
     exported = tflite_export.convert(qat, input_type=interface, calibration=images[:64])
     path = exported.save(tmp_path / "model.tflite")
     np.save(tmp_path / "images.npy", images)
-    command = ["-m", "tflite_export", "run", path, "images.npy", "--raw", "--output", "out.npy"]
+    command = ["-m", "tflite_export", "run", path, "images.npy", "--raw", "--out", "out.npy"]
     done = _call(python, *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     kernels = "builtin-2.14" if name == "tflite-runtime" else "xnnpack"
@@ -112,7 +112,7 @@ def test_every_operator_is_that_of_its_kernel_set(board, tmp_path):
 
 def test_benchmark_and_inspect(board, small_file, tmp_path):
     _, python = board
-    command = ["benchmark", small_file, "--calls", "20", "--threads", "1", "--batch", "1", "8"]
+    command = ["benchmark", small_file, "--calls", "20", "--threads", "1", "--batch-size", "1", "8"]
     done = _call(python, "-m", "tflite_export", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().split("\n")

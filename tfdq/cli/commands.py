@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,9 @@ from tfdq.cli.options import (
     test_images,
 )
 from tfdq.cli.output import output, print_result, progress
+
+if TYPE_CHECKING:
+    from tfdq.data import Dataset
 
 
 @app.command(epilog="Example:  tfdq demo --out runs/demo")
@@ -113,11 +116,21 @@ def train(
     on: Annotated[
         Literal["kernel", "folded", "deployed"], typer.Option("--on", help="Kernel penalised.")
     ] = "deployed",
+    target: Annotated[
+        str, typer.Option("--target", help="Singular value it aims at: 1/k or a number.")
+    ] = "1/k",
     activation_bits: Annotated[int, typer.Option("--activation-bits", help="1..8.")] = 4,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="2..8.")] = 8,
     first_last_bits: Annotated[
         int | None, typer.Option("--first-last-bits", help="Of both, where others: 2..8.")
     ] = None,
+    batch_norm_momentum: Annotated[
+        float,
+        typer.Option(
+            "--batch-norm-momentum",
+            help="Of BatchNorm's moving statistics; the penalty needs them to keep up.",
+        ),
+    ] = 0.9,
     adversarial: Annotated[
         Literal["none", "fgsm", "r+fgsm", "pgd"],
         typer.Option("--adversarial", help="Attack to train against."),
@@ -138,9 +151,15 @@ def train(
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model, quantization-aware and defensive by default."""
+    """Train a model, quantization-aware and defensive by default.
+
+    Started again after an interruption, it goes on where it was.
+    """
     from tfdq.experiments.classifier import ClassifierSettings, train_classifier
+    from tfdq.experiments.resumable import prepare_process
     from tfdq.experiments.training import TrainingSettings
+
+    prepare_process()
 
     settings = ClassifierSettings(
         model=model,
@@ -148,9 +167,11 @@ def train(
         quantized=not keep_float,
         beta=beta,
         on=on,
+        target="1/k" if target == "1/k" else number(target, "target"),
         activation_bits=activation_bits,
         weight_bits=weight_bits,
         first_last_bits=first_last_bits,
+        batch_norm_momentum=batch_norm_momentum,
         adversarial=adversarial,
         eps=number(eps),
         training=TrainingSettings(epochs, batch_size, learning_rate, augment, seed),
@@ -159,6 +180,7 @@ def train(
     dataset = load_data(data, data_dir, None, seed, image_size)
     if train_limit is not None and train_limit < len(dataset.y_train):
         dataset = dataset.subset(train=train_limit, seed=seed)
+    output.after_interrupt = f"what was finished is kept in {out}; the same command goes on there"
     figures = train_classifier(settings, dataset, out, progress())
     text = (
         f"{out / 'model.keras'}: test accuracy {figures['test_accuracy']:.4f} on "
@@ -169,7 +191,13 @@ def train(
 
 @app.command(epilog="Example:  tfdq export runs/dq/model.keras model.tflite --data digits")
 def export(
-    model: Annotated[Path, typer.Argument(help="A quantization-aware model.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A quantization-aware model; or a float one, Keras 3 too, which --data sets the "
+            "ranges of, 8 bits, without training."
+        ),
+    ],
     file: Annotated[Path, typer.Argument(help="The .tflite file to write.")],
     data: Annotated[
         str | None,
@@ -196,12 +224,11 @@ def export(
     """Write the integer-only .tflite file of a model, and prove that its integers are right."""
     from tflite_export import convert, integer_only
 
-    images = None
-    if data is not None:
-        images, _ = test_images(load_data(data, data_dir, limit, seed, image_size))
-    exported = convert(
-        open_model(model, trust), file, input_type=input_type, weights=weights, calibration=images
-    )
+    opened = open_model(model, trust)
+    dataset = None if data is None else load_data(data, data_dir, limit, seed, image_size)
+    images = None if dataset is None else test_images(dataset)[0]
+    trained = _aware(opened, model, dataset)
+    exported = convert(trained, file, input_type=input_type, weights=weights, calibration=images)
     proof = integer_only(exported.content)
     figures: dict[str, Any] = {
         "file": str(file),
@@ -210,7 +237,35 @@ def export(
         "integer_only": bool(proof),
     }
     text = f"{file}: {len(exported)} bytes\n{proof}\n{exported.parity}"
+    if trained is not opened and images is not None:
+        answers = [m.predict(images, verbose=0).argmax(-1) for m in (opened, trained)]
+        figures["same_class_as_float"] = same = float((answers[0] == answers[1]).mean())
+        text += (
+            f"\n  quantized after training, 8 bits: the float model's class on {same:.2%} of "
+            f"{len(images)} test images; for fewer bits and robustness: tfdq train --start {model}"
+        )
     print_result(figures, text, as_json)
+
+
+def _aware(opened: Any, path: Path, dataset: Dataset | None) -> Any:
+    """Return a model as it is if it is quantization-aware or no Keras model; else an 8-bit copy.
+
+    Raises:
+        ValueError: it is a float model, and there are no images to set its ranges on.
+    """
+    import tf_keras
+
+    from tfdq.experiments.classifier import quantized_after_training
+    from tfdq.quantization.model import is_quantized
+
+    if not isinstance(opened, tf_keras.Model) or is_quantized(opened):
+        return opened
+    if dataset is None:
+        raise ValueError(
+            f"{str(path)!r} is a float model: give images with --data to set its ranges on (8 "
+            f"bits, no training), or make it quantization-aware first: tfdq train --start {path}"
+        )
+    return quantized_after_training(opened, dataset)
 
 
 @app.command(epilog="Example:  tfdq run model.tflite --data digits")

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfdq.cli.app import app
-from tfdq.cli.options import DataDirOption, JsonOption
+from tfdq.cli.options import DataDirOption, JsonOption, complete_recipe, one_of
 from tfdq.cli.output import output, print_result
 
 if TYPE_CHECKING:
     from tfdq.experiments.recipe import Recipe
 
-ScaleOption = Annotated[str, typer.Option("--scale", help="small or paper.")]
+ScaleOption = Annotated[
+    str,
+    typer.Option("--scale", help="small or paper.", autocompletion=one_of("small", "paper")),
+]
 SetupOption = Annotated[
     str | None,
     typer.Option("--setup", help="Data set, network and training; see `tfdq recipes NAME`."),
@@ -38,14 +41,23 @@ OnlyOption = Annotated[
 ]
 StrategyOption = Annotated[
     str,
-    typer.Option("--strategy", help="auto, one_device, mirrored, multiworker or tpu."),
+    typer.Option(
+        "--strategy",
+        help="auto, one_device, mirrored, multiworker or tpu.",
+        autocompletion=one_of("auto", "one_device", "mirrored", "multiworker", "tpu"),
+    ),
 ]
 ScaleBatchOption = Annotated[
     bool,
     typer.Option("--scale-batch", help="Multiply batch and learning rate by the devices."),
 ]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--mixed-precision", help="float16 or bfloat16.")
+    str | None,
+    typer.Option(
+        "--mixed-precision",
+        help="float16 or bfloat16.",
+        autocompletion=one_of("float16", "bfloat16"),
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Of TensorFlow; all cores by default.")
@@ -61,7 +73,10 @@ NameOption = Annotated[
 
 @app.command(epilog="Example:  tfdq recipes white-box")
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="A recipe's name or .toml file.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A recipe's name or .toml file.", autocompletion=complete_recipe),
+    ] = None,
     scale: ScaleOption = "small",
     setup: SetupOption = None,
     as_json: JsonOption = False,
@@ -92,7 +107,13 @@ def recipes(
 
 @app.command(epilog="Example:  tfdq reproduce white-box --scale small --seeds 3 --out runs/small")
 def reproduce(
-    name: Annotated[str, typer.Argument(help="A recipe's name or .toml file; see `tfdq recipes`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe's name or .toml file; see `tfdq recipes`.",
+            autocompletion=complete_recipe,
+        ),
+    ],
     scale: ScaleOption = "small",
     setup: SetupOption = None,
     seeds: SeedsOption = None,
@@ -139,7 +160,13 @@ def reproduce(
 
 @app.command(epilog="Example:  tfdq sweep beta --only DQ --set penalty.beta=0.001,0.01 --seeds 1")
 def sweep(
-    name: Annotated[str, typer.Argument(help="A recipe's name or .toml file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe's name or .toml file; see `tfdq recipes`.",
+            autocompletion=complete_recipe,
+        ),
+    ],
     changes: Annotated[
         list[str],
         typer.Option("--set", help="section.setting=a,b,c; may be repeated: all combinations."),

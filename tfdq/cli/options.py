@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +40,21 @@ ATTACK_NAMES = (
     "spsa",
     "low-bit",
 )
+
+
+def one_of(*names: str) -> Callable[[str], list[str]]:
+    """Return a completion that knows some names."""
+
+    def complete(begun: str) -> list[str]:
+        return [name for name in names if name.startswith(begun)]
+
+    return complete
+
+
+def complete_recipe(begun: str) -> list[str]:
+    """Return the recipes that a word may become; their files are only listed, not read."""
+    folder = Path(__file__).parents[1] / "experiments" / "recipes" / "small"
+    return sorted(path.stem for path in folder.glob(f"{begun}*.toml"))
 
 
 def complete_data(begun: str) -> list[str]:
@@ -92,8 +108,12 @@ TrustOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
-def number(text: str) -> float:
+def number(text: str, name: str = "eps") -> float:
     """Return the value of ``8/255`` or ``0.03``.
+
+    Args:
+        text: what was given.
+        name: of the option, for the message.
 
     Raises:
         ValueError: it is no such number, or is not above 0.
@@ -103,7 +123,7 @@ def number(text: str) -> float:
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{text!r} is no number; write 8/255 or 0.03") from error
     if value <= 0:
-        raise ValueError(f"eps must be > 0, got {text!r}")
+        raise ValueError(f"{name} must be > 0, got {text!r}")
     return value
 
 

@@ -1,8 +1,7 @@
 """What goes to stdout and to stderr: results, progress, warnings, the notices of libraries.
 
-Results go to stdout, so that they can be piped; all else to stderr. TensorFlow and LiteRT print
-start-up notices from compiled code, past Python and past every setting, so file descriptor 2 is
-turned away while a command runs, and Python's own stderr is given a copy of it.
+Results go to stdout, so that they can be piped; all else to stderr. The start-up notices of
+TensorFlow and LiteRT are turned away while a command runs.
 """
 
 from __future__ import annotations
@@ -14,10 +13,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import typer
+
+from tflite_export.silence import native_stderr_turned_away
 
 _OURS = (os.sep + "tfdq" + os.sep, os.sep + "tflite_export" + os.sep)
 
@@ -31,12 +32,14 @@ class Output:
         verbose: the notices and warnings of the libraries as well.
         debug: verbose, and the traceback of an error.
         after_interrupt: what Ctrl-C leaves behind, and how to go on.
+        warned: the warnings shown so far.
     """
 
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
     after_interrupt: str = "nothing was written; the same command starts again"
+    warned: set[str] = field(default_factory=set)
 
 
 output = Output()
@@ -70,7 +73,7 @@ def calm() -> Iterator[None]:
     with ExitStack() as stack:
         if not output.verbose:
             stack.enter_context(_loggers_at_error("tensorflow", "absl"))
-            stack.enter_context(_native_stderr_turned_away())
+            stack.enter_context(native_stderr_turned_away())
             stack.enter_context(warnings.catch_warnings())
             warnings.showwarning = _show_warning
         yield
@@ -86,8 +89,12 @@ def _show_warning(
 ) -> None:
     """Print a warning of our own in one line; drop those that libraries address to us."""
     ours = category.__module__.split(".")[0] in ("tfdq", "tflite_export")
+    text = " ".join(str(message).split())
     if not output.quiet and (ours or any(part in filename for part in _OURS)):
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        # Once: a command may build a model several times.
+        if text not in output.warned:
+            print(f"warning: {text}", file=sys.stderr)
+        output.warned.add(text)
 
 
 @contextmanager
@@ -100,40 +107,3 @@ def _loggers_at_error(*names: str) -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-@contextmanager
-def _native_stderr_turned_away() -> Iterator[None]:
-    stream = sys.stderr
-    stream.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:
-        # Started with stderr closed: there is nothing to keep quiet.
-        yield
-        return
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    if _writes_to(stream, 2):
-        sys.stderr = open(  # noqa: SIM115 (it lives as long as the block)
-            kept,
-            "w",
-            buffering=1,
-            encoding=stream.encoding,
-            errors="backslashreplace",
-            closefd=False,
-        )
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        sys.stderr = stream
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _writes_to(stream: TextIO, descriptor: int) -> bool:
-    try:
-        return stream.fileno() == descriptor
-    except (OSError, ValueError):
-        return False

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from tfdq.cli.app import app
-from tfdq.cli.options import JsonOption, SeedOption
+from tfdq.cli.options import (
+    DataDirOption,
+    ImageSizeOption,
+    JsonOption,
+    SeedOption,
+    TrustOption,
+    complete_data,
+    size,
+)
 from tfdq.cli.output import output, print_result
 
 
@@ -18,8 +26,8 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of single runs (OUT/runs/... of `tfdq reproduce`), or Keras models; the "
-            ".tflite of the same name beside a model is its integer file."
+            help="Folders of single runs (OUT/runs/... of `tfdq reproduce`, OUT of `tfdq train`), "
+            "or Keras models; the .tflite of the same name beside a model is its integer file."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
@@ -29,12 +37,16 @@ def report(
             "--data",
             help="Images, by name or path; by default those that the runs were trained on.",
             metavar="NAME|PATH",
+            autocompletion=complete_data,
         ),
     ] = None,
-    images: Annotated[
-        int, typer.Option("--images", min=8, help="Test images for what is measured now.")
+    data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=8, help="Test images for what is measured now.")
     ] = 200,
     seed: SeedOption = 0,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML file about trained networks: figures, verdicts, images, certificates."""
@@ -44,7 +56,17 @@ def report(
         if not output.quiet:
             print(f"{note} ...", file=sys.stderr, flush=True)
 
-    path = write_report(runs, out, data=data, images=images, seed=seed, tell=tell)
-    size = path.stat().st_size
-    figures = {"report": str(path), "bytes": size}
-    print_result(figures, f"wrote {path} ({size / 1024:.0f} KiB)", as_json)
+    path = write_report(
+        runs,
+        out,
+        data=data,
+        data_dir=data_dir,
+        image_size=size(image_size),
+        images=limit,
+        seed=seed,
+        trust=trust,
+        tell=tell,
+    )
+    count = path.stat().st_size
+    figures = {"report": str(path), "bytes": count}
+    print_result(figures, f"wrote {path} ({count / 1024:.0f} KiB)", as_json)

@@ -6,8 +6,9 @@ use; importing this package does not import TensorFlow.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tfdq._first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
     from tfdq.data.batches import pipeline, steps_per_epoch
@@ -24,11 +25,4 @@ _HOME = {
     "steps_per_epoch": "tfdq.data.batches",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import the module a public name lives in when the name is first used (PEP 562)."""
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = loaded_on_first_use(__name__, _HOME)

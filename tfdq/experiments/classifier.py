@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,15 +14,22 @@ import tf_keras
 
 import tfdq
 from tfdq.data import Dataset
-from tfdq.experiments.folder import open_folder, write_json
-from tfdq.experiments.training import TrainingSettings, scaled, train
+from tfdq.experiments.folder import hold, join_folder, write_json
+from tfdq.experiments.resumable import Task, environment, finished, train_task
+from tfdq.experiments.strategy import open_machines
+from tfdq.experiments.training import TrainingSettings, scaled
+from tfdq.lipschitz.targets import Target
 from tfdq.models import create
 from tfdq.quantization import Settings
 from tfdq.robustness import AdversarialTraining
 from tfdq.robustness.progress import progress_bar
+from tfdq.robustness.result_store import digest
 from tfdq.robustness.versions import package_versions
-from tflite_export import round_biases
 
+KIND = "train"
+SETTINGS = "settings.json"
+CALIBRATION_IMAGES = 1000
+_DIGESTS = {"images": "other images", "start_sha256": "another model to start from"}
 ADVERSARIAL = ("none", "fgsm", "r+fgsm", "pgd")
 
 
@@ -34,9 +43,11 @@ class ClassifierSettings:
         quantized: quantization-aware; else float.
         beta: weight of the Lipschitz penalty; 0: none.
         on: the kernel it acts on, as in ``tfdq.quantize_model``.
+        target: the singular value it aims at, as there; None: its default.
         activation_bits: 1..8.
         weight_bits: 2..8.
         first_last_bits: 2..8, or None for the same as all others.
+        batch_norm_momentum: of BatchNorm's moving statistics, where quantized; None: the model's.
         adversarial: ``"none"``, or the attack to train against.
         eps: its strength, in input units.
         training: how long, how fast.
@@ -48,9 +59,11 @@ class ClassifierSettings:
     quantized: bool = True
     beta: float = 2e-3
     on: Any = "deployed"
+    target: Target | None = None
     activation_bits: int = 4
     weight_bits: int = 8
     first_last_bits: int | None = None
+    batch_norm_momentum: float | None = 0.9
     adversarial: str = "none"
     eps: float = 8 / 255
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -64,9 +77,11 @@ class ClassifierSettings:
         Settings(
             lipschitz_beta=self.beta,
             on=self.on,
+            target=self.target,
             activation_bits=self.activation_bits,
             weight_bits=self.weight_bits,
             first_last_bits=self.first_last_bits,
+            batch_norm_momentum=self.batch_norm_momentum,
         )
 
 
@@ -75,6 +90,10 @@ def train_classifier(
 ) -> dict[str, Any]:
     """Train a classifier and write ``model.keras`` and ``training.json``.
 
+    Started again with the same arguments after it was interrupted, at whatever moment, it goes on
+    from its last checkpoint (after every epoch, and every 500 steps); a training that is finished
+    there is not repeated.
+
     Args:
         settings: what and how.
         dataset: the images.
@@ -82,46 +101,123 @@ def train_classifier(
         progress: show a progress bar on stderr; None: where that is a terminal.
 
     Returns:
-        The figures of the run.
+        The figures of the run, as in ``training.json``.
 
     Raises:
-        ValueError: a setting does not fit the data, or the folder belongs to something else.
-        RuntimeError: the training diverged.
+        FileNotFoundError: the model to start from is not there.
+        ValueError: a setting does not fit the data, or the folder belongs to something else, a
+            training with other settings for one.
+        DivergedError: the training diverged.
+        OSError: the folder can't be written; what was finished is kept.
     """
-    started = time.perf_counter()
+    described = _described(settings, dataset)
+    record = _finished(out, described)
+    if record is not None:
+        return record
+    # What does not fit is said before anything is written.
     tf_keras.utils.set_random_seed(settings.training.seed)
-    model = _model(settings, dataset)
-    trained: tf_keras.Model | None = None
-    if settings.adversarial != "none":
-        trained = AdversarialTraining(
-            model, settings.adversarial, settings.eps, seed=settings.training.seed
+    name = _model(settings, dataset).name
+    with hold(join_folder(out, KIND)) as folder:
+        if not (folder / SETTINGS).exists():
+            write_json(folder / SETTINGS, described)
+            write_json(folder / "environment.json", environment(open_machines("one_device")))
+        task = Task(
+            settings.training,
+            build=lambda synchronized: _model(settings, dataset),
+            quantized=settings.quantized,
+            wrap=lambda model: _wrapped(model, settings),
+            remedy="lower the learning rate or beta, and give another folder",
         )
-    with open_folder(out, "train") as folder:
-        with progress_bar(f"training {model.name}", settings.training.epochs, progress) as advance:
+        with progress_bar(f"training {name}", settings.training.epochs, progress) as advance:
 
-            def tell(logs: dict[str, float]) -> None:
-                advance(", ".join(f"{name} {value:.3f}" for name, value in logs.items()))
+            def go_on(epochs: int) -> None:
+                for epoch in range(epochs):
+                    advance(f"epoch {epoch + 1}")
 
-            history = train(model, dataset, settings.training, tell, trained)
-        if settings.quantized:
-            # So that the model that is kept, attacked and reported is the one that ships.
-            round_biases(model)
-        model.save(folder / "model.keras")
-        measured = measure(model, scaled(dataset.x_test), dataset.y_test)
-        figures = {
-            "test_accuracy": measured["accuracy"],
-            "test_images": measured["images"],
-            "history": {name: [float(v) for v in values] for name, values in history.items()},
-            "settings": {
-                **asdict(settings),
-                "start": None if settings.start is None else str(settings.start),
-            },
-            "data": {"name": dataset.name, "source": dataset.source},
-            "versions": package_versions(),
-            "seconds": time.perf_counter() - started,
-        }
-        write_json(folder / "training.json", figures)
-    return figures
+            return train_task(
+                task,
+                dataset,
+                folder,
+                open_machines("one_device"),
+                on_epoch=advance,
+                on_start=go_on,
+                add_figures=lambda model: _figures(model, dataset, described),
+            )
+
+
+def _described(settings: ClassifierSettings, dataset: Dataset) -> dict[str, Any]:
+    """Return what a training depends on, as JSON keeps it: settings, start, images."""
+    start = settings.start
+    if start is not None and not start.exists():
+        raise FileNotFoundError(f"no model at {str(start)!r}; give a .keras or .h5 file")
+    given = {
+        **asdict(settings),
+        "start": None if start is None else str(start),
+        "start_sha256": _sha256(start) if start is not None and start.is_file() else None,
+        "images": digest(dataset.x_train, dataset.y_train),
+    }
+    return {"seed": settings.training.seed, "settings": given}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _finished(out: Path, described: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the same training, if it is finished in a folder.
+
+    Raises:
+        ValueError: the folder holds another training; says what differs.
+        DivergedError: the training diverged there.
+    """
+    kept = out / SETTINGS
+    if not kept.exists():
+        return None
+    found = json.loads(kept.read_text(encoding="utf-8")).get("settings", {})
+    wanted = json.loads(json.dumps(described["settings"]))
+    differing = _differences(found, wanted)
+    if differing:
+        raise ValueError(
+            f"{str(out)!r} holds a training with other settings ({', '.join(differing)}); give "
+            "another folder with --out"
+        )
+    return finished(out)
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return `name: was, now` of the settings that differ, those of the training included."""
+    ignored = {"trust"}
+    if wanted.get("start_sha256") is not None:
+        # The same file may be named from another folder.
+        ignored.add("start")
+    texts = []
+    for name in sorted({*found, *wanted} - ignored):
+        was, now = found.get(name), wanted.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            texts += _differences(was, now)
+        elif was != now:
+            texts.append(_DIGESTS.get(name) or f"{name}: {was}, now {now}")
+    return texts
+
+
+def _wrapped(model: tf_keras.Model, settings: ClassifierSettings) -> tf_keras.Model:
+    """Return what is fitted: the model, or adversarial training of it."""
+    if settings.adversarial == "none":
+        return model
+    return AdversarialTraining(
+        model, settings.adversarial, settings.eps, seed=settings.training.seed
+    )
+
+
+def _figures(model: tf_keras.Model, dataset: Dataset, described: dict[str, Any]) -> dict[str, Any]:
+    """Return what is measured on the trained model, and what it was made with."""
+    measured = measure(model, scaled(dataset.x_test), dataset.y_test)
+    return {
+        "test_accuracy": measured["accuracy"],
+        "test_images": measured["images"],
+        "settings": described["settings"],
+        "versions": package_versions(),
+    }
 
 
 def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
@@ -130,16 +226,7 @@ def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
         model = create(settings.model, dataset.input_shape, dataset.classes)
     else:
         model = tfdq.load_model(settings.start, compile=False, safe_mode=not settings.trust)
-        if tuple(model.input_shape[1:]) != dataset.input_shape:
-            raise ValueError(
-                f"{str(settings.start)!r} takes images {model.input_shape[1:]}, but those of "
-                f"{dataset.name} are {dataset.input_shape}"
-            )
-        if model.output_shape[-1] != dataset.classes:
-            raise ValueError(
-                f"{str(settings.start)!r} has {model.output_shape[-1]} outputs, but "
-                f"{dataset.name} has {dataset.classes} classes"
-            )
+        _check_fit(model, str(settings.start), dataset)
     if not settings.quantized:
         return model
     return tfdq.quantize_model(
@@ -149,8 +236,42 @@ def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
         activation_bits=settings.activation_bits,
         weight_bits=settings.weight_bits,
         first_last_bits=settings.first_last_bits,
+        batch_norm_momentum=settings.batch_norm_momentum,
+        target=settings.target,
         input_range=(0.0, 1.0),
     )
+
+
+def _check_fit(model: tf_keras.Model, name: str, dataset: Dataset) -> None:
+    if tuple(model.input_shape[1:]) != dataset.input_shape:
+        raise ValueError(
+            f"{name!r} takes images {model.input_shape[1:]}, but those of {dataset.name} are "
+            f"{dataset.input_shape}"
+        )
+    if model.output_shape[-1] != dataset.classes:
+        raise ValueError(
+            f"{name!r} has {model.output_shape[-1]} outputs, but {dataset.name} has "
+            f"{dataset.classes} classes"
+        )
+
+
+def quantized_after_training(model: tf_keras.Model, dataset: Dataset) -> tf_keras.Model:
+    """Return an 8-bit copy of a float model, its ranges set on training images, not trained.
+
+    Args:
+        model: takes images in [0, 1].
+        dataset: at most 1,000 of its training images are used.
+
+    Raises:
+        ValueError: the model cannot be quantized, or the images do not fit it.
+    """
+    _check_fit(model, model.name, dataset)
+    quantized = tfdq.quantize_model(
+        model, 0.0, activation_range="moving_average", input_range=(0.0, 1.0)
+    )
+    count = min(CALIBRATION_IMAGES, len(dataset.x_train))
+    chosen = np.random.default_rng(0).choice(len(dataset.x_train), count, replace=False)
+    return tfdq.calibrate(quantized, scaled(dataset.x_train[chosen]))
 
 
 def measure(model: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

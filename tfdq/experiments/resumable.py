@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +79,98 @@ def train_run(
         ValueError: the folder is of another run, or the settings do not fit data or devices.
         OSError: the disk is full or the folder can't be written; what was finished is kept.
     """
-    record = folder / RECORD
-    if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        if found.get("diverged"):
-            raise DivergedError(found["diverged"])
+    found = finished(folder)
+    if found is not None:
         return found
     check_batch(settings, machines)
     folder.mkdir(parents=True, exist_ok=True)
     if machines.chief:
         _describe(folder, settings, seed, machines)
+    penalty = settings.penalty
+    task = Task(
+        training_settings(settings, seed),
+        build=lambda synchronized: build(settings, dataset, synchronized),
+        quantized=settings.quantized,
+        wrap=lambda model: wrapped(model, settings, seed),
+        ramp=None if penalty.ramp is None else Ramp(0.0, penalty.beta, *penalty.ramp),
+        precision=settings.training.precision,
+        checkpoint_steps=settings.training.checkpoint_steps,
+    )
+    return train_task(task, dataset, folder, machines, on_epoch)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training, whatever its settings were read from.
+
+    Attributes:
+        training: how long and how fast, and the seed of everything.
+        build: returns the untrained network; asked for BatchNorm over all replicas, or not.
+        quantized: whether that is quantization-aware.
+        wrap: returns what is fitted: the network, or adversarial training of it.
+        ramp: weight of the penalty by the epoch; None: constant.
+        precision: ``"float32"``, or the shorter type of mixed precision.
+        checkpoint_steps: steps between checkpoints besides those after every epoch.
+        remedy: for a training that diverges.
+    """
+
+    training: TrainingSettings
+    build: Callable[[bool], tf_keras.Model]
+    quantized: bool
+    wrap: Callable[[tf_keras.Model], tf_keras.Model] = lambda model: model
+    ramp: Ramp | None = None
+    precision: str = "float32"
+    checkpoint_steps: int = 500
+    remedy: str = "lower training.learning_rate or penalty.beta"
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """Return the record of the training that was finished in a folder; None: it was not.
+
+    Raises:
+        DivergedError: it was, by diverging.
+    """
+    record = folder / RECORD
+    if not record.exists():
+        return None
+    found = json.loads(record.read_text(encoding="utf-8"))
+    if found.get("diverged"):
+        raise DivergedError(found["diverged"])
+    return found
+
+
+def train_task(
+    task: Task,
+    dataset: Dataset,
+    folder: Path,
+    machines: Machines,
+    on_epoch: Callable[[str], None] = lambda note: None,
+    on_start: Callable[[int], None] = lambda epochs: None,
+    add_figures: Callable[[tf_keras.Model], dict[str, Any]] = lambda model: {},
+) -> dict[str, Any]:
+    """Train from where the folder's checkpoint stands to the end, and write model and record.
+
+    Args:
+        task: what is trained.
+        dataset: the images.
+        folder: that this process holds.
+        machines: the devices.
+        on_epoch: called with a note after every epoch.
+        on_start: called with the number of epochs that were finished before.
+        add_figures: returns more for the record, of the trained model.
+
+    Returns:
+        What ``training.json`` holds.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+        OSError: the disk is full or the folder can't be written; what was finished is kept.
+    """
     with _disk_errors(folder):
-        job = _Job(settings, seed, dataset, folder, machines, on_epoch)
+        job = _Job(task, dataset, folder, machines, on_epoch)
+        on_start(len(job.history))
         job.run()
-        return job.finish()
+        return job.finish(add_figures)
 
 
 def prepare_process(threads: int | None = None) -> None:
@@ -119,30 +198,29 @@ class _Job:
 
     def __init__(
         self,
-        settings: RunSettings,
-        seed: int,
+        task: Task,
         dataset: Dataset,
         folder: Path,
         machines: Machines,
         on_epoch: Callable[[str], None],
     ) -> None:
-        self.settings, self.seed, self.dataset = settings, seed, dataset
+        self.task, self.dataset = task, dataset
         self.folder, self.machines = folder, machines
         self.tell = on_epoch
-        self.steps = steps_per_epoch(dataset, settings.training.batch_size)
+        self.steps = steps_per_epoch(dataset, task.training.batch_size)
         tf_keras.backend.clear_session()
-        tf_keras.utils.set_random_seed(seed)
+        tf_keras.utils.set_random_seed(task.training.seed)
         # Dropout then draws from variables, which a checkpoint can hold.
         tf_keras.backend.experimental.enable_tf_random_generator()
         several = machines.replicas > 1
         # Under a strategy the same seed draws other weights: those of one device are taken.
-        weights = build(settings, dataset).get_weights() if several else None
-        with precision(settings.training.precision), machines.strategy.scope():
-            self.model = build(settings, dataset, synchronized=several)
+        weights = task.build(False).get_weights() if several else None
+        with precision(task.precision), machines.strategy.scope():
+            self.model = task.build(several)
             if weights is not None:
                 self.model.set_weights(weights)
-            self.fitted = wrapped(self.model, settings, seed)
-            compile_for(self.fitted, training_settings(settings, seed), self.steps)
+            self.fitted = task.wrap(self.model)
+            compile_for(self.fitted, task.training, self.steps)
             self.fitted.optimizer.build(self.model.trainable_variables)
             self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
             checkpoint = tf.train.Checkpoint(
@@ -170,13 +248,13 @@ class _Job:
 
     def run(self) -> None:
         """Train from where the checkpoint stands to the end."""
-        epochs = self.settings.training.epochs
+        epochs = self.task.training.epochs
         at = int(self.position.numpy())
         while at < epochs * self.steps:
             epoch, within = divmod(at, self.steps)
             recorder = _Recorder(self, at)
             self.fitted.fit(
-                training_batches(self.settings, self.dataset, self.seed, at, self.machines),
+                training_batches(self.task.training, self.dataset, at, self.machines),
                 steps_per_epoch=self.steps - within,
                 initial_epoch=epoch,
                 # What is left of an epoch is a fit of its own: its number of steps differs.
@@ -194,26 +272,22 @@ class _Job:
             part = slice(_MONITORED)
             images = self.dataset.x_train[part].astype(np.float32) / np.float32(255)
             callbacks.append(CatastrophicOverfittingMonitor(images, self.dataset.y_train[part]))
-        penalty = self.settings.penalty
-        if penalty.ramp is not None:
-            callbacks.append(PenaltySchedule(Ramp(0.0, penalty.beta, *penalty.ramp)))
+        if self.task.ramp is not None:
+            callbacks.append(PenaltySchedule(self.task.ramp))
         return [*callbacks, recorder]
 
     def _diverged(self) -> None:
-        message = (
-            f"the training diverged in epoch {len(self.history) + 1}: lower training.learning_rate "
-            "or penalty.beta"
-        )
+        message = f"the training diverged in epoch {len(self.history) + 1}: {self.task.remedy}"
         if self.machines.chief:
             write_json(self.folder / RECORD, {"diverged": message, "history": self.history})
         raise DivergedError(message)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, add_figures: Callable[[tf_keras.Model], dict[str, Any]]) -> dict[str, Any]:
         """Write the trained model, in float32 and for one device, and the record."""
         weights = self.model.get_weights()
-        model = build(self.settings, self.dataset)
+        model = self.task.build(False)
         model.set_weights(weights)
-        if self.settings.quantized:
+        if self.task.quantized:
             # So that the model that is kept, attacked and reported is the one that ships.
             round_biases(model)
         record = {
@@ -228,6 +302,7 @@ class _Job:
             unfinished = self.folder / f"unfinished-{MODEL}"
             model.save(unfinished)
             os.replace(unfinished, self.folder / MODEL)
+            record.update(add_figures(model))
             write_json(self.folder / RECORD, record)
         self.machines.wait_for_all()
         shutil.rmtree(self.manager.directory, ignore_errors=True)
@@ -253,7 +328,7 @@ class _Recorder(tf_keras.callbacks.Callback):
         """Count the step; keep a checkpoint now and then."""
         self.at += 1
         within = self.at % self.job.steps
-        if within and within % self.job.settings.training.checkpoint_steps == 0:
+        if within and within % self.job.task.checkpoint_steps == 0:
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfdq.data import Dataset, pipeline
 from tfdq.experiments.settings import RunSettings
+from tfdq.experiments.training import TrainingSettings
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multiworker", "tpu")
 
@@ -151,18 +152,18 @@ def scaled_to(settings: RunSettings, replicas: int) -> RunSettings:
 
 
 def training_batches(
-    settings: RunSettings, dataset: Dataset, seed: int, start_step: int, machines: Machines
+    training: TrainingSettings, dataset: Dataset, start_step: int, machines: Machines
 ) -> Any:
     """Return the batches from a step on, each device's part of every global batch.
 
     Args:
-        settings: of the run.
+        training: batch size, augmentation, and the seed of both order and augmentation.
         dataset: the images.
-        seed: of order and augmentation.
         start_step: number of the first batch.
         machines: the devices.
     """
-    size, augment = settings.training.batch_size, settings.training.augment
+    size, seed = training.batch_size, training.seed
+    augment: Any = training.augment
     if machines.replicas == 1:
         return pipeline(dataset, size, augment, seed, start_step=start_step)
 

@@ -3,47 +3,34 @@
 The public names are loaded on first use, so that importing the package does not load TensorFlow.
 """
 
-from importlib import import_module
-from typing import Any
+from tfdq._first_use import loaded_on_first_use
 
 _HOME = {
-    "BatchNormBound": "training",
-    "Certificate": "certificate",
-    "ConvolutionOrthogonalityRegularizer": "convolution_regularizers",
-    "IntervalTraining": "interval_training",
-    "LipschitzLogger": "log_callback",
-    "LipschitzReport": "network",
-    "OrthogonalityRegularizer": "regularizers",
-    "ParsevalRetraction": "training",
-    "PenaltySchedule": "training",
-    "Ramp": "schedules",
-    "SRIPRegularizer": "spectral_regularizers",
-    "SmoothingSettings": "smoothing",
-    "SpectralRegularizer": "spectral_regularizers",
-    "certify": "certification",
-    "conv_norm": "norms",
-    "gaussian_augmentation": "smoothing",
-    "get_regularizer": "names",
-    "kernel_norm": "norms",
-    "layer_spectrum": "norms",
-    "local_lipschitz": "local_search",
-    "randomized_smoothing": "smoothing",
-    "report": "network",
-    "smoothed_prediction": "smoothing",
+    "BatchNormBound": "tfdq.lipschitz.training",
+    "Certificate": "tfdq.lipschitz.certificate",
+    "ConvolutionOrthogonalityRegularizer": "tfdq.lipschitz.convolution_regularizers",
+    "IntervalTraining": "tfdq.lipschitz.interval_training",
+    "LipschitzLogger": "tfdq.lipschitz.log_callback",
+    "LipschitzReport": "tfdq.lipschitz.network",
+    "OrthogonalityRegularizer": "tfdq.lipschitz.regularizers",
+    "ParsevalRetraction": "tfdq.lipschitz.training",
+    "PenaltySchedule": "tfdq.lipschitz.training",
+    "Ramp": "tfdq.lipschitz.schedules",
+    "SRIPRegularizer": "tfdq.lipschitz.spectral_regularizers",
+    "SmoothingSettings": "tfdq.lipschitz.smoothing",
+    "SpectralRegularizer": "tfdq.lipschitz.spectral_regularizers",
+    "certify": "tfdq.lipschitz.certification",
+    "conv_norm": "tfdq.lipschitz.norms",
+    "gaussian_augmentation": "tfdq.lipschitz.smoothing",
+    "get_regularizer": "tfdq.lipschitz.names",
+    "kernel_norm": "tfdq.lipschitz.norms",
+    "layer_spectrum": "tfdq.lipschitz.norms",
+    "local_lipschitz": "tfdq.lipschitz.local_search",
+    "randomized_smoothing": "tfdq.lipschitz.smoothing",
+    "report": "tfdq.lipschitz.network",
+    "smoothed_prediction": "tfdq.lipschitz.smoothing",
 }
 
 __all__ = [*_HOME]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from the module that defines it."""
-    if name not in _HOME:
-        raise AttributeError(
-            f"module 'tfdq.lipschitz' has no attribute {name!r}; it has {sorted(__all__)}"
-        )
-    return getattr(import_module(f"tfdq.lipschitz.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names."""
-    return sorted(__all__)
+__getattr__, __dir__ = loaded_on_first_use(__name__, _HOME)

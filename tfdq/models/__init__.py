@@ -6,8 +6,9 @@ trains and exports. They are loaded on first use; importing this package does no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tfdq._first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
     from tfdq.models.catalogue import create, names
@@ -29,11 +30,4 @@ _HOME = {
     "wide_resnet": "tfdq.models.wrn",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import the module a public name lives in when the name is first used (PEP 562)."""
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = loaded_on_first_use(__name__, _HOME)

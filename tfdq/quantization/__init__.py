@@ -9,6 +9,7 @@ from tfdq.quantization.configs import DefensiveQuantizeConfig
 from tfdq.quantization.graph import Graph, Node, read_graph, walk
 from tfdq.quantization.grid import Grid
 from tfdq.quantization.keras3 import from_keras3
+from tfdq.quantization.lagging_statistics import LaggingStatisticsWarning
 from tfdq.quantization.layers import (
     ConvexCombination,
     FusedAdd,
@@ -46,6 +47,7 @@ __all__ = [
     "Grid",
     "InputQuantizer",
     "KernelQuantizer",
+    "LaggingStatisticsWarning",
     "MedianSqueeze",
     "Node",
     "ObservedRangeQuantizer",

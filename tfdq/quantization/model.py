@@ -32,6 +32,7 @@ def quantize_model(
     layer_bits: Mapping[str, LayerBits] | None = None,
     activation_range: ActivationRange = "relu6",
     input_range: tuple[float, float] | None = None,
+    batch_norm_momentum: float | None = None,
     skip: Collection[str] = (),
 ) -> tf_keras.Model:
     r"""Return a quantization-aware copy of a model, with the Lipschitz penalty inside.
@@ -80,6 +81,10 @@ def quantize_model(
         input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
             None: the range of the bit-depth squeezer in front, if there is one, else the extremes
             seen in training.
+        batch_norm_momentum: momentum of the moving statistics of every BatchNormalization that is
+            quantized, in [0, 1); None: each keeps its own. The penalty on the folded or deployed
+            kernel sees BatchNorm through its moving variance, which must keep up with training:
+            0.9 does, Keras' default of 0.99 lags.
         skip: names of layers to leave in float. Such a model trains but does not export.
 
     Returns:
@@ -91,6 +96,10 @@ def quantize_model(
         ValueError: a setting is out of range, a weight is not finite, the model is not built, is
             subclassed, is quantized already, or has layers that cannot be quantized (all of them
             are listed).
+
+    Warns:
+        LaggingStatisticsWarning: a penalty on the folded or deployed kernel meets BatchNorms with a
+            momentum above 0.9.
 
     Source: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019.
 
@@ -111,6 +120,7 @@ def quantize_model(
         layer_bits={} if layer_bits is None else layer_bits,
         activation_range=activation_range,
         input_range=input_range,
+        batch_norm_momentum=batch_norm_momentum,
         skip=frozenset([skip] if isinstance(skip, str) else skip),
     )
     if is_keras3_model(model):
@@ -135,9 +145,8 @@ def check_float_model(model: Any) -> None:
             "model must be a Functional or Sequential model of tf_keras or Keras 3, got "
             f"{type(model).__name__}"
         )
-    nodes = read_graph(model).nodes
-    for node in nodes:
-        if isinstance(node.layer, (PortableQuantizeWrapper, InputQuantizer)):
+    for node in read_graph(model).nodes:
+        if _is_quantized(node.layer):
             raise ValueError(
                 f"the model is quantized already (layer {node.layer.name!r}); "
                 "quantize the float model it was made from"
@@ -148,6 +157,19 @@ def check_float_model(model: Any) -> None:
                 f"weight {weight.name!r} has values that are NaN or infinite; "
                 "train the float model to a finite state first"
             )
+
+
+def is_quantized(model: tf_keras.Model) -> bool:
+    """Return whether a model is quantization-aware, as ``quantize_model`` makes it.
+
+    Raises:
+        ValueError: it is not a built Functional or Sequential model.
+    """
+    return any(_is_quantized(node.layer) for node in read_graph(model).nodes)
+
+
+def _is_quantized(layer: tf_keras.layers.Layer) -> bool:
+    return isinstance(layer, (PortableQuantizeWrapper, InputQuantizer))
 
 
 def calibrate(model: tf_keras.Model, images: Any, batch_size: int = 128) -> tf_keras.Model:

@@ -15,6 +15,7 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
 
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
 from tfdq.quantization.graph import Graph, read_graph
+from tfdq.quantization.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.quantization.layers import (
     ConvexCombination,
     FusedAdd,
@@ -75,7 +76,11 @@ class DefensiveLayoutTransform(quantize_layout_transform.QuantizeLayoutTransform
         }
         quantized.update(annotated)
         steps = plan(graph, quantized, set(self.settings.skip))
-        return _Builder(graph, steps, quantized, self.settings).build(model.name), {}
+        builder = _Builder(graph, steps, quantized, self.settings)
+        built = builder.build(model.name)
+        # Called by quantize_model or by tfmot's quantize_apply, and that by the user.
+        warn_of_lag(builder.lagging, stacklevel=3)
+        return built, {}
 
 
 def unwrap_annotations(graph: Graph) -> tuple[Graph, dict[str, Any]]:
@@ -109,6 +114,7 @@ class _Builder:
         self.quantizers: dict[int, Any] = {}
         self.names: set[str] = set()
         self.weights: list[tuple[tf_keras.layers.Layer, list[np.ndarray]]] = []
+        self.lagging: list[LaggingNorm] = []
         self.first, self.last = self._ends()
 
     def build(self, name: str) -> tf_keras.Model:
@@ -273,13 +279,22 @@ class _Builder:
     def _fused(self, kind: type, step: Step, config: dict[str, Any], depthwise: bool) -> Any:
         """Return a fused layer with the step's BatchNorm, activation and penalty."""
         relu = self.settings.fused_relu
+        norm = None if step.norm is None else self._norm_config(step.norm)
+        penalty = self.settings.penalty(depthwise, tuple(config.get("strides", (1, 1))))
+        lagging = lagging_norm(step.norm, norm["momentum"] if norm else 0.0, penalty)
+        self.lagging += [] if lagging is None else [lagging]
         return kind(
             **config,
-            batch_norm=None if step.norm is None else norm_config(step.norm),
+            batch_norm=norm,
             fused_activation=relu if step.activation == "relu" else "linear",
-            penalty=self.settings.penalty(depthwise, tuple(config.get("strides", (1, 1)))),
+            penalty=penalty,
             penalty_schedule=self.settings.beta_schedule,
         )
+
+    def _norm_config(self, norm: tf_keras.layers.BatchNormalization) -> dict[str, Any]:
+        """Return the config of a BatchNorm, with the momentum of the settings if they say one."""
+        momentum = self.settings.batch_norm_momentum
+        return {**norm_config(norm), **({} if momentum is None else {"momentum": momentum})}
 
     def _add_kernel(self, step: Step, argument: Any) -> None:
         layer = step.node.layer
@@ -356,7 +371,7 @@ class _Builder:
     def _add_other(self, step: Step, arguments: list[Any]) -> None:
         """Append a layer without a kernel."""
         layer = step.node.layer
-        config = norm_config(layer) if step.role == "norm" else layer.get_config()
+        config = self._norm_config(layer) if step.role == "norm" else layer.get_config()
         config["name"] = self._unique(layer.name)
         relu = self.settings.fused_relu if step.activation == "relu" else "linear"
         _, bits = self._bits(step)

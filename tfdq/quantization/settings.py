@@ -29,6 +29,22 @@ LINEAR_BITS = 8
 SOFTMAX_RANGE = (0.0, 255 / 256)
 
 
+def check_momentum(momentum: float | None) -> None:
+    """Check the momentum of moving statistics; None leaves each layer its own.
+
+    Raises:
+        ValueError: it is not a number in [0, 1).
+    """
+    if momentum is None:
+        return
+    number = isinstance(momentum, (int, float)) and not isinstance(momentum, bool)
+    if not number or not 0 <= momentum < 1:
+        raise ValueError(
+            f"batch_norm_momentum must be a number in [0, 1), such as 0.9, or None to keep the "
+            f"model's own, got {momentum!r}"
+        )
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a model is quantized; see ``tfdq.quantize_model`` for the meaning of each field."""
@@ -44,6 +60,7 @@ class Settings:
     layer_bits: Mapping[str, LayerBits] = field(default_factory=dict)
     activation_range: ActivationRange = "relu6"
     input_range: tuple[float, float] | None = None
+    batch_norm_momentum: float | None = None
     skip: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -74,6 +91,7 @@ class Settings:
         if self.input_range is not None:
             low, high = self.input_range
             FixedRangeQuantizer(8, low, high)
+        check_momentum(self.batch_norm_momentum)
         penalty = self._prototype()
         if self.beta_schedule is None:
             return

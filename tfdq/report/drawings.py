@@ -9,8 +9,10 @@ import numpy as np
 
 from tfdq.report.page import Figure
 from tfdq.report.subject import Subject
-from tfdq.report.svg import FAINT, legend, new_figure, plain, style, to_svg
+from tfdq.report.svg import FAINT, legend, new_figure, plain, plain_numbers, style, to_svg
 from tfdq.robustness.statistics import Proportion
+
+_HEAT = "viridis"
 
 
 def robust_accuracy(subjects: Sequence[Subject], attack: str) -> Figure:
@@ -64,6 +66,7 @@ def amplification(curves: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -
     axes.axhline(1.0, color=FAINT, linewidth=0.8, linestyle="--")
     axes.set(xlabel="depth, as a share of the layers", ylabel="distance, over that of the input")
     axes.set_yscale("log")
+    plain_numbers(axes.yaxis)
     legend(axes)
     return Figure(
         to_svg(figure, "amplification"),
@@ -105,6 +108,21 @@ def spectra(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     )
 
 
+def on_cell(value: float) -> str:
+    """Return the colour of letters on a cell of the heat map: what stands out more.
+
+    Args:
+        value: of the cell, 0..1.
+    """
+    import matplotlib
+
+    parts = np.asarray(matplotlib.colormaps[_HEAT](value)[:3])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    # The contrasts with black and with white, by WCAG 2.2.
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
+
+
 def transfer(matrix: Any) -> Figure:
     """Draw a transfer matrix as a heat map; the figures are written into it.
 
@@ -115,7 +133,7 @@ def transfer(matrix: Any) -> Figure:
     figure, axes = new_figure(2.6 + 0.95 * columns, 1.8 + 0.7 * rows)
     shares = matrix.standing / matrix.examples
     axes.grid(visible=False)
-    axes.imshow(shares, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axes.imshow(shares, vmin=0, vmax=1, cmap=_HEAT, aspect="auto")
     for row, column in np.ndindex(rows, columns):
         value = shares[row, column]
         axes.text(
@@ -124,7 +142,7 @@ def transfer(matrix: Any) -> Figure:
             f"{100 * value:.0f}",
             ha="center",
             va="center",
-            color="black" if value > 0.6 else "white",
+            color=on_cell(value),
         )
     axes.set_xticks(range(columns), map(plain, matrix.victims), rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(rows), map(plain, matrix.surrogates), fontsize=8)

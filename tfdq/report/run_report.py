@@ -12,7 +12,7 @@ import numpy as np
 
 from tfdq.report import drawings, measured
 from tfdq.report.page import Cell, Gallery, Section, Table, Text, render
-from tfdq.report.subject import Subject, open_subjects
+from tfdq.report.subject import ImageSource, Subject, open_subjects
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import Proportion
 
@@ -27,8 +27,11 @@ def write_report(
     out: str | Path,
     *,
     data: str | None = None,
+    data_dir: Path | None = None,
+    image_size: tuple[int, int] | None = None,
     images: int = 200,
     seed: int = 0,
+    trust: bool = False,
     tell: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Write the report of trained networks as one HTML file that needs no network.
@@ -42,8 +45,11 @@ def write_report(
             files (with an integer ``.tflite`` file of the same name beside it, if there is one).
         out: the HTML file to write.
         data: name or path of the images; by default those that the runs were trained on.
+        data_dir: where TFDS data sets are prepared.
+        image_size: (height, width) that the images of a folder are resized to.
         images: test images for what is measured now, >= 8.
         seed: of the attacks.
+        trust: run code that the models hold.
         tell: called with a note as it goes on.
 
     Returns:
@@ -62,7 +68,8 @@ def write_report(
     paths, out = [Path(run) for run in runs], Path(out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(out.parent)!r} to write the report to")
-    subjects, x, y = open_subjects(paths, data, images)
+    source = ImageSource(data, data_dir, image_size)
+    subjects, x, y = open_subjects(paths, source, images, trust)
     tell("attacks")
     subjects = [measured.with_figures(subject, x, y, seed) for subject in subjects]
     sections = [_summary(subjects), _curves(subjects)]
@@ -85,7 +92,7 @@ def write_report(
         tell("certificates")
         sections.append(_certificates(deployed, x, y))
     sections += [_audits(subjects), _cards(subjects)]
-    sections.append(_how_to_repeat(subjects, paths, out, data, images, seed))
+    sections.append(_how_to_repeat(paths, out, source, images, seed, trust))
     count = "one network" if len(subjects) == 1 else f"{len(subjects)} networks"
     lead = (
         f"{count.capitalize()}. Robust accuracies hold under the attacks that are named, and under "
@@ -248,7 +255,7 @@ def _bits(subjects: Sequence[Subject]) -> Section:
                     Cell(subject.name),
                     Cell(row["layer"]),
                     Cell(row["operator"]),
-                    Cell(" x ".join(str(side) for side in row["shape"])),
+                    Cell(" x ".join(str(side) for side in row["shape"] if side != -1)),
                     Cell("" if weights is None else str(weights), weights),
                     Cell("" if bits is None else str(bits), bits),
                     Cell(f"{row['macs']:,}", row["macs"]),
@@ -256,7 +263,15 @@ def _bits(subjects: Sequence[Subject]) -> Section:
             )
     table = Table(
         "Every operator of the integer files, with the bits that its integers use.",
-        ("network", "layer", "operator", "output", "weight bits", "activation bits", "MACs"),
+        (
+            "network",
+            "layer",
+            "operator",
+            "output of an image",
+            "weight bits",
+            "activation bits",
+            "MACs",
+        ),
         tuple(rows),
         frozenset({4, 5, 6}),
     )
@@ -278,7 +293,7 @@ def _cost(subjects: Sequence[Subject]) -> Section:
                     Cell(str(timing.batch), timing.batch),
                     Cell(f"{timing.median_ms:.3f}", timing.median_ms),
                     Cell(f"{timing.p90_ms:.3f}", timing.p90_ms),
-                    Cell(f"{timing.per_second:.0f}", timing.per_second),
+                    Cell(f"{timing.per_second:,.0f}", timing.per_second),
                     Cell(f"{timing.size / 1024:.1f}", timing.size),
                 )
             )
@@ -314,7 +329,7 @@ def _audits(subjects: Sequence[Subject]) -> Section:
     for subject in subjects:
         audit = subject.figures.get("audit")
         if not audit:
-            items.append(Text(f"{subject.name}: not audited; run `tfdq audit`."))
+            items.append(Text(f"{subject.name}: not audited; run tfdq audit."))
             continue
         looks = {"passed": "good", "failed": "bad"}
         rows = tuple(
@@ -350,18 +365,14 @@ def _cards(subjects: Sequence[Subject]) -> Section:
 
 
 def _how_to_repeat(
-    subjects: Sequence[Subject],
-    paths: Sequence[Path],
-    out: Path,
-    data: str | None,
-    images: int,
-    seed: int,
+    paths: Sequence[Path], out: Path, source: ImageSource, images: int, seed: int, trust: bool
 ) -> Section:
     from tfdq.robustness.versions import package_versions
 
     words = ["tfdq", "report", *map(str, paths), "--out", str(out)]
-    words += [] if data is None else ["--data", data]
-    words += ["--images", str(images), "--seed", str(seed)]
+    words += source.options()
+    words += ["--limit", str(images), "--seed", str(seed)]
+    words += ["--trust"] if trust else []
     versions = "\n".join(f"{name} {version}" for name, version in package_versions().items())
     return Section(
         "repeat",

@@ -90,16 +90,41 @@ def share(bits: str) -> Proportion:
     return wilson(bits.count("1"), len(bits))
 
 
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the images of a report come from.
+
+    Attributes:
+        name: name or path of the data set; None: that of the runs.
+        directory: where TFDS data sets are prepared.
+        size: (height, width) that the images of a folder are resized to.
+    """
+
+    name: str | None = None
+    directory: Path | None = None
+    size: tuple[int, int] | None = None
+
+    def options(self) -> list[str]:
+        """Return the options of the command line that say the same."""
+        words = [] if self.name is None else ["--data", self.name]
+        words += [] if self.directory is None else ["--data-dir", str(self.directory)]
+        return words + (
+            [] if self.size is None else ["--image-size", "x".join(map(str, self.size))]
+        )
+
+
 def open_subjects(
-    runs: Sequence[Path], data: str | None, images: int
+    runs: Sequence[Path], source: ImageSource, images: int, trust: bool = False
 ) -> tuple[list[Subject], np.ndarray, np.ndarray]:
     """Open run folders and model files, and the test images to look at them with.
 
     Args:
         runs: folders of single runs, as ``tfdq reproduce`` leaves in ``runs/``, or Keras model
             files.
-        data: name or path of the images; needed for model files, and in the place of a run's own.
+        source: of the images; its name is needed for model files and folders of ``tfdq train``, and
+            takes the place of a run's own.
         images: how many test images at most.
+        trust: run code that the models hold.
 
     Returns:
         The networks, images in [0, 1] and labels.
@@ -116,29 +141,35 @@ def open_subjects(
     missing = [str(run) for run in runs if not run.exists()]
     if missing:
         raise FileNotFoundError(f"there is no {', '.join(missing)}")
-    opened = [_open_folder(run) if run.is_dir() else _open_file(run) for run in runs]
+    opened = [(_open_folder if run.is_dir() else _open_file)(run, trust) for run in runs]
     names = [subject.name for subject in opened]
     if len(set(names)) < len(names):
         opened = [
             Subject(f"{run.name}", s.model, s.file, s.figures, s.settings, s.environment)
             for run, s in zip(runs, opened, strict=True)
         ]
-    if data is not None:
-        dataset = load(data)
+    if source.name is not None:
+        dataset = load(source.name, source.directory, image_size=source.size)
+    elif source.size is not None:
+        raise ValueError("--image-size is for the images of a folder: give that with --data")
     else:
         described = [subject.settings.get("data") for subject in opened]
         if None in described:
             raise ValueError(
-                "a model file does not say what it is for: give its images with --data"
+                "a model file, or a folder of `tfdq train`, does not say what it is for: give its "
+                "images with --data"
             )
         if any(one != described[0] for one in described):
             raise ValueError("the runs are of different data; report on them apart, or give --data")
-        dataset = load_images(DataSettings.model_validate(described[0]))
+        settings = DataSettings.model_validate(described[0])
+        if source.directory is not None:
+            settings = settings.model_copy(update={"dir": source.directory})
+        dataset = load_images(settings)
     x, y = test_part(dataset, images)
     return opened, x, y
 
 
-def _open_folder(folder: Path) -> Subject:
+def _open_folder(folder: Path, trust: bool) -> Subject:
     import tfdq
 
     if not (folder / "model.keras").exists():
@@ -152,7 +183,7 @@ def _open_folder(folder: Path) -> Subject:
     file = folder / "model.tflite"
     return Subject(
         _describe(settings, described.get("seed")) or folder.name,
-        tfdq.load_model(folder / "model.keras", compile=False),
+        tfdq.load_model(folder / "model.keras", compile=False, safe_mode=not trust),
         file if file.exists() else None,
         _read(evaluations[-1]) if evaluations else {},
         {"seed": described.get("seed"), **settings} if settings else {},
@@ -160,18 +191,18 @@ def _open_folder(folder: Path) -> Subject:
     )
 
 
-def _open_file(path: Path) -> Subject:
+def _open_file(path: Path, trust: bool) -> Subject:
     import tfdq
 
     file = path.with_suffix(".tflite")
-    return Subject(
-        path.stem, tfdq.load_model(path, compile=False), file if file.exists() else None, {}
-    )
+    model = tfdq.load_model(path, compile=False, safe_mode=not trust)
+    return Subject(path.stem, model, file if file.exists() else None, {})
 
 
 def _describe(settings: dict[str, Any], seed: Any) -> str:
     """Return a short name: bits, penalty, adversarial training, seed."""
-    if not settings:
+    if "quantization" not in settings:
+        # A training of its own, `tfdq train`, is called as its folder.
         return ""
     bits = settings.get("quantization", {}).get("activation_bits", 0)
     penalty = settings.get("penalty", {})

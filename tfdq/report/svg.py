@@ -48,13 +48,23 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Any]:
     figure.patch.set_alpha(0.0)
     axes = figure.subplots()
     axes.patch.set_alpha(0.0)
-    axes.tick_params(colors=INK)
+    axes.tick_params(colors=INK, which="both")
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set_color(INK)
     for spine in axes.spines.values():
         spine.set_color(LINE)
     axes.grid(color=LINE, linewidth=0.5)
     return figure, axes
+
+
+def plain_numbers(axis: Any) -> None:
+    """Write the numbers of a logarithmic axis as 2 and 0.5, not as powers."""
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    # Between two powers of ten, where there is room for them.
+    axis.set_minor_formatter(StrMethodFormatter("{x:g}") if high < 10 * low else NullFormatter())
 
 
 def plain(name: str) -> str:

@@ -3,8 +3,9 @@
 The public names are loaded on first use, so that importing the package does not load TensorFlow.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tfdq._first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
     from tfdq.robustness.adversarial_training import AdversarialTraining
@@ -85,16 +86,4 @@ __all__ = [
     "transfer_matrix",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from the module that defines it."""
-    if name not in _HOME:
-        raise AttributeError(
-            f"module 'tfdq.robustness' has no attribute {name!r}; it has {sorted(_HOME)}"
-        )
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names."""
-    return sorted(_HOME)
+__getattr__, __dir__ = loaded_on_first_use(__name__, _HOME)

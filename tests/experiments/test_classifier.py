@@ -1,0 +1,181 @@
+"""`tfdq train`: killed, interrupted, repeated, and started again with other settings."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import tfdq as library
+from tfdq.cli import main
+from tfdq.data import load
+
+SCRIPT = Path(__file__).with_name("killed_classifier.py")
+TFDQ = Path(sys.executable).with_name("tfdq")
+# 4 steps an epoch; with every part that keeps a state between steps.
+SETTINGS = (
+    "--train-limit", "256", "--epochs", "3", "--augment", "pad_crop_flip", "--adversarial",
+    "r+fgsm", "--beta", "0.01",
+)  # fmt: skip
+
+
+def tfdq(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+def killed_at(step: int, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPT, step, "train", "--out", out, *SETTINGS, *more]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+
+
+def weights(out: Path) -> list[np.ndarray]:
+    return library.load_model(out / "model.keras", compile=False).get_weights()
+
+
+def record(out: Path) -> dict[str, Any]:
+    return json.loads((out / "training.json").read_text())
+
+
+def test_killed_and_started_again_the_weights_are_the_same_bit_for_bit(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert killed_at(0, whole).returncode == 0
+    assert killed_at(7, killed).returncode == -signal.SIGKILL
+    assert tf.train.latest_checkpoint(killed / "checkpoints").endswith("ckpt-4")
+    assert not (killed / "model.keras").exists()
+    again = killed_at(0, killed)
+    assert again.returncode == 0, again.stderr
+    for a, b in zip(weights(whole), weights(killed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    accuracies = [
+        [row["adversarial_accuracy"] for row in record(out)["history"]] for out in (whole, killed)
+    ]
+    assert accuracies[0] == accuracies[1]
+    assert len(accuracies[0]) == 3
+    assert record(whole)["test_accuracy"] == record(killed)["test_accuracy"]
+    # Nothing but results is left behind.
+    left = {path.name for path in killed.iterdir() if not path.name.startswith(".")}
+    assert left == {
+        "environment.json", "history.json", "logs", "model.keras", "settings.json", "tfdq-run.json",
+        "training.json",
+    }  # fmt: skip
+
+
+def test_ctrl_c_leaves_the_finished_epochs_and_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [TFDQ, "train", "--out", out, "--epochs", "500"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoints" / "checkpoint").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"what was finished is kept in {out}; the same command goes on there" in error
+    assert "Traceback" not in error
+    assert tf.train.latest_checkpoint(out / "checkpoints")
+
+
+def test_a_finished_training_is_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("train", "--out", tmp_path / "run", "--epochs", 1, "--train-limit", 128, "--json")
+    assert tfdq(*command) == 0
+    first = json.loads(capsys.readouterr().out)
+    written = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
+    assert tfdq(*command) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == written
+
+
+def test_other_settings_or_images_are_named_and_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = load("digits")
+    arrays = {
+        name: getattr(digits, name)[:64] for name in ("x_train", "y_train", "x_test", "y_test")
+    }
+    np.savez(tmp_path / "images.npz", **arrays)
+    command = ("train", "--out", tmp_path / "run", "--data", tmp_path / "images.npz")
+    assert tfdq(*command, "--epochs", 1) == 0
+    before = (tmp_path / "run" / "model.keras").read_bytes()
+    assert tfdq(*command, "--epochs", 2, "--beta", "0.1") == 2
+    said = capsys.readouterr().err
+    assert "holds a training with other settings (beta: 0.002, now 0.1; " in said.replace(
+        "0.1, epochs", "0.1; epochs"
+    )
+    assert "epochs: 1, now 2" in said
+    assert "give another folder with --out" in said
+    np.savez(tmp_path / "images.npz", **{**arrays, "x_train": 255 - arrays["x_train"]})
+    assert tfdq(*command, "--epochs", 1) == 2
+    assert "(other images)" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.keras").read_bytes() == before
+
+
+@pytest.mark.filterwarnings("default::tfdq.quantization.LaggingStatisticsWarning")
+def test_a_start_model_of_keras_3_has_quick_statistics_unless_told_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, use_bias=False, name="conv")(image)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="norm")(x))
+    x = keras.layers.Flatten()(x)
+    keras.Model(image, keras.layers.Dense(10)(x)).save(tmp_path / "mine.keras")
+    command = ("train", "--start", tmp_path / "mine.keras", "--train-limit", 64, "--epochs", 1)
+    found = {}
+    for name, more in (("default", ()), ("slow", ("--batch-norm-momentum", 0.99))):
+        assert tfdq(*command, "--out", tmp_path / name, *more) == 0
+        said = capsys.readouterr().err
+        assert said.count("moving variance lags behind training") == (name == "slow")
+        model = library.load_model(tmp_path / name / "model.keras", compile=False)
+        found[name] = model.get_layer("quant_conv").layer.batch_norm.momentum
+    assert found == {"default": 0.9, "slow": 0.99}
+    # Another model in the file's place is another training.
+    x = keras.layers.Flatten()(image)
+    keras.Model(image, keras.layers.Dense(10)(x)).save(tmp_path / "mine.keras")
+    assert tfdq(*command, "--out", tmp_path / "default") == 2
+    assert "(another model to start from)" in capsys.readouterr().err
+
+
+def test_a_training_that_diverges_says_what_to_lower(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("train", "--out", tmp_path / "run", "--train-limit", 256, "--learning-rate", 1e30)
+    for _ in range(2):
+        assert tfdq(*command) == 2
+        assert "lower the learning rate or beta" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model.keras").exists()
+
+
+def test_the_trained_model_is_what_keras_alone_would_train(tmp_path: Path) -> None:
+    """Plain Keras with the same seed, order and optimizer gives the same float network."""
+    assert tfdq("train", "--float", "--out", tmp_path / "run", "--epochs", 2) == 0
+    from tfdq.data import pipeline, steps_per_epoch
+    from tfdq.models import small_cnn
+
+    digits = load("digits")
+    tf_keras.backend.clear_session()
+    tf_keras.utils.set_random_seed(0)
+    model = small_cnn(digits.input_shape, digits.classes)
+    steps = steps_per_epoch(digits, 64)
+    rate = tf_keras.optimizers.schedules.CosineDecay(3e-3, 2 * steps)
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf_keras.optimizers.Adam(rate), loss)
+    model.fit(pipeline(digits, 64, "none", 0), epochs=2, steps_per_epoch=steps, verbose=0)
+    for mine, theirs in zip(weights(tmp_path / "run"), model.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)

@@ -1,0 +1,153 @@
+"""The commands of ``python -m tflite_export``: run, benchmark, inspect, verify, selftest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the best classes of each image, or write the outputs to a file."""
+    from tflite_export.runtime import Interpreter
+
+    model = Interpreter(
+        options.file,
+        threads=options.threads,
+        kernels=options.kernels,
+        runtime=options.runtime,
+        batch_size=options.batch_size,
+    )
+    images = np.load(options.images, allow_pickle=False)
+    raw = options.raw or images.dtype == np.int8
+    compute = model.integers if raw else model.predict
+    results = compute(images, progress=not options.quiet)
+    if isinstance(results, list):
+        raise ValueError("the model has several outputs; use tflite_export.Interpreter from Python")
+    if options.out:
+        np.save(options.out, results)
+        _print({"outputs": len(results), "file": options.out}, None, options)
+        if not options.quiet:
+            print(f"{len(results)} outputs in {options.out}", file=sys.stderr)
+        return 0
+    labels = model.labels
+    found = []
+    for row in results:
+        flat = row.reshape(-1)
+        best = np.argsort(-flat.astype(np.float64), kind="stable")[: max(options.top, 1)]
+        found.append([(labels[i] if labels else int(i), flat[i].item()) for i in best])
+    lines = [
+        "\t".join([str(position), *(f"{name}:{score:.6g}" for name, score in best)])
+        for position, best in enumerate(found)
+    ]
+    _print(
+        [[{"class": name, "score": score} for name, score in best] for best in found],
+        "\n".join(lines),
+        options,
+    )
+    return 0
+
+
+def benchmark(options: argparse.Namespace) -> int:
+    """Print latency, throughput, size and memory of one file, or of two in turns."""
+    from tflite_export.timing import benchmark, table
+
+    def tell(line: str) -> None:
+        if not options.quiet:
+            print(line, file=sys.stderr)
+
+    timings = benchmark(
+        options.file,
+        options.other,
+        batches=options.batch_size,
+        threads=options.threads,
+        calls=options.calls,
+        warm_up=options.warm_up,
+        seconds=options.seconds,
+        kernels=options.kernels,
+        runtime=options.runtime,
+        trusted=options.trusted,
+        progress=tell,
+    )
+    _print([asdict(timing) for timing in timings], table(timings), options)
+    return 0
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Print layers, types, scales, bits in use and multiply-accumulates."""
+    from tflite_export.inspection import describe, table
+    from tflite_export.metadata import facts_of
+    from tflite_export.proof import integer_only
+    from tflite_export.read import read
+    from tflite_export.validate import check_digest
+
+    content = Path(options.file).read_bytes()
+    check_digest(content)
+    graph = read(content, strict=False)
+    proof = integer_only(content)
+    facts = facts_of(graph)
+    report = {"layers": describe(graph), "facts": facts, "integer_only": asdict(proof)}
+    lines = [f"{name}: {json.dumps(value)}" for name, value in sorted(facts.items())]
+    _print(report, "\n".join([table(graph, len(content)), str(proof), *lines]), options)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compare runtime, integer twin and, if given, the trained model; prove integers only."""
+    from tflite_export.metadata import golden_of
+    from tflite_export.parity import verify
+    from tflite_export.proof import integer_only
+    from tflite_export.reference import dequantize
+    from tflite_export.validate import validate
+
+    graph = validate(options.file)
+    proof = integer_only(options.file)
+    if options.images:
+        images = np.load(options.images, allow_pickle=False)
+    else:
+        golden = golden_of(graph)
+        if golden is None:
+            raise ValueError("the file carries no golden vectors; give images with --images")
+        tensors = [graph.tensors[i] for i in graph.inputs]
+        parts = [
+            part if tensor.quantization is None else dequantize(part, tensor)
+            for part, tensor in zip(golden.inputs, tensors, strict=True)
+        ]
+        images = parts if len(parts) > 1 else parts[0]
+    model = None
+    if options.trained:
+        from tfdq import load_model
+
+        model = load_model(options.trained, safe_mode=not options.trust)
+    report = verify(model, options.file, images, threads=options.threads)
+    found = {
+        "exact": report.exact,
+        "parity": report.as_dict(),
+        "integer_only": asdict(proof),
+    }
+    _print(found, f"{proof}\n{report}", options)
+    return 0 if report.exact and proof else 1
+
+
+def selftest(options: argparse.Namespace) -> int:
+    """Say whether this runtime on this processor computes the trained integers."""
+    from tflite_export.device import selftest
+
+    result = selftest(
+        options.file, kernels=options.kernels, runtime=options.runtime, threads=options.threads
+    )
+    _print({"passed": bool(result), **asdict(result)}, str(result), options)
+    return 0 if result else 1
+
+
+def _print(figures: Any, text: str | None, options: argparse.Namespace) -> None:
+    """Print a result on stdout, as JSON or for people; None: there is nothing to say to people."""
+    if options.json:
+        print(json.dumps(figures, default=str))
+    elif text is not None:
+        print(text)
