@@ -191,6 +191,8 @@ def test_a_trained_keras_3_model_is_exported(
             ("train", "--out", "x", "--on", "bias"),
             "'bias' is not one of 'kernel', 'folded', 'deployed'",
         ),
+        (("train", "--out", "x", "--target", "0"), "target must be > 0, got '0'"),
+        (("train", "--out", "x", "--target", "1/j"), "'1/j' is no number"),
         (("train", "--out", "x", "--adversarial", "cw"), "'cw' is not one of 'none', 'fgsm'"),
         (("train", "--out", "x", "--eps", "8/0"), "'8/0' is no number"),
         (("train", "--out", "x", "--learning-rate", "-1"), "learning_rate must be > 0"),
