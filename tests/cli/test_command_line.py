@@ -170,6 +170,35 @@ def test_a_trained_keras_3_model_is_exported(
     assert figures["same_class_as_float"] == pytest.approx(np.mean(found == expected), abs=0.01)
 
 
+@pytest.mark.parametrize("command", ["run", "attack", "evaluate", "audit", "export", "train"])
+@pytest.mark.parametrize("file", ["model.keras", "model.tflite"])
+def test_images_that_a_model_does_not_take(
+    command: str, file: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 10
+    data = tmp_path / "colour.npz"
+    np.savez(data, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    before: dict[str, list[object]] = {"train": ["--out", tmp_path / "run", "--start"]}
+    behind: dict[str, list[object]] = {"export": [tmp_path / "out.tflite"]}
+    line = [*before.get(command, []), trained / file, *behind.get(command, [])]
+    assert tfdq(command, *line, "--data", data) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    if (command, file) != ("train", "model.tflite"):  # that is no model to train
+        assert "takes images (8, 8, 1), but those of colour are (8, 8, 3)" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_other_classes_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2
+    parts = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "two.npz", **parts)
+    assert tfdq("run", trained / "model.tflite", "--data", tmp_path / "two.npz") == 2
+    assert "has 10 outputs, but two has 2 classes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

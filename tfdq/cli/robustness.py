@@ -18,6 +18,7 @@ from tfdq.cli.options import (
     LimitOption,
     SeedOption,
     TrustOption,
+    check_models,
     complete_attack,
     load_data,
     number,
@@ -71,7 +72,9 @@ def attack(
     strength = number(eps)
     opened = open_model(model, trust)
     helper = None if surrogate is None else open_model(surrogate, trust)
-    x, y = test_images(load_data(data, data_dir, limit, seed, image_size))
+    dataset = load_data(data, data_dir, limit, seed, image_size)
+    check_models(dataset, (model, opened), (surrogate, helper))
+    x, y = test_images(dataset)
     settings: Any = {"norm": norm, "seed": seed, "surrogate": helper}
     result = run_attack(name, opened, x, y, strength, **settings)
     if images is not None:
@@ -143,7 +146,9 @@ def evaluate(
     helper = None if surrogate is None else open_model(surrogate, trust)
     verdicts = _audits(audits or [])
     black_boxes = [_name(path) for path in models if path.suffix == ".tflite"]
-    x, y = test_images(load_data(data, data_dir, limit, seed, image_size))
+    dataset = load_data(data, data_dir, limit, seed, image_size)
+    check_models(dataset, *zip(models, opened.values(), strict=True), (surrogate, helper))
+    x, y = test_images(dataset)
     report = run_evaluation(
         opened,
         x,
@@ -214,8 +219,10 @@ def audit(
     strength = number(eps)
     opened = open_model(model, trust)
     helper = None if surrogate is None else open_model(surrogate, trust)
-    x, y = test_images(load_data(data, data_dir, None, seed, image_size))
-    others = {_name(path): open_model(path, trust) for path in transfer_from or []}
+    others = {path: open_model(path, trust) for path in transfer_from or []}
+    dataset = load_data(data, data_dir, None, seed, image_size)
+    check_models(dataset, (model, opened), (surrogate, helper), *others.items())
+    x, y = test_images(dataset)
     twin = None
     if tflite is not None:
         from tflite_export import IntegerTwin
@@ -228,7 +235,7 @@ def audit(
         eps=strength,
         examples=limit,
         surrogate=helper,
-        transfer_from=others or None,
+        transfer_from={_name(path): other for path, other in others.items()} or None,
         twin=twin,
         tflite=None if tflite is None else str(tflite),
         queries=queries,
