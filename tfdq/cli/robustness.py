@@ -214,6 +214,8 @@ def audit(
 
     Exit status 1 if a check failed.
     """
+    import numpy as np
+
     from tfdq.robustness import audit as run_audit
 
     strength = number(eps)
@@ -223,6 +225,9 @@ def audit(
     dataset = load_data(data, data_dir, None, seed, image_size)
     check_models(dataset, (model, opened), (surrogate, helper), *others.items())
     x, y = test_images(dataset)
+    # The audit takes the first that are classified rightly, and a folder is sorted by class.
+    order = np.random.default_rng(seed).permutation(len(y))
+    x, y = x[order], y[order]
     twin = None
     if tflite is not None:
         from tflite_export import IntegerTwin
