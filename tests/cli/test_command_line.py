@@ -189,6 +189,32 @@ def test_images_that_a_model_does_not_take(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_audit_draws_its_images(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images sorted by class, as in a folder: the first ones would be of one class."""
+    images = np.arange(100, dtype=np.uint8).repeat(64).reshape(100, 8, 8, 1)
+    labels = np.arange(100) // 10
+    parts = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "sorted.npz", **parts)
+    seen = []
+
+    def audit(model: object, x: np.ndarray, y: np.ndarray, **settings: object) -> None:
+        seen.append((x, y))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("tfdq.robustness.masking.audit", audit)
+    for seed in (0, 0, 1):
+        data = ("--data", tmp_path / "sorted.npz", "--seed", seed)
+        assert tfdq("audit", trained / "model.keras", *data) == 2
+    for x, y in seen:
+        assert len(set(y[:16])) >= 5
+        # Each image keeps its label.
+        np.testing.assert_array_equal(np.rint(x[:, 0, 0, 0] * 255) // 10, y)
+    np.testing.assert_array_equal(seen[0][1], seen[1][1])
+    assert (seen[0][1] != seen[2][1]).any()
+
+
 def test_a_model_of_other_classes_is_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
