@@ -179,6 +179,61 @@ def test_a_trained_keras_3_model_is_exported(
     assert figures["same_class_as_float"] == pytest.approx(np.mean(found == expected), abs=0.01)
 
 
+@pytest.mark.parametrize("command", ["run", "attack", "evaluate", "audit", "export", "train"])
+@pytest.mark.parametrize("file", ["model.keras", "model.tflite"])
+def test_images_that_a_model_does_not_take(
+    command: str, file: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 10
+    data = tmp_path / "colour.npz"
+    np.savez(data, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    before: dict[str, list[object]] = {"train": ["--out", tmp_path / "run", "--start"]}
+    behind: dict[str, list[object]] = {"export": [tmp_path / "out.tflite"]}
+    line = [*before.get(command, []), trained / file, *behind.get(command, [])]
+    assert tfdq(command, *line, "--data", data) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    if (command, file) != ("train", "model.tflite"):  # that is no model to train
+        assert "takes images (8, 8, 1), but those of colour are (8, 8, 3)" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_audit_draws_its_images(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images sorted by class, as in a folder: the first ones would be of one class."""
+    images = np.arange(100, dtype=np.uint8).repeat(64).reshape(100, 8, 8, 1)
+    labels = np.arange(100) // 10
+    parts = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "sorted.npz", **parts)
+    seen = []
+
+    def audit(model: object, x: np.ndarray, y: np.ndarray, **settings: object) -> None:
+        seen.append((x, y))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("tfdq.robustness.masking.audit", audit)
+    for seed in (0, 0, 1):
+        data = ("--data", tmp_path / "sorted.npz", "--seed", seed)
+        assert tfdq("audit", trained / "model.keras", *data) == 2
+    for x, y in seen:
+        assert len(set(y[:16])) >= 5
+        # Each image keeps its label.
+        np.testing.assert_array_equal(np.rint(x[:, 0, 0, 0] * 255) // 10, y)
+    np.testing.assert_array_equal(seen[0][1], seen[1][1])
+    assert (seen[0][1] != seen[2][1]).any()
+
+
+def test_a_model_of_other_classes_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2
+    parts = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "two.npz", **parts)
+    assert tfdq("run", trained / "model.tflite", "--data", tmp_path / "two.npz") == 2
+    assert "has 10 outputs, but two has 2 classes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -18,6 +18,7 @@ from tfdq.cli.options import (
     LimitOption,
     SeedOption,
     TrustOption,
+    check_models,
     complete_data,
     complete_model,
     load_data,
@@ -226,7 +227,10 @@ def export(
 
     opened = open_model(model, trust)
     dataset = None if data is None else load_data(data, data_dir, limit, seed, image_size)
-    images = None if dataset is None else test_images(dataset)[0]
+    images = None
+    if dataset is not None:
+        check_models(dataset, (model, opened))
+        images, _ = test_images(dataset)
     trained = _aware(opened, model, dataset)
     exported = convert(trained, file, input_type=input_type, weights=weights, calibration=images)
     proof = integer_only(exported.content)
@@ -248,17 +252,19 @@ def export(
 
 
 def _aware(opened: Any, path: Path, dataset: Dataset | None) -> Any:
-    """Return a model as it is if it is quantization-aware or no Keras model; else an 8-bit copy.
+    """Return a model as it is if it is quantization-aware; else an 8-bit copy.
 
     Raises:
-        ValueError: it is a float model, and there are no images to set its ranges on.
+        ValueError: it is no Keras model, or a float one without images to set its ranges on.
     """
     import tf_keras
 
     from tfdq.experiments.classifier import quantized_after_training
     from tfdq.quantization.model import is_quantized
 
-    if not isinstance(opened, tf_keras.Model) or is_quantized(opened):
+    if not isinstance(opened, tf_keras.Model):
+        raise ValueError(f"{str(path)!r} is an integer file already; give the Keras model")
+    if is_quantized(opened):
         return opened
     if dataset is None:
         raise ValueError(
@@ -283,7 +289,9 @@ def run(
     from tfdq.experiments.classifier import measure
 
     opened = open_model(model, trust)
-    images, labels = test_images(load_data(data, data_dir, limit, seed, image_size))
+    dataset = load_data(data, data_dir, limit, seed, image_size)
+    check_models(dataset, (model, opened))
+    images, labels = test_images(dataset)
     figures = measure(opened, images, labels)
     text = (
         f"{model}: accuracy {figures['accuracy']:.4f} on {figures['images']} images of {data}, "

@@ -18,6 +18,7 @@ from tfdq.cli.options import (
     LimitOption,
     SeedOption,
     TrustOption,
+    check_models,
     complete_attack,
     load_data,
     number,
@@ -71,9 +72,12 @@ def attack(
     from tfdq.robustness.statistics import wilson
 
     strength = number(eps)
-    opened = as_target(open_model(model, trust), name=str(model))
+    opened = open_model(model, trust)
     helper = _gradients_of(surrogate, trust)
-    x, y = test_images(load_data(data, data_dir, limit, seed, image_size))
+    dataset = load_data(data, data_dir, limit, seed, image_size)
+    check_models(dataset, (model, opened), (surrogate, helper))
+    opened = as_target(opened, name=str(model))
+    x, y = test_images(dataset)
     settings: Any = {"norm": norm, "seed": seed, "surrogate": helper}
     result = run_attack(name, opened, x, y, strength, **settings)
     if images is not None:
@@ -145,7 +149,9 @@ def evaluate(
     helper = _gradients_of(surrogate, trust)
     verdicts = _audits(audits or [])
     black_boxes = [_name(path) for path in models if path.suffix == ".tflite"]
-    x, y = test_images(load_data(data, data_dir, limit, seed, image_size))
+    dataset = load_data(data, data_dir, limit, seed, image_size)
+    check_models(dataset, *zip(models, opened.values(), strict=True), (surrogate, helper))
+    x, y = test_images(dataset)
     report = run_evaluation(
         opened,
         x,
@@ -220,13 +226,20 @@ def audit(
 
     Exit status 1 if a check failed.
     """
+    import numpy as np
+
     from tfdq.robustness import audit as run_audit
 
     strength = number(eps)
     opened = open_model(model, trust)
     helper = _gradients_of(surrogate, trust)
-    x, y = test_images(load_data(data, data_dir, None, seed, image_size))
-    others = {_name(path): open_model(path, trust) for path in transfer_from or []}
+    others = {path: open_model(path, trust) for path in transfer_from or []}
+    dataset = load_data(data, data_dir, None, seed, image_size)
+    check_models(dataset, (model, opened), (surrogate, helper), *others.items())
+    x, y = test_images(dataset)
+    # The audit takes the first that are classified rightly, and a folder is sorted by class.
+    order = np.random.default_rng(seed).permutation(len(y))
+    x, y = x[order], y[order]
     twin = None
     if tflite is not None:
         from tflite_export import IntegerTwin
@@ -239,7 +252,7 @@ def audit(
         eps=strength,
         examples=limit,
         surrogate=helper,
-        transfer_from=others or None,
+        transfer_from={_name(path): other for path, other in others.items()} or None,
         twin=twin,
         tflite=None if tflite is None else str(tflite),
         queries=queries,

@@ -226,7 +226,7 @@ def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
         model = create(settings.model, dataset.input_shape, dataset.classes)
     else:
         model = tfdq.load_model(settings.start, compile=False, safe_mode=not settings.trust)
-        _check_fit(model, str(settings.start), dataset)
+        check_fit(model, str(settings.start), dataset)
     if not settings.quantized:
         return model
     return tfdq.quantize_model(
@@ -242,16 +242,35 @@ def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
     )
 
 
-def _check_fit(model: tf_keras.Model, name: str, dataset: Dataset) -> None:
-    if tuple(model.input_shape[1:]) != dataset.input_shape:
+def check_fit(model: Any, name: str, dataset: Dataset) -> None:
+    """Check that a model takes the images of a data set, and has one output for each class.
+
+    Args:
+        model: a Keras model of one input, a ``tflite_export.IntegerTwin`` or an ``Interpreter``.
+        name: what it is called in the error.
+        dataset: the images.
+
+    Raises:
+        ValueError: it does not fit; says what does.
+    """
+    if hasattr(model, "input_tensors"):
+        shape, outputs = model.input_tensors[0].shape, model.output_tensors[0].shape
+    else:
+        shape, outputs = model.input_shape, model.output_shape
+    if isinstance(shape, (list, dict)) or isinstance(outputs, (list, dict)):
+        raise ValueError(f"{name!r} has several inputs or outputs; use it from Python")
+    wanted, given = tuple(shape[1:]), dataset.input_shape
+    sizes = zip(wanted, given, strict=False)
+    if len(wanted) != len(given) or any(side not in (None, -1, real) for side, real in sizes):
+        size = ""
+        if wanted[2:] == given[2:] and len(wanted) == 3:
+            size = f"; --image-size {wanted[0]}x{wanted[1]} resizes the images of a folder"
         raise ValueError(
-            f"{name!r} takes images {model.input_shape[1:]}, but those of {dataset.name} are "
-            f"{dataset.input_shape}"
+            f"{name!r} takes images {wanted}, but those of {dataset.name} are {given}{size}"
         )
-    if model.output_shape[-1] != dataset.classes:
+    if outputs[-1] != dataset.classes:
         raise ValueError(
-            f"{name!r} has {model.output_shape[-1]} outputs, but {dataset.name} has "
-            f"{dataset.classes} classes"
+            f"{name!r} has {outputs[-1]} outputs, but {dataset.name} has {dataset.classes} classes"
         )
 
 
@@ -265,7 +284,7 @@ def quantized_after_training(model: tf_keras.Model, dataset: Dataset) -> tf_kera
     Raises:
         ValueError: the model cannot be quantized, or the images do not fit it.
     """
-    _check_fit(model, model.name, dataset)
+    check_fit(model, model.name, dataset)
     quantized = tfdq.quantize_model(
         model, 0.0, activation_range="moving_average", input_range=(0.0, 1.0)
     )
