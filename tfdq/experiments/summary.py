@@ -71,6 +71,8 @@ def summarize(experiment: Experiment, command: str) -> dict[str, Any]:
                 "worst_case": in_worst_case(claim, figures),
             }
             for claim in experiment.recipe.content.claims
+            # A part of a recipe says nothing of what it left out.
+            if {claim.better, claim.worse} <= set(figures)
         ],
         "runs": runs,
         "transfers": transfers,
