@@ -31,3 +31,6 @@ def _seeds() -> Iterator[None]:
 
         if config.is_op_determinism_enabled():
             config.disable_op_determinism()
+    if "tf_keras" in sys.modules:
+        # With it Keras' initializers draw other weights from the same seed.
+        sys.modules["tf_keras"].backend.experimental.disable_tf_random_generator()
