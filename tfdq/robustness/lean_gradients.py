@@ -79,8 +79,8 @@ def _call(node: Node, inputs: list[tf.Tensor]) -> tf.Tensor:
         and isinstance(quantizer, FixedRangeQuantizer)
         and (quantizer.low, quantizer.high) == _RELU6_RANGE
     ):
-        rounded = quantizer(layer.activate(tf.stop_gradient(before)), False, {})
-        return _through_relu6(before, rounded)
+        # The quantizer clamps to the same range: the ReLU6 before it would change no value.
+        return _through_relu6(before, quantizer(tf.stop_gradient(before), False, {}))
     return wrapper.quantize_output(layer.activate(before))
 
 
