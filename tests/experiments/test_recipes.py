@@ -15,7 +15,7 @@ from tfdq.experiments.recipe import (
 from tfdq.experiments.settings import PenaltySettings, RunSettings, parse_squeezer
 
 EXPERIMENTS = {"amplification", "beta", "bits", "black-box", "clean", "white-box"}
-OWN = {"small": {"ablation"}, "paper": set()}
+OWN = {"small": {"ablation", "levels"}, "paper": set()}
 SHIPPED = [(scale, name) for scale in SCALES for name in sorted(EXPERIMENTS | OWN[scale])]
 
 
@@ -63,6 +63,8 @@ def test_the_papers_penalty_is_the_papers(name: str, scale: str) -> None:
         penalty = variant.settings.penalty
         if penalty.beta > 0:
             papers = variant.name.startswith("DQ (paper)")
+            paper_range = variant.settings.quantization.activation_range == "relu6"
+            assert paper_range == papers
             assert (penalty.on, penalty.target) == (
                 ("kernel", 1.0) if papers else ("deployed", "1/k")
             )
@@ -75,7 +77,7 @@ def test_the_exact_penalty_aims_at_the_convolutions_own_norm() -> None:
 
 def test_white_box_crosses_networks_and_defences() -> None:
     names = {v.name for v in load_recipe("white-box").variants}
-    networks = ("float", "VQ", "DQ (paper)", "DQ")
+    networks = ("float", "VQ (paper)", "VQ", "DQ (paper)", "DQ")
     defences = ("", " + squeezing", " + FGSM training", " + R+FGSM training")
     assert names == {network + defence for network in networks for defence in defences}
 

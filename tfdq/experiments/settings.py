@@ -80,13 +80,13 @@ class QuantizationSettings(Section):
         activation_bits: bits behind a ReLU, 1..8; 0: a float network.
         weight_bits: bits of the kernels, 2..8.
         first_last_bits: bits of the first and the last layers, 2..8; None: those of the others.
-        activation_range: ``"relu6"``, the paper's [0, 6], or ``"moving_average"``.
+        activation_range: ``"moving_average"``, observed, or ``"relu6"``, the paper's [0, 6].
     """
 
     activation_bits: int = Field(default=4, ge=0, le=8)
     weight_bits: int = Field(default=8, ge=2, le=8)
     first_last_bits: int | None = Field(default=None, ge=2, le=8)
-    activation_range: Literal["relu6", "moving_average"] = "relu6"
+    activation_range: Literal["relu6", "moving_average"] = "moving_average"
 
 
 class PenaltySettings(Section):
