@@ -134,7 +134,10 @@ def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
         ({"name_or_path": "bit"}, "no recipe 'bit' at scale small: choose one of .*bits"),
         ({"name_or_path": "bits", "scale": "huge"}, "scale must be one of small, paper"),
         ({"name_or_path": "bits", "setup": "imagenet"}, "no setup 'imagenet'; it has fashion"),
-        ({"name_or_path": "bits", "only": ["vq"]}, "no variant 'vq'; it has 'float', 'VQ'"),
+        (
+            {"name_or_path": "bits", "only": ["vq"]},
+            r"no variant 'vq'; it has 'float', 'VQ \(paper\)', 'VQ'",
+        ),
         ({"name_or_path": "bits", "overrides": {"epochs": [3]}}, "write section.setting"),
         ({"name_or_path": "bits", "overrides": {"a.b.c": [3]}}, "unknown key 'a'"),
     ],
