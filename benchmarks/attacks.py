@@ -74,7 +74,12 @@ def trained(activation_bits: int, seed: int = 0, epochs: int = 6) -> Any:
 
     tf_keras.utils.set_random_seed(seed)
     model = tfdq.quantize_model(
-        small_resnet(), 2e-3, on="folded", activation_bits=activation_bits, input_range=(0.0, 1.0)
+        small_resnet(),
+        2e-3,
+        on="folded",
+        activation_bits=activation_bits,
+        activation_range="relu6",
+        input_range=(0.0, 1.0),
     )
     model.compile(
         tf_keras.optimizers.legacy.Adam(1e-3),

@@ -24,7 +24,7 @@ Images = tuple[np.ndarray, np.ndarray]
 
 
 def test_layers_are_fused_and_each_quantized_once(float_model: tf_keras.Model) -> None:
-    qat = tfdq.quantize_model(float_model, activation_bits=4)
+    qat = tfdq.quantize_model(float_model, activation_bits=4, activation_range="relu6")
     names = [layer.name for layer in qat.layers]
     assert names[0] == "image"
     assert set(names[1:]) == {
@@ -47,6 +47,13 @@ def test_layers_are_fused_and_each_quantized_once(float_model: tf_keras.Model) -
     )
     for name in _PASSING:
         assert qat.get_layer(name).output_grid() is None
+    observed = tfdq.quantize_model(float_model, activation_bits=4)
+    for name in _BEHIND_A_RELU:
+        quantizer = observed.get_layer(name).output_quantizer
+        assert isinstance(quantizer, ObservedRangeQuantizer)
+        assert (quantizer.bits, quantizer.nonnegative) == (4, True)
+    # Branches with ranges of their own have to meet on one.
+    assert isinstance(observed.get_layer("quant_concat").output_quantizer, ObservedRangeQuantizer)
 
 
 _BEHIND_A_RELU = {
@@ -84,9 +91,7 @@ def test_the_model_passed_in_is_not_changed(float_model: tf_keras.Model, digits:
 def test_keeps_the_weights_of_a_trained_model(float_model: tf_keras.Model, digits: Images) -> None:
     """At 8 bits on calibrated ranges the outputs stay near the float model's."""
     x = digits[0][:256]
-    qat = tfdq.calibrate(
-        tfdq.quantize_model(float_model, 0.0, activation_range="moving_average"), x
-    )
+    qat = tfdq.calibrate(tfdq.quantize_model(float_model, 0.0), x)
     expected, got = float_model.predict(x, verbose=0), qat.predict(x, verbose=0)
     assert np.abs(expected - got).max() < 0.1
     assert np.mean(expected.argmax(1) == got.argmax(1)) > 0.97
@@ -112,13 +117,13 @@ def test_every_layer_against_numpy(trained_qat: tf_keras.Model, digits: Images) 
         assert np.rint(steps).min() >= grid.qmin - grid.zero_point
         assert np.rint(steps).max() <= grid.qmax - grid.zero_point
         checked += 1
-    assert checked == 17
+    assert checked == 18
     stem = by_name["quant_stem"]
     expected = _convolve_same(results["quant_rescale"], *stem.quantized_kernel())
     multiplier, offset = stem.layer.folded()
-    expected = np.clip(expected * multiplier + offset, 0, 6)
-    step = 6 / 15
-    assert np.abs(results["quant_stem"] - expected).max() <= step / 2 + 1e-4
+    grid = stem.output_grid()
+    expected = np.clip(expected * multiplier + offset, 0, 15 * grid.scale)
+    assert np.abs(results["quant_stem"] - expected).max() <= grid.scale / 2 + 1e-4
 
 
 def _convolve_same(x: np.ndarray, q: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -197,22 +202,38 @@ def test_moving_average_range_keeps_relu(digits: Images) -> None:
 
 
 @pytest.mark.parametrize(
-    "relu",
+    ("relu", "kind"),
     [
-        lambda: L.ReLU(),
-        lambda: L.ReLU(6.0),
-        lambda: L.Activation("relu"),
-        lambda: L.Activation("relu6"),
-        lambda: L.Activation(tf.nn.relu6),
+        (lambda: L.ReLU(), "relu"),
+        (lambda: L.ReLU(6.0), "relu6"),
+        (lambda: L.Activation("relu"), "relu"),
+        (lambda: L.Activation("relu6"), "relu6"),
+        (lambda: L.Activation(tf.nn.relu6), "relu6"),
     ],
 )
-def test_every_way_to_write_a_relu_is_fused(relu: Callable[[], L.Layer]) -> None:
+def test_every_way_to_write_a_relu_is_fused(relu: Callable[[], L.Layer], kind: str) -> None:
     inputs = L.Input((4, 4, 2))
     model = tf_keras.Model(inputs, relu()(L.Conv2D(3, 1, name="conv")(inputs)))
-    qat = tfdq.quantize_model(model, activation_bits=4)
-    assert [layer.name for layer in qat.layers[2:]] == ["quant_conv"]
-    assert qat.get_layer("quant_conv").layer.fused_activation == "relu6"
-    assert qat.get_layer("quant_conv").bits == (8, 4)
+    observed = tfdq.quantize_model(model, activation_bits=4)
+    paper = tfdq.quantize_model(model, activation_bits=4, activation_range="relu6")
+    for qat, fused in ((observed, kind), (paper, "relu6")):
+        assert [layer.name for layer in qat.layers[2:]] == ["quant_conv"]
+        assert qat.get_layer("quant_conv").layer.fused_activation == fused
+        assert qat.get_layer("quant_conv").bits == (8, 4)
+    quantizer = paper.get_layer("quant_conv").output_quantizer
+    assert isinstance(quantizer, FixedRangeQuantizer)
+    assert (quantizer.bits, quantizer.low, quantizer.high) == (4, 0.0, 6.0)
+
+
+def test_a_relu6_still_cuts_when_its_range_is_observed() -> None:
+    inputs = L.Input((2,))
+    dense = L.Dense(1, use_bias=False, kernel_initializer="ones", name="dense")
+    model = tf_keras.Model(inputs, L.ReLU(6.0)(dense(inputs)))
+    x = np.array([[1.0, 1.0], [5.0, 7.0]], np.float32)
+    qat = tfdq.calibrate(tfdq.quantize_model(model, 0.0, activation_bits=8), x)
+    np.testing.assert_allclose(qat(x), model(x), atol=6 / 255)
+    grid = qat.get_layer("quant_dense").output_grid()
+    assert (grid.qmax - grid.zero_point) * grid.scale == pytest.approx(6.0)
 
 
 def test_a_skipped_layer_stays_float(digits: Images) -> None:

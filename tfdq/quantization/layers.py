@@ -18,6 +18,7 @@ _ACTIVATIONS = {
     "relu": tf.nn.relu,
     "relu6": tf.nn.relu6,
 }
+RELUS = ("relu", "relu6")
 
 
 class _Activated:

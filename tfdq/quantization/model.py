@@ -30,7 +30,7 @@ def quantize_model(
     activation_bits: int = 8,
     first_last_bits: int | None = None,
     layer_bits: Mapping[str, LayerBits] | None = None,
-    activation_range: ActivationRange = "relu6",
+    activation_range: ActivationRange = "moving_average",
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,
     skip: Collection[str] = (),
@@ -76,8 +76,9 @@ def quantize_model(
         first_last_bits: bits, 2..8, of the layers that take the input and of the classifier, or
             None for the same as all others.
         layer_bits: bits of single layers: name -> bits, or (weight bits, activation bits).
-        activation_range: ``"relu6"``: every ReLU becomes ReLU6 and its range is [0, 6] (the
-            paper); ``"moving_average"``: ReLU stays, and its range follows the batches.
+        activation_range: ``"moving_average"``: the range of what is behind a ReLU follows the
+            training batches, and ReLU stays what it is; ``"relu6"``: every ReLU becomes ReLU6 and
+            its range is [0, 6] (the paper), of which a non-expansive network uses few levels.
         input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
             None: the range of the bit-depth squeezer in front, if there is one, else the extremes
             seen in training.

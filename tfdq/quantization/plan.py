@@ -9,7 +9,7 @@ from typing import Any, Literal
 import tf_keras
 
 from tfdq.quantization.graph import Graph, Node
-from tfdq.quantization.layers import ConvexCombination, FusedReLU
+from tfdq.quantization.layers import RELUS, ConvexCombination, FusedReLU
 from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
 
 L = tf_keras.layers
@@ -57,7 +57,8 @@ class Step:
         inputs: nodes of the float model whose results it takes.
         result: node of the float model whose result it computes (the last one fused into it).
         norm: the BatchNormalization fused into it.
-        activation: the activation fused into it: ``linear``, ``relu`` or ``softmax``.
+        activation: the activation fused into it: ``linear``, ``relu``,
+            ``relu6`` or ``softmax``.
     """
 
     node: Node
@@ -95,20 +96,19 @@ class Unsupported:
 
 
 def activation_of(layer: Any) -> str | None:
-    """Return the activation of a layer: linear, relu or softmax; None: another one.
-
-    ReLU6 counts as ReLU: the quantizer's range decides where it saturates.
-    """
+    """Return the activation of a layer: linear, relu, relu6 or softmax; None: another one."""
     if isinstance(layer, FusedReLU):
-        return "relu"
+        return str(layer.fused_activation)
     if isinstance(layer, L.ReLU):
         plain = layer.negative_slope == 0 and layer.threshold == 0
-        return "relu" if plain and layer.max_value in (None, 6, 6.0) else None
+        if not plain or layer.max_value is None:
+            return "relu" if plain else None
+        return "relu6" if layer.max_value == 6 else None
     if isinstance(layer, L.Softmax):
         return "softmax" if layer.axis in (-1, [-1], (-1,)) else None
     function = getattr(layer, "activation", None)
     name = getattr(function, "__name__", None) if function is not None else "linear"
-    return {"relu6": "relu"}.get(str(name), name if name in ("linear", "relu", "softmax") else None)
+    return name if name in ("linear", *RELUS, "softmax") else None
 
 
 def plan(graph: Graph, quantized: Mapping[str, Any], skip: set[str]) -> list[Step]:
@@ -155,7 +155,8 @@ def plan(graph: Graph, quantized: Mapping[str, Any], skip: set[str]) -> list[Ste
                 follower = only_taker(step.result, "relu", "dropped")
             if follower is not None:
                 fused.add(follower.index)
-                step = replace(step, activation="relu", result=follower.index)
+                relu = activation_of(follower.layer) or "linear"
+                step = replace(step, activation=relu, result=follower.index)
         steps.append(step)
     return steps
 
@@ -174,8 +175,8 @@ def _role(
         return "foreign"
     if type(layer) is L.Activation:
         name = activation_of(layer)
-        found: dict[str | None, Role] = {"relu": "relu", "softmax": "softmax", "linear": "dropped"}
-        role = found.get(name)
+        found: dict[str | None, Role] = {"softmax": "softmax", "linear": "dropped"}
+        role = "relu" if name in RELUS else found.get(name)
         if role is None:
             unsupported.add(
                 layer, f"activation {_name(layer.activation)!r}; use relu, relu6 or softmax"

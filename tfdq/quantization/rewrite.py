@@ -17,6 +17,7 @@ from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
 from tfdq.quantization.graph import Graph, read_graph
 from tfdq.quantization.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.quantization.layers import (
+    RELUS,
     ConvexCombination,
     FusedAdd,
     FusedBatchNormalization,
@@ -272,13 +273,12 @@ class _Builder:
         given = self.quantized.get(step.node.layer.name)
         if given is not None and given.output is not None:
             return given.output
-        if step.activation == "relu":
+        if step.activation in RELUS:
             return self.settings.activation_quantizer(bits)
         return ObservedRangeQuantizer(LINEAR_BITS)
 
     def _fused(self, kind: type, step: Step, config: dict[str, Any], depthwise: bool) -> Any:
         """Return a fused layer with the step's BatchNorm, activation and penalty."""
-        relu = self.settings.fused_relu
         norm = None if step.norm is None else self._norm_config(step.norm)
         penalty = self.settings.penalty(depthwise, tuple(config.get("strides", (1, 1))))
         lagging = lagging_norm(step.norm, norm["momentum"] if norm else 0.0, penalty)
@@ -286,7 +286,7 @@ class _Builder:
         return kind(
             **config,
             batch_norm=norm,
-            fused_activation=relu if step.activation == "relu" else "linear",
+            fused_activation=self.settings.fused_activation(step.activation),
             penalty=penalty,
             penalty_schedule=self.settings.beta_schedule,
         )
@@ -373,7 +373,7 @@ class _Builder:
         layer = step.node.layer
         config = self._norm_config(layer) if step.role == "norm" else layer.get_config()
         config["name"] = self._unique(layer.name)
-        relu = self.settings.fused_relu if step.activation == "relu" else "linear"
+        relu = self.settings.fused_activation(step.activation)
         _, bits = self._bits(step)
         output: OutputQuantizer | None = None
         if step.role == "norm":

@@ -17,6 +17,7 @@ from tfdq.lipschitz.regularizers import (
 )
 from tfdq.lipschitz.targets import Target, check_target
 from tfdq.quantization.grid import zero_aligned_range
+from tfdq.quantization.layers import RELUS
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
     ObservedRangeQuantizer,
@@ -58,7 +59,7 @@ class Settings:
     activation_bits: int = 8
     first_last_bits: int | None = None
     layer_bits: Mapping[str, LayerBits] = field(default_factory=dict)
-    activation_range: ActivationRange = "relu6"
+    activation_range: ActivationRange = "moving_average"
     input_range: tuple[float, float] | None = None
     batch_norm_momentum: float | None = None
     skip: frozenset[str] = frozenset()
@@ -139,10 +140,14 @@ class Settings:
             return FixedRangeQuantizer(bits)
         return ObservedRangeQuantizer(bits, nonnegative=True)
 
-    @property
-    def fused_relu(self) -> str:
-        """What a ReLU becomes: ReLU6 where the range is ReLU6's."""
-        return "relu6" if self.activation_range == "relu6" else "relu"
+    def fused_activation(self, activation: str) -> str:
+        """Return what a layer fuses of ``linear``, ``relu``, ``relu6`` or ``softmax``.
+
+        A ReLU becomes ReLU6 where the range is ReLU6's; softmax is a layer of its own.
+        """
+        if activation not in RELUS:
+            return "linear"
+        return "relu6" if self.activation_range == "relu6" else activation
 
     def input_quantizer(self) -> FixedRangeQuantizer | ObservedRangeQuantizer:
         """Return the quantizer of the model's input, 8 bits."""
