@@ -30,7 +30,7 @@ DEPLOYED = "DQ"
 FORMS = {
     "float": "not quantized",
     "VQ": "quantized in the usual way",
-    "DQ (paper)": "penalty on the trained kernel, target 1, as in the paper",
+    "DQ (paper)": "penalty on the trained kernel, target 1, and range [0, 6], as in the paper",
     DEPLOYED: "penalty on the deployed kernel (BatchNorm folded in, fake-quantized), target 1/k",
 }
 
@@ -152,7 +152,9 @@ def _quantized(
 ) -> tf_keras.Model:
     """Return one of the quantization-aware forms of a float model."""
     beta = 0.0 if name == "VQ" else settings.beta
-    papers: dict[str, Any] = {"on": "kernel", "target": 1.0} if name == "DQ (paper)" else {}
+    papers: dict[str, Any] = {}
+    if name == "DQ (paper)":
+        papers = {"on": "kernel", "target": 1.0, "activation_range": "relu6"}
     return tfdq.quantize_model(model, beta, **papers, **_bits(settings, activation_bits))
 
 
