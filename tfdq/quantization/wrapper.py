@@ -217,9 +217,8 @@ class QuantizeWrapper(PortableQuantizeWrapper):
     def penalty(self) -> tf.Tensor:
         """Return the penalty of the kernel, a scalar."""
         together = _together.get()
-        if together is not None and self in together:
-            return together[self]
-        return evaluate_penalties([self.penalized()])[0]
+        value = None if together is None else together.of(self)
+        return evaluate_penalties([self.penalized()])[0] if value is None else value
 
     def penalized(self) -> PenalizedKernel:
         """Return the penalty with the kernel that it acts on and, if scheduled, its weight."""
@@ -262,20 +261,20 @@ class _Penalties:
     """The penalties of a model's layers, evaluated together when the first one is asked for."""
 
     def __init__(self, model: tf_keras.Model) -> None:
-        self._wrappers = [
-            layer
+        self._wrappers = {
+            id(layer): layer
             for layer in model._flatten_layers()
             if isinstance(layer, QuantizeWrapper) and layer.built and layer.is_penalized
-        ]
+        }
         self._values: dict[int, tf.Tensor] = {}
 
-    def __contains__(self, wrapper: QuantizeWrapper) -> bool:
-        return any(wrapper is one for one in self._wrappers)
-
-    def __getitem__(self, wrapper: QuantizeWrapper) -> tf.Tensor:
+    def of(self, wrapper: QuantizeWrapper) -> tf.Tensor | None:
+        """Return the penalty of a wrapper, a scalar; None if it is not one of the model's."""
+        if id(wrapper) not in self._wrappers:
+            return None
         if not self._values:
-            values = evaluate_penalties([one.penalized() for one in self._wrappers])
-            self._values = dict(zip(map(id, self._wrappers), values, strict=True))
+            values = evaluate_penalties([one.penalized() for one in self._wrappers.values()])
+            self._values = dict(zip(self._wrappers, values, strict=True))
         return self._values[id(wrapper)]
 
 
