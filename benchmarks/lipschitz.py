@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.rows import BATCH, Row, print_rows, training_step
@@ -45,59 +46,59 @@ def penalty_steps(rounds: int = ROUNDS) -> list[Row]:
     return rows
 
 
-def stacked_penalties(rounds: int = ROUNDS) -> list[Row]:
-    """Measure one stacked pass over all kernels of a shape, over one pass for each kernel.
+def fused_penalties(rounds: int = ROUNDS) -> list[Row]:
+    """Measure one pass over all kernels of a shape, over one pass for each kernel.
 
-    With gradients, on the convolutions of ResNet-20. Layers keep a penalty each as long as this
-    shows no gain.
+    On a quantized ResNet-20, in the training step and for the penalties with their gradients by
+    themselves: a Functional model of the same layers evaluates each penalty alone.
     """
-    import tensorflow as tf
+    import tf_keras
 
+    import tfdq
     from tfdq.lipschitz import get_regularizer
     from tfdq.models import resnet20
 
-    model = resnet20()
-    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel_size")]
-    groups: dict[tuple[int, ...], list[tf.Variable]] = {}
-    for kernel in kernels:
-        groups.setdefault(tuple(kernel.shape), []).append(kernel)
     rows = []
     for name in ("orthogonal", "conv_orthogonal"):
-        penalty = get_regularizer(name, 2e-3, "kernel")
-
-        @tf.function
-        def separate(penalty: Any = penalty) -> Any:
-            with tf.GradientTape() as tape:
-                total = tf.add_n([penalty(kernel) for kernel in kernels])
-            return total, tape.gradient(total, kernels)
-
-        @tf.function
-        def stacked(penalty: Any = penalty) -> Any:
-            with tf.GradientTape() as tape:
-                parts = [
-                    tf.reduce_sum(tf.vectorized_map(penalty, tf.stack(group)))
-                    for group in groups.values()
-                ]
-                total = tf.add_n(parts)
-            return total, tape.gradient(total, kernels)
-
-        one, other = float(separate()[0]), float(stacked()[0])
-        if abs(one - other) > 1e-4 * abs(one):
-            raise RuntimeError(f"the stacked {name} penalty is {other}, not {one}")
-        ratios = []
-        for _ in range(rounds):
-            times = []
-            for run in (stacked, separate):
-                start = time.perf_counter()
-                for _ in range(5):
-                    run()
-                times.append(time.perf_counter() - start)
-            ratios.append(times[0] / times[1])
-        detail = f"{len(kernels)} kernels of {len(groups)} shapes, penalty and gradient"
-        rows.append(
-            Row(f"{name} penalties stacked / separate", statistics.median(ratios), "", detail)
+        regularizer = get_regularizer(name, 2e-3, "deployed")
+        fused, other = (
+            tfdq.quantize_model(resnet20(), regularizer=regularizer, activation_bits=4)
+            for _ in range(2)
         )
+        separate = tf_keras.Model(other.inputs, other.outputs)
+        steps = _medians([training_step(fused), training_step(separate)], rounds)
+        alone = _medians([_penalty_gradients(fused), _penalty_gradients(separate)], 5 * rounds)
+        for what, (ratio, first, second) in (("in a step", steps), ("alone", alone)):
+            detail = f"{first * 1e3:.1f} ms over {second * 1e3:.1f} ms, ResNet-20"
+            rows.append(Row(f"{name} penalties fused / separate, {what}", ratio, "", detail))
     return rows
+
+
+def _penalty_gradients(model: Any) -> Callable[[], float]:
+    """Return a function that takes the penalties and their gradients; it returns its seconds."""
+    import tensorflow as tf
+
+    @tf.function
+    def gradients() -> Any:
+        with tf.GradientTape() as tape:
+            total = tf.add_n(model.losses)
+        return total, tape.gradient(total, model.trainable_variables)
+
+    def run() -> float:
+        start = time.perf_counter()
+        gradients()[0].numpy()
+        return time.perf_counter() - start
+
+    run()
+    return run
+
+
+def _medians(runs: list[Callable[[], float]], rounds: int) -> tuple[float, float, float]:
+    """Let two functions take turns; return the medians of the ratio and of the seconds of each."""
+    times = [[run() for run in runs] for _ in range(rounds)]
+    ratio = statistics.median(first / second for first, second in times)
+    first, second = (statistics.median(column) for column in zip(*times, strict=True))
+    return ratio, first, second
 
 
 def norm_times() -> list[Row]:
@@ -162,7 +163,7 @@ def certificate_times() -> list[Row]:
 
 def main() -> int:
     """Print all figures."""
-    print_rows((*penalty_steps(), *stacked_penalties(), *norm_times(), *certificate_times()))
+    print_rows((*penalty_steps(), *fused_penalties(), *norm_times(), *certificate_times()))
     return 0
 
 

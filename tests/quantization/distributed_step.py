@@ -20,8 +20,10 @@ def network() -> tf_keras.Model:
     x = L.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
     x = L.BatchNormalization(synchronized=True)(x)
     x = shortcut = L.ReLU()(x)
-    x = L.Conv2D(8, 3, padding="same", use_bias=False)(x)
-    x = L.BatchNormalization(synchronized=True)(x)
+    # Two kernels of one shape, whose penalties are evaluated together.
+    for _ in range(2):
+        x = L.Conv2D(8, 3, padding="same", use_bias=False)(x)
+        x = L.BatchNormalization(synchronized=True)(x)
     x = L.ReLU()(L.Add()([x, shortcut]))
     return tf_keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling2D()(x)))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,10 +13,16 @@ import tf_keras
 from tfdq.lipschitz.regularizers import (
     KernelRegularizer,
     Placement,
+    gram,
     gram_deviation,
-    kernel_matrix,
+    half_squares,
+    kernel_matrices,
+    sum_of_each,
 )
 from tfdq.lipschitz.targets import Target
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 @tf_keras.saving.register_keras_serializable(package="tfdq")
@@ -72,13 +79,13 @@ class ConvolutionOrthogonalityRegularizer(KernelRegularizer):
             raise ValueError(f"strides must be two ints >= 1, got {strides!r}")
         self.strides = (steps[0], steps[1])
 
-    def deviation(self, kernel: tf.Tensor, target: float) -> tf.Tensor:
-        """Return half the squared distance of the self-correlation to ``target^2 delta``."""
-        if kernel.shape.rank != 4 or math.prod(kernel.shape[:2]) == 1:
-            return tf.nn.l2_loss(gram_deviation(kernel_matrix(kernel, self.depthwise), target))
-        cosine, sine, weights = _transform(tuple(kernel.shape[:2]), self.strides)
-        real = self._symbols(kernel, cosine)
-        imaginary = self._symbols(kernel, sine)
+    def deviations(self, kernels: tf.Tensor, target: float, penalties: Sequence[Self]) -> tf.Tensor:
+        """Return half the squared distances of the self-correlations to ``target^2 delta``."""
+        if kernels.shape.rank != 5 or math.prod(kernels.shape[1:3]) == 1:
+            return half_squares(gram_deviation(kernel_matrices(kernels, self.depthwise), target))
+        cosine, sine, weights = _transform(tuple(kernels.shape[1:3]), self.strides)
+        real = self._symbols(kernels, cosine)
+        imaginary = self._symbols(kernels, sine)
         if real.shape[-2] < real.shape[-1]:
             real, imaginary = (
                 tf.linalg.matrix_transpose(real),
@@ -87,22 +94,26 @@ class ConvolutionOrthogonalityRegularizer(KernelRegularizer):
         # K* K = (R^T R + I^T I) + i (R^T I - I^T R); the sign of the imaginary part is free.
         both = tf.concat([real, imaginary], axis=-2)
         identity = target**2 * tf.eye(real.shape[-1])
-        even = tf.matmul(both, both, transpose_a=True) - identity
+        even = gram(both) - identity
         cross = tf.matmul(real, imaginary, transpose_a=True)
         odd = cross - tf.linalg.matrix_transpose(cross)
         squares = tf.reduce_sum(tf.square(even) + tf.square(odd), axis=(-2, -1))
-        return 0.5 * tf.reduce_sum(tf.constant(weights, tf.float32) * squares)
+        # One row of kernels for each frequency.
+        totals = tf.tensordot(tf.constant(weights, tf.float32), squares, 1)
+        return 0.5 * sum_of_each(totals)
 
-    def _symbols(self, kernel: tf.Tensor, transform: np.ndarray) -> tf.Tensor:
-        """Return one part of the symbols, ``([c_in,] frequencies, phases * c_in, c_out)``."""
+    def _symbols(self, kernels: tf.Tensor, transform: np.ndarray) -> tf.Tensor:
+        """Return one part of the symbols, ``(frequencies, n, [c_in,] phases [* c_in], c_out)``."""
         frequencies, phases, taps = transform.shape
-        channels, filters = kernel.shape[2:]
+        count, _, _, channels, filters = kernels.shape
         matrix = tf.constant(transform.reshape(frequencies * phases, taps), tf.float32)
-        part = tf.matmul(matrix, tf.reshape(kernel, (taps, channels * filters)))
-        if not self.depthwise:
-            return tf.reshape(part, (frequencies, phases * channels, filters))
-        part = tf.reshape(part, (frequencies, phases, channels, filters))
-        return tf.transpose(part, (2, 0, 1, 3))
+        by_tap = tf.transpose(tf.reshape(kernels, (count, taps, -1)), (1, 0, 2))
+        part = tf.matmul(matrix, tf.reshape(by_tap, (taps, -1)))
+        part = tf.reshape(part, (frequencies, phases, count, channels, filters))
+        if self.depthwise:
+            return tf.transpose(part, (0, 2, 3, 1, 4))
+        part = tf.transpose(part, (0, 2, 1, 3, 4))
+        return tf.reshape(part, (frequencies, count, phases * channels, filters))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""

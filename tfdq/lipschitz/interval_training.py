@@ -146,8 +146,10 @@ class IntervalTraining(tf_keras.Model):
         interval = tf.reduce_mean(self._loss_function(y, worst))
         share = self.present_kappa
         total = share * nominal + (1.0 - share) * interval
-        if self.model.losses:
-            total += tf.add_n(self.model.losses)
+        # Read once: the penalties are evaluated at each reading.
+        penalties = self.model.losses
+        if penalties:
+            total += tf.add_n(penalties)
         self._total.update_state(total)
         self._interval_loss.update_state(interval)
         held = tf.equal(tf.argmax(logits, axis=1), labels)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tensorflow as tf
 import tf_keras
 
 from tfdq.lipschitz.targets import Target, check_target
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Placement = Literal["kernel", "folded", "deployed"]
 PLACEMENTS: tuple[str, ...] = get_args(Placement)
@@ -53,15 +57,30 @@ def kernel_matrix(kernel: tf.Tensor, depthwise: bool = False) -> tf.Tensor:
     Raises:
         ValueError: the rank is below 2, or not 4 with ``depthwise``.
     """
-    shape = kernel.shape
+    return tf.squeeze(kernel_matrices(tf.expand_dims(kernel, 0), depthwise), 0)
+
+
+def kernel_matrices(kernels: tf.Tensor, depthwise: bool = False) -> tf.Tensor:
+    """Reshape a stack of kernels, ``(n, *kernel_shape)``, as ``kernel_matrix`` does each.
+
+    Raises:
+        ValueError: the rank of a kernel is below 2, or not 4 with ``depthwise``.
+    """
+    shape = kernels.shape[1:]
     if shape.rank is None or shape.rank < 2:
         raise ValueError(f"a kernel has two or more axes, got shape {shape}")
-    kernel = tf.cast(kernel, tf.float32)
+    kernels = tf.cast(kernels, tf.float32)
+    count = kernels.shape[0]
     if not depthwise:
-        return tf.reshape(kernel, (-1, shape[-1]))
+        return tf.reshape(kernels, (count, -1, shape[-1]))
     if shape.rank != 4:
         raise ValueError(f"a depthwise kernel is (k_h, k_w, c_in, multiplier), got shape {shape}")
-    return tf.transpose(tf.reshape(kernel, (-1, shape[2], shape[3])), (1, 0, 2))
+    return tf.transpose(tf.reshape(kernels, (count, -1, shape[2], shape[3])), (0, 2, 1, 3))
+
+
+def sum_of_each(stack: tf.Tensor) -> tf.Tensor:
+    """Return the sum over all axes but the first, ``(n,)``."""
+    return tf.reduce_sum(stack, axis=tuple(range(1, stack.shape.rank)))
 
 
 class KernelRegularizer(tf_keras.regularizers.Regularizer, tf.__internal__.tracking.AutoTrackable):
@@ -107,12 +126,35 @@ class KernelRegularizer(tf_keras.regularizers.Regularizer, tf.__internal__.track
             weight: scalar in the place of the weight that the penalty holds.
         """
         kernel = tf.cast(kernel, tf.float32)
-        weight = self.weight() if weight is None else tf.cast(weight, tf.float32)
-        return weight * self.deviation(kernel, self.target_value(kernel.shape))
+        return self.weigh(self.deviation(kernel, self.target_value(kernel.shape)), weight)
 
     def deviation(self, kernel: tf.Tensor, target: float) -> tf.Tensor:
-        """Return the unweighted penalty of a float32 kernel; a subclass says what it is."""
-        raise TypeError(f"{type(self).__name__} does not say what it penalizes in {kernel}")
+        """Return the unweighted penalty of a float32 kernel.
+
+        A subclass says what it is, here or in ``deviations``.
+        """
+        return tf.squeeze(self.deviations(tf.expand_dims(kernel, 0), target, [self]), 0)
+
+    def deviations(self, kernels: tf.Tensor, target: float, penalties: Sequence[Self]) -> tf.Tensor:
+        """Return the unweighted penalties of several kernels of one shape, in one pass.
+
+        A subclass that says here what it penalizes, not in ``deviation``, has the layers of a
+        quantized model evaluated together (`tfdq.lipschitz.fused_penalties`).
+
+        Args:
+            kernels: float32 ``(n, *kernel_shape)``.
+            target: singular value to aim at.
+            penalties: the ``n`` penalties that the kernels have, whose configurations are that of
+                this one but for ``beta``; what is kept from call to call is theirs.
+
+        Returns:
+            float32 ``(n,)``.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what it penalizes in {kernels}")
+
+    def weigh(self, deviation: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
+        """Return an unweighted penalty times a weight, by default the one that is held."""
+        return (self.weight() if weight is None else tf.cast(weight, tf.float32)) * deviation
 
     def weight(self) -> tf.Variable:
         """Return the variable that holds the present weight."""
@@ -137,12 +179,40 @@ class KernelRegularizer(tf_keras.regularizers.Regularizer, tf.__internal__.track
         }
 
 
-def gram_deviation(matrix: tf.Tensor, target: float) -> tf.Tensor:
-    """Return ``G - target^2 I`` for the smaller of a matrix' (or a stack's) two Grams."""
-    rows, columns = matrix.shape[-2:]
-    wide = rows < columns
-    gram = tf.matmul(matrix, matrix, transpose_a=not wide, transpose_b=wide)
-    return gram - target**2 * tf.eye(min(rows, columns))
+def half_squares(stack: tf.Tensor) -> tf.Tensor:
+    """Return half the sum of squares over all axes but the first, ``(n,)``."""
+    return 0.5 * sum_of_each(tf.square(stack))
+
+
+@tf.custom_gradient
+def gram(matrices: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return ``W^T W`` of each matrix of a stack ``(..., rows, columns)``.
+
+    The gradient is one product, ``W (D + D^T)``; that of ``tf.matmul`` is two.
+    """
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        return product(matrices, upstream + tf.linalg.matrix_transpose(upstream))
+
+    return product(matrices, matrices, transpose_a=True), gradient
+
+
+def product(a: tf.Tensor, b: tf.Tensor, transpose_a: bool = False) -> tf.Tensor:
+    """Return ``tf.matmul`` of two stacks; stacks of one as matrices, which is the faster op."""
+    if math.prod(a.shape[:-2]) > 1:
+        return tf.matmul(a, b, transpose_a=transpose_a)
+    leading = a.shape[:-2]
+    single = tf.matmul(
+        tf.reshape(a, a.shape[-2:]), tf.reshape(b, b.shape[-2:]), transpose_a=transpose_a
+    )
+    return tf.reshape(single, (*leading, *single.shape))
+
+
+def gram_deviation(matrices: tf.Tensor, target: float) -> tf.Tensor:
+    """Return ``G - target^2 I`` for the smaller of the two Grams of each matrix of a stack."""
+    if matrices.shape[-2] < matrices.shape[-1]:
+        matrices = tf.linalg.matrix_transpose(matrices)
+    return gram(matrices) - target**2 * tf.eye(matrices.shape[-1])
 
 
 @tf_keras.saving.register_keras_serializable(package="tfdq")
@@ -178,6 +248,6 @@ class OrthogonalityRegularizer(KernelRegularizer):
         >>> dense = tf_keras.layers.Dense(4, kernel_regularizer=OrthogonalityRegularizer(2e-3))
     """
 
-    def deviation(self, kernel: tf.Tensor, target: float) -> tf.Tensor:
-        """Return half the squared Frobenius distance of the Gram to ``target^2 I``."""
-        return tf.nn.l2_loss(gram_deviation(kernel_matrix(kernel, self.depthwise), target))
+    def deviations(self, kernels: tf.Tensor, target: float, penalties: Sequence[Self]) -> tf.Tensor:
+        """Return half the squared Frobenius distances of the Grams to ``target^2 I``."""
+        return half_squares(gram_deviation(kernel_matrices(kernels, self.depthwise), target))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 import tf_keras
@@ -10,10 +11,17 @@ import tf_keras
 from tfdq.lipschitz.regularizers import (
     KernelRegularizer,
     Placement,
+    gram,
     gram_deviation,
-    kernel_matrix,
+    half_squares,
+    kernel_matrices,
+    product,
+    sum_of_each,
 )
 from tfdq.lipschitz.targets import Target
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class PowerIterationRegularizer(KernelRegularizer):
@@ -48,25 +56,28 @@ class PowerIterationRegularizer(KernelRegularizer):
         self.iterations = iterations
         self._vectors: dict[str, tf.Variable] = {}
 
-    def leading_vector(self, symmetric: tf.Tensor) -> tf.Tensor:
-        """Return the unit eigenvector of largest absolute eigenvalue, without gradient.
+    def leading_vectors(self, symmetric: tf.Tensor, penalties: Sequence[Self]) -> tf.Tensor:
+        """Return the unit eigenvectors of largest absolute eigenvalue, without gradient.
 
         Args:
-            symmetric: ``(..., n, n)``.
+            symmetric: ``(n, ..., r, r)``.
+            penalties: the ``n`` penalties that keep the vectors, no two the same.
 
         Returns:
-            ``(..., n, 1)``, the stored vector after ``iterations`` more power iterations.
+            ``(n, ..., r, 1)``, the stored vectors after ``iterations`` more power iterations.
         """
         symmetric = tf.stop_gradient(symmetric)
-        stored = self._stored((*symmetric.shape[:-1], 1))
-        vector = stored.read_value()
+        shape = (*symmetric.shape[1:-1], 1)
+        variables = [penalty._stored(shape) for penalty in penalties]
+        stored = vectors = tf.stack([variable.read_value() for variable in variables])
         for _ in range(self.iterations):
-            vector = tf.math.l2_normalize(tf.matmul(symmetric, vector), axis=-2)
+            vectors = tf.math.l2_normalize(product(symmetric, vectors), axis=-2)
         # A vector that the matrix sends to zero would stay there for good.
-        lost = tf.reduce_all(tf.equal(vector, 0.0), axis=-2, keepdims=True)
-        vector = tf.where(lost, stored, vector)
-        stored.assign(vector)
-        return vector
+        lost = tf.reduce_all(tf.equal(vectors, 0.0), axis=-2, keepdims=True)
+        vectors = tf.where(lost, stored, vectors)
+        for variable, vector in zip(variables, tf.unstack(vectors), strict=True):
+            variable.assign(vector)
+        return vectors
 
     def _stored(self, shape: tuple[int, ...]) -> tf.Variable:
         """Return the variable for a shape of vector, made on first use."""
@@ -108,15 +119,15 @@ class SpectralRegularizer(PowerIterationRegularizer):
     Source: Yoshida and Miyato, *Spectral norm regularization*, arXiv 1705.10941.
     """
 
-    def deviation(self, kernel: tf.Tensor, target: float) -> tf.Tensor:
-        """Return half the squared excess of the largest singular value."""
-        matrix = kernel_matrix(kernel, self.depthwise)
-        if matrix.shape[-2] < matrix.shape[-1]:
-            matrix = tf.linalg.matrix_transpose(matrix)
-        vector = self.leading_vector(tf.matmul(matrix, matrix, transpose_a=True))
-        image = tf.matmul(matrix, vector)
-        sigma = tf.sqrt(tf.reduce_sum(tf.square(image), axis=(-2, -1)) + 1e-24)
-        return tf.nn.l2_loss(tf.nn.relu(sigma - target))
+    def deviations(self, kernels: tf.Tensor, target: float, penalties: Sequence[Self]) -> tf.Tensor:
+        """Return half the squared excesses of the largest singular values."""
+        matrices = kernel_matrices(kernels, self.depthwise)
+        if matrices.shape[-2] < matrices.shape[-1]:
+            matrices = tf.linalg.matrix_transpose(matrices)
+        grams = gram(matrices)
+        images = product(matrices, self.leading_vectors(grams, penalties))
+        sigmas = tf.sqrt(tf.reduce_sum(tf.square(images), axis=(-2, -1)) + 1e-24)
+        return half_squares(tf.nn.relu(sigmas - target))
 
 
 @tf_keras.saving.register_keras_serializable(package="tfdq")
@@ -147,9 +158,9 @@ class SRIPRegularizer(PowerIterationRegularizer):
     Deep CNNs?*, NeurIPS 2018, equation 7.
     """
 
-    def deviation(self, kernel: tf.Tensor, target: float) -> tf.Tensor:
-        """Return the largest absolute eigenvalue of the Gram's deviation."""
-        deviation = gram_deviation(kernel_matrix(kernel, self.depthwise), target)
-        vector = self.leading_vector(deviation)
-        rayleigh = tf.matmul(vector, tf.matmul(deviation, vector), transpose_a=True)
-        return tf.reduce_sum(tf.abs(rayleigh))
+    def deviations(self, kernels: tf.Tensor, target: float, penalties: Sequence[Self]) -> tf.Tensor:
+        """Return the largest absolute eigenvalues of the Grams' deviations."""
+        deviations = gram_deviation(kernel_matrices(kernels, self.depthwise), target)
+        vectors = self.leading_vectors(deviations, penalties)
+        rayleigh = product(vectors, product(deviations, vectors), transpose_a=True)
+        return sum_of_each(tf.abs(rayleigh))

@@ -20,6 +20,7 @@ from tfdq.quantization.layers import (
     FusedReLU,
 )
 from tfdq.quantization.model import calibrate, quantize_model
+from tfdq.quantization.quantized_model import QuantizedModel
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
     KernelQuantizer,
@@ -54,6 +55,7 @@ __all__ = [
     "OrthogonalityRegularizer",
     "PortableQuantizeWrapper",
     "QuantizeWrapper",
+    "QuantizedModel",
     "Settings",
     "calibrate",
     "from_keras3",

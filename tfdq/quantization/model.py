@@ -43,7 +43,8 @@ def quantize_model(
 
     .. math:: \frac{\beta}{2} \sum_l \lVert W_l^T W_l - \tau^2 I \rVert_F^2
 
-    appears in ``model.losses``, so ``fit`` adds it to the loss.
+    appears in ``model.losses``, one scalar for each layer, so ``fit`` adds it to the loss. Kernels
+    of one shape are evaluated in one pass.
 
     Outputs behind a ReLU have ``activation_bits``. What is not behind a ReLU (the image, a sum or
     a convolution without a ReLU, an average, the logits) has 8 bits, on a range observed while
@@ -89,8 +90,8 @@ def quantize_model(
         skip: names of layers to leave in float. Such a model trains but does not export.
 
     Returns:
-        A new, uncompiled tf_keras model with the same inputs and outputs; its layers are named
-        ``quant_<name>``.
+        A new, uncompiled tf_keras model, a ``QuantizedModel``, with the same inputs and outputs;
+        its layers are named ``quant_<name>``.
 
     Raises:
         TypeError: ``model`` is not a Keras model, or ``beta_schedule`` not a schedule.

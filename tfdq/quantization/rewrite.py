@@ -28,6 +28,7 @@ from tfdq.quantization.layers import (
     norm_config,
 )
 from tfdq.quantization.plan import Step, plan
+from tfdq.quantization.quantized_model import QuantizedModel
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
     KernelQuantizer,
@@ -122,7 +123,7 @@ class _Builder:
         """Return the new model with the float model's weights."""
         for step in self.steps:
             self._add(step)
-        model = tf_keras.Model(
+        model = QuantizedModel(
             self._pick([self.inputs[i] for i in self.graph.inputs]),
             self._pick([self.tensors[i] for i in self.graph.outputs]),
             name=name,

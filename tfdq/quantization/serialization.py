@@ -20,6 +20,7 @@ from tfdq.quantization.layers import (
     FusedReLU,
 )
 from tfdq.quantization.model_files import UnsafeModelError, check_model_file
+from tfdq.quantization.quantized_model import QuantizedModel
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
     KernelQuantizer,
@@ -45,6 +46,7 @@ _CLASSES = (
     ObservedRangeQuantizer,
     PortableQuantizeWrapper,
     QuantizeWrapper,
+    QuantizedModel,
     *REGULARIZERS.values(),
 )
 

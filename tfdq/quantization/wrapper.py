@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -9,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras import quantize_wrapper
 
+from tfdq.lipschitz.fused_penalties import PenalizedKernel, evaluate_penalties
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
 from tfdq.quantization.grid import Grid
 from tfdq.quantization.layers import FusedKernel
@@ -131,7 +135,7 @@ class QuantizeWrapper(PortableQuantizeWrapper):
             else output.build(self.layer.compute_output_shape(input_shape), "output", self)
         )
         # A Keras model asks a layer with a callable loss for it at every step.
-        if isinstance(self.layer, FusedKernel) and self.layer.penalty is not None:
+        if self.is_penalized:
             self.add_loss(self.penalty)
             if self.layer.penalty_schedule is not None:
                 self._training_calls = self.add_weight(
@@ -174,6 +178,11 @@ class QuantizeWrapper(PortableQuantizeWrapper):
         return _quantize_output(self.quantize_config.output, outputs, False, self._output_variables)
 
     @property
+    def is_penalized(self) -> bool:
+        """Whether the kernel has a penalty."""
+        return isinstance(self.layer, FusedKernel) and self.layer.penalty is not None
+
+    @property
     def _call_takes_training(self) -> bool:
         return bool(self.layer._expects_training_arg)
 
@@ -207,13 +216,19 @@ class QuantizeWrapper(PortableQuantizeWrapper):
 
     def penalty(self) -> tf.Tensor:
         """Return the penalty of the kernel, a scalar."""
+        together = _together.get()
+        value = None if together is None else together.of(self)
+        return evaluate_penalties([self.penalized()])[0] if value is None else value
+
+    def penalized(self) -> PenalizedKernel:
+        """Return the penalty with the kernel that it acts on and, if scheduled, its weight."""
         regularizer = self.layer.penalty
         kernel = self.penalized_kernel(getattr(regularizer, "on", "kernel"))
         if self._training_calls is None:
-            return regularizer(kernel)
+            return PenalizedKernel(regularizer, kernel)
         # The step that the present penalty is part of, from 0; its call has been counted.
         step = tf.maximum(self._training_calls - 1, 0)
-        return regularizer(kernel, self.layer.penalty_schedule(step))
+        return PenalizedKernel(regularizer, kernel, self.layer.penalty_schedule(step))
 
     def output_grid(self) -> Grid | None:
         """Return the int8 grid of the output; None: that of the input.
@@ -240,6 +255,43 @@ class QuantizeWrapper(PortableQuantizeWrapper):
         if self.quantize_config.kernel is None:
             raise ValueError(f"layer {self.name!r} has no quantized kernel")
         return self.quantize_config.kernel.integers(self.layer.trained_kernel)
+
+
+class _Penalties:
+    """The penalties of a model's layers, evaluated together when the first one is asked for."""
+
+    def __init__(self, model: tf_keras.Model) -> None:
+        self._wrappers = {
+            id(layer): layer
+            for layer in model._flatten_layers()
+            if isinstance(layer, QuantizeWrapper) and layer.built and layer.is_penalized
+        }
+        self._values: dict[int, tf.Tensor] = {}
+
+    def of(self, wrapper: QuantizeWrapper) -> tf.Tensor | None:
+        """Return the penalty of a wrapper, a scalar; None if it is not one of the model's."""
+        if id(wrapper) not in self._wrappers:
+            return None
+        if not self._values:
+            values = evaluate_penalties([one.penalized() for one in self._wrappers.values()])
+            self._values = dict(zip(self._wrappers, values, strict=True))
+        return self._values[id(wrapper)]
+
+
+_together: ContextVar[_Penalties | None] = ContextVar("together", default=None)
+
+
+@contextmanager
+def penalties_together(model: tf_keras.Model) -> Iterator[None]:
+    """Let the wrappers of a model, when asked for their penalties, evaluate all in one go.
+
+    For the time of one reading of ``losses``: the values are those of the first request.
+    """
+    token = _together.set(_Penalties(model))
+    try:
+        yield
+    finally:
+        _together.reset(token)
 
 
 @register

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from tfdq.quantization.wrapper import penalties_together
 from tfdq.robustness.catastrophic_overfitting import (
     CatastrophicOverfittingMonitor,
     monitor_examples,
@@ -107,6 +108,12 @@ class AdversarialTraining(tf_keras.Model):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Return what the model in training returns."""
         return self.model(inputs, training=training)
+
+    @property
+    def losses(self) -> list[tf.Tensor]:
+        """The penalties of the model, one pass over all kernels of a shape."""
+        with penalties_together(self):
+            return super().losses
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
         """Compile as any Keras model; the attack ascends the same loss, per example.

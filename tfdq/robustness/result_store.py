@@ -117,7 +117,7 @@ def model_digest(model: Any) -> str | None:
     """
     if isinstance(model, (str, os.PathLike)):
         return hashlib.sha256(Path(model).read_bytes()).hexdigest()[:24]
-    if type(model).__name__ not in ("Functional", "Sequential"):
+    if type(model).__name__ not in ("Functional", "Sequential", "QuantizedModel"):
         return None
     config = json.dumps(model.get_config(), sort_keys=True, default=repr)
     # The default representation of an object holds its address, which is no property of it.
