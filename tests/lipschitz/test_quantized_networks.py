@@ -6,6 +6,7 @@ import tf_keras
 from sklearn.datasets import load_digits
 
 import tfdq
+import tflite_export
 from tfdq import lipschitz
 from tfdq.lipschitz.layer_maps import effective_kernel
 from tflite_export.runtime import Interpreter
@@ -46,6 +47,8 @@ def qat(float_model, digits) -> tf_keras.Model:
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(tf_keras.optimizers.Adam(1e-3), loss, ["accuracy"])
     model.fit(*digits, epochs=1, batch_size=64, verbose=0)
+    # Rounds the biases as the files have them.
+    tflite_export.convert(model, calibration=digits[0][:128], golden=0)
     return model
 
 

@@ -109,6 +109,8 @@ def fitted(name: str, bits: int):
         weight_bits=weight_bits,
         activation_bits=bits,
         first_last_bits=ends,
+        # Of one bit's two levels, the largest value observed is so high that nothing is learnt.
+        activation_range="relu6" if bits == 1 else "moving_average",
         input_range=(0.0, 1.0),
     )
     chosen = np.random.default_rng(bits).permutation(BATCH * steps) % len(data.x_train)

@@ -31,7 +31,13 @@ def one_activation():
     dense = tf_keras.layers.Dense(6, name="dense")
     float_model = tf_keras.Model(image, tf_keras.layers.ReLU(6.0)(dense(image)))
     dense.set_weights([np.eye(6, dtype=np.float32), np.zeros(6, np.float32)])
-    return tfdq.quantize_model(float_model, 0.0, activation_bits=2, input_range=(-10.0, 10.0))
+    return tfdq.quantize_model(
+        float_model,
+        0.0,
+        activation_bits=2,
+        activation_range="relu6",
+        input_range=(-10.0, 10.0),
+    )
 
 
 def test_exact_surrogate_has_the_values_of_the_network(two_bit, sample):
