@@ -38,6 +38,7 @@ def intervals(options: argparse.Namespace, data: Any) -> dict[str, Any]:
         network(data.input_shape, data.classes),
         0.0,
         activation_bits=options.bits,
+        activation_range="relu6",
         input_range=(0.0, 1.0),
     )
     begin, end = options.epochs * 0.1, options.epochs * 0.6
@@ -75,6 +76,7 @@ def smoothing(options: argparse.Namespace, data: Any) -> dict[str, Any]:
         small_cnn(data.input_shape, data.classes),
         target=1.0,
         activation_bits=options.bits,
+        activation_range="relu6",
         input_range=(-3 * sigma, 1 + 3 * sigma),
     )
     model.compile(
