@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tf_keras
 
@@ -125,17 +126,28 @@ def test_one_bit_activations_train(digits: Images) -> None:
     assert history["accuracy"][-1] > 0.7
 
 
-def test_two_replicas_compute_what_one_device_does() -> None:
+@pytest.mark.parametrize(
+    ("activation_range", "tolerance"),
+    # The ends of observed ranges agree up to their last digits, which can tip a value over the edge
+    # of its 4-bit bin.
+    [("relu6", 1e-5), ("moving_average", 1e-3)],
+)
+def test_two_replicas_compute_what_one_device_does(activation_range: str, tolerance: float) -> None:
     script = Path(__file__).with_name("distributed_step.py")
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, str(script), activation_range],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["replicas"] == 2
     assert result["largest_change"] > 0.1
-    assert result["loss"] < 1e-5
-    assert result["change"] < 1e-5
+    assert result["scalars"] < 1e-5
+    assert result["loss"] < tolerance
+    assert result["change"] < tolerance
 
 
 def test_same_seed_same_training(digits: Images) -> None:
