@@ -143,7 +143,7 @@ def pgd_steps(rounds: int = 5, batch: int = 64) -> list[Row]:
     return [Row("PGD-20 / 20 gradients", ratio, "<= 1.05", detail)]
 
 
-def standard_suite(count: int = 48, art_count: int = 8, eps: float = EPS) -> list[Row]:
+def standard_suite(count: int = 96, art_count: int = 4, eps: float = EPS) -> list[Row]:
     """Measure APGD-CE + APGD-T + FAB + Square against pyautoattack and ART's AutoAttack.
 
     All attack the same 4-bit network and images and pass on what is not broken yet. Ours puts the

@@ -25,6 +25,9 @@ def training_steps() -> list[Row]:
     steps = {
         "float": training_step(resnet20()),
         "VQ": training_step(tfdq.quantize_model(model, 0.0, activation_bits=4)),
+        "VQ on [0, 6]": training_step(
+            tfdq.quantize_model(model, 0.0, activation_bits=4, activation_range="relu6")
+        ),
         "DQ": training_step(tfdq.quantize_model(model, 2e-3, activation_bits=4)),
         "DQ (paper)": training_step(
             tfdq.quantize_model(model, 2e-3, on="kernel", target=1.0, activation_bits=4)
@@ -48,6 +51,7 @@ def training_steps() -> list[Row]:
         row("DQ", "VQ", "<= 1.02"),
         row("DQ (paper)", "VQ", "<= 1.02"),
         row("VQ", "tfmot 8-bit QAT", "<= 1.00"),
+        row("VQ on [0, 6]", "tfmot 8-bit QAT", "<= 1.00"),
         row("VQ", "float", "none"),
     ]
 
