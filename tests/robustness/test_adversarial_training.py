@@ -20,6 +20,7 @@ from tfdq.robustness import (
     AdversarialTraining,
     CatastrophicOverfittingMonitor,
     CatastrophicOverfittingWarning,
+    GradientMaskingWarning,
     run_attack,
 )
 
@@ -103,6 +104,7 @@ def test_training_makes_it_robust(
     trainer = trainer_of(model, attack=attack)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CatastrophicOverfittingWarning)
+        warnings.simplefilter("error", GradientMaskingWarning)
         history = trainer.fit(digits.x_train, digits.y_train, batch_size=64, epochs=8, verbose=0)
     plain = run_attack("pgd", float_model, digits.x_test[:300], digits.y_test[:300], 0.1)
     ours = run_attack("pgd", model, digits.x_test[:300], digits.y_test[:300], 0.1)
@@ -110,6 +112,8 @@ def test_training_makes_it_robust(
     assert {"clean_accuracy", "adversarial_accuracy", "accuracy", "loss"} <= set(history.history)
     assert history.history["clean_accuracy"][-1] > history.history["adversarial_accuracy"][-1]
     assert trainer.catastrophic_overfitting == ()
+    # Trained with PGD it is not watched.
+    assert trainer.gradient_masking is (None if attack == "pgd" else False)
 
 
 def test_the_attack_leaves_statistics_and_ranges_alone(digits: Any, float_model: Any) -> None:
@@ -267,7 +271,7 @@ def test_saves_the_trained_model(build_network: Any, digits: Any, tmp_path: Path
 class Gradientless(tf_keras.Model):
     """Hides its gradient on the data and shows it off the data, as FGSM training may learn to."""
 
-    def __init__(self, inner: Any, anchors: np.ndarray) -> None:
+    def __init__(self, inner: Any, anchors: np.ndarray, radius: float = 1e-4) -> None:
         super().__init__()
         self.inner = inner
         flat = tf.constant(anchors.reshape(len(anchors), -1))
@@ -275,7 +279,7 @@ class Gradientless(tf_keras.Model):
         @tf.custom_gradient
         def passing(x: tf.Tensor) -> Any:
             gaps = tf.abs(tf.reshape(x, [tf.shape(x)[0], 1, -1]) - flat[tf.newaxis])
-            near = tf.reduce_min(tf.reduce_max(gaps, axis=2), axis=1) < 1e-4
+            near = tf.reduce_min(tf.reduce_max(gaps, axis=2), axis=1) < radius
             slope = tf.reshape(tf.where(near, 0.0, 1.0), [-1, 1, 1, 1])
             return tf.identity(x), lambda upstream: upstream * slope
 
@@ -300,6 +304,50 @@ def test_catastrophic_overfitting_is_seen(float_model: Any, digits: Any) -> None
     clean = np.mean(float_model(x).numpy().argmax(1) == y)
     assert single == pytest.approx(clean, abs=1e-6)
     assert history.history["monitor_pgd_accuracy"][0] < 0.5 * single
+
+
+def test_hidden_gradients_are_seen_by_a_random_search(float_model: Any, digits: Any) -> None:
+    """Where the gradient vanishes everywhere, PGD breaks little and no step parts from it."""
+    x, y = digits.x_test[:100], digits.y_test[:100]
+    masked = Gradientless(float_model, x, radius=2.0)
+    trainer = AdversarialTraining(masked, eps=0.2)
+    trainer.compile(tf_keras.optimizers.SGD(0.0), LOSS)
+    with pytest.warns(GradientMaskingWarning, match=r"queries of Square") as caught:
+        history = trainer.fit(x, y, epochs=1, verbose=0)
+    assert trainer.gradient_masking is True
+    assert trainer.catastrophic_overfitting == ()
+    # The honest network behind the mask, under an attack that has its gradients.
+    broken = run_attack("pgd", float_model, x, y, 0.2, steps=20)
+    assert history.history["monitor_pgd_accuracy"][0] > broken.robust_accuracy + 0.2
+    search = run_attack("square", float_model, x, y, 0.2, queries=300, batch_size=128)
+    assert f"{search.robust_accuracy:.1%} under 300 queries" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("form", ["softmax", "one-hot", "single output", "diverged"])
+def test_the_random_search_takes_what_training_takes(
+    form: str, float_model: Any, digits: Any
+) -> None:
+    x, y = digits.x_test[:32], digits.y_test[:32]
+    outputs = float_model.output
+    loss: Any = LOSS
+    if form == "softmax":
+        outputs = tf_keras.layers.Lambda(tf.nn.softmax)(outputs)  # not one that is taken off
+        loss = "sparse_categorical_crossentropy"
+    elif form == "one-hot":
+        y = tf_keras.utils.to_categorical(y, 10)
+        loss = tf_keras.losses.CategoricalCrossentropy(from_logits=True)
+    elif form == "single output":
+        outputs = tf_keras.layers.Lambda(lambda scores: scores[:, :1])(outputs)
+        y, loss = (y == 0).astype(np.float32), tf_keras.losses.BinaryCrossentropy(from_logits=True)
+    else:
+        outputs = tf_keras.layers.Lambda(lambda scores: scores * np.nan)(outputs)
+    trainer = AdversarialTraining(tf_keras.Model(float_model.input, outputs), eps=0.1)
+    trainer.compile(tf_keras.optimizers.SGD(0.0), loss)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CatastrophicOverfittingWarning)
+        trainer.fit(x, y, verbose=0)
+    expected = None if form in ("single output", "diverged") else False
+    assert trainer.gradient_masking is expected
 
 
 def test_generators_are_not_used_up(build_network: Any, digits: Any) -> None:
@@ -374,7 +422,9 @@ def test_what_counts_as_a_collapse(
     digits: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monitor = CatastrophicOverfittingMonitor(digits.x_test[:4], digits.y_test[:4], stop=True)
+    monitor = CatastrophicOverfittingMonitor(
+        digits.x_test[:4], digits.y_test[:4], stop=True, queries=0
+    )
     trainer = StubTrainer()
     monitor.set_model(trainer)
     monitor._accuracy = {"single": 0, "pgd": 1}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tfdq.robustness.catastrophic_overfitting import (
         CatastrophicOverfittingMonitor,
         CatastrophicOverfittingWarning,
+        GradientMaskingWarning,
     )
     from tfdq.robustness.evaluation import SUITES, evaluate
     from tfdq.robustness.masking import AuditThresholds, MaskingAudit, audit
@@ -39,6 +40,7 @@ _HOME = {
     "CatastrophicOverfittingMonitor": "tfdq.robustness.catastrophic_overfitting",
     "CatastrophicOverfittingWarning": "tfdq.robustness.catastrophic_overfitting",
     "ErrorAmplification": "tfdq.robustness.amplification",
+    "GradientMaskingWarning": "tfdq.robustness.catastrophic_overfitting",
     "MaskingAudit": "tfdq.robustness.masking",
     "MedianSqueeze": "tfdq.robustness.squeezing",
     "RobustnessReport": "tfdq.robustness.report",
@@ -67,6 +69,7 @@ __all__ = [
     "CatastrophicOverfittingMonitor",
     "CatastrophicOverfittingWarning",
     "ErrorAmplification",
+    "GradientMaskingWarning",
     "MaskingAudit",
     "MedianSqueeze",
     "RobustnessReport",

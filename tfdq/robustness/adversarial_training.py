@@ -36,8 +36,9 @@ class AdversarialTraining(tf_keras.Model):
     - `"pgd"`: a uniform start in the ball, then `steps` steps of `step_size`.
 
     While it trains with a single-step attack it watches for catastrophic overfitting (the attack
-    it trains with seems to do nothing while PGD breaks everything): see
-    `CatastrophicOverfittingMonitor` and the attribute `catastrophic_overfitting`.
+    it trains with seems to do nothing while PGD breaks everything), and at the end it asks a random
+    search whether PGD can be believed: see `CatastrophicOverfittingMonitor` and the attributes
+    `catastrophic_overfitting` and `gradient_masking`.
 
     Args:
         model: The tf_keras model to train, float or quantized; it is trained in place.
@@ -55,6 +56,8 @@ class AdversarialTraining(tf_keras.Model):
         model: The model being trained; `trainer.model.save(...)`, or `trainer.save(...)`, which
             saves that model and not the trainer.
         catastrophic_overfitting: Epochs (from 0) at which it was seen; empty if it never was.
+        gradient_masking: Whether a random search of some hundred queries was stronger than PGD at
+            the end of training; None if it was not asked.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -98,6 +101,7 @@ class AdversarialTraining(tf_keras.Model):
         self.step_size = 2.5 * self.eps / self.steps if step_size is None else float(step_size)
         self.seed = int(seed)
         self.catastrophic_overfitting: tuple[int, ...] = ()
+        self.gradient_masking: bool | None = None
         # With no clean examples in the batch there is no clean accuracy to report.
         self._clean_accuracy = (
             tf_keras.metrics.Mean(name="clean_accuracy") if self.ratio < 1 else None

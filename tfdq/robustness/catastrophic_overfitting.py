@@ -1,4 +1,4 @@
-"""Notice when single-step adversarial training stops training robustness."""
+"""Notice when adversarial training stops training robustness."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ import tensorflow as tf
 import tf_keras
 
 MONITOR_EXAMPLES = 256
+# By how much a short random search must be stronger than PGD for its gradients to count as hidden.
+_MASKING = 0.02
 
 
 class CatastrophicOverfittingWarning(UserWarning):
     """Single-step adversarial training has collapsed: its attack no longer attacks."""
+
+
+class GradientMaskingWarning(UserWarning):
+    """Adversarial training has hidden the gradients instead of moving the decisions."""
 
 
 class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
@@ -29,6 +35,14 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
 
     Adds `monitor_single_step_accuracy` and `monitor_pgd_accuracy` to the epoch's logs.
 
+    PGD can be fooled, too: a quantized network can learn to stand it on plateaus of its loss. So at
+    the end of training Square, which asks no gradients, tries the same examples with a few queries.
+    Where it breaks more of them than PGD does, by 2 points, a `GradientMaskingWarning` says so and
+    `trainer.gradient_masking` is True (else False; None if a diverged network, or one with a single
+    output, could not be asked). Of seven networks trained with R+FGSM on Fashion-MNIST, PGD-20 was
+    stronger than 300 queries on the three that kept 63 % and more in the worst case of the suite,
+    by 2 to 7 points, and weaker on the four that kept 0.4 to 34 %, by 5 to 52.
+
     Args:
         x: Held-out inputs, shape (n, ...), inside the trainer's `clip`; some hundreds do.
         y: Their labels, in the form the loss takes.
@@ -37,6 +51,7 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
         stop: Stop training at the first collapse and put back the weights of the epoch that had
             the best PGD accuracy.
         batch_size: Examples per forward pass.
+        queries: Of Square at the end, for each example; 0 leaves it out.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -54,6 +69,7 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
         gap: float = 0.3,
         stop: bool = False,
         batch_size: int = 128,
+        queries: int = 300,
     ) -> None:
         super().__init__()
         if len(x) == 0 or len(x) != len(y):
@@ -64,12 +80,15 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
             raise ValueError(f"steps of PGD must be at least 2, got {steps}")
         if not 0 < gap < 1:
             raise ValueError(f"gap is a difference of accuracies, in (0, 1); got {gap}")
+        if queries < 0:
+            raise ValueError(f"queries of the random search must be 0 or more, got {queries}")
         self.x = np.asarray(x)
         self.y = np.asarray(y)
         self.steps = int(steps)
         self.gap = float(gap)
         self.stop = stop
         self.batch_size = int(batch_size)
+        self.queries = int(queries)
         self._best = -1.0
         self._best_weights: list[np.ndarray] | None = None
         self._accuracy: dict[str, Any] = {}
@@ -84,7 +103,7 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
                 seed = tf.constant([trainer.seed, 0], tf.int32)
                 x_adv = trainer.perturb(x, y, seed, attack, steps)
                 classes = tf.argmax(trainer.model(x_adv, training=False), axis=-1)
-                labels = tf.argmax(y, -1) if len(y.shape) > 1 and y.shape[-1] > 1 else y
+                labels = tf.argmax(y, -1) if _one_hot(y) else y
                 return tf.equal(tf.reshape(tf.cast(labels, tf.int64), [-1]), classes)
 
             return right
@@ -121,9 +140,51 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Put back the best weights if training was stopped by a collapse."""
+        """Put back the best weights if a collapse stopped the training; ask the random search."""
         if self.stop and self.model.catastrophic_overfitting and self._best_weights is not None:
             self.model.set_weights(self._best_weights)
+        if self.queries == 0:
+            return
+        searched = self._under_random_search()
+        if searched is None:
+            return
+        iterated = self._measure(self._accuracy["monitor_pgd_accuracy"])
+        self.model.gradient_masking = searched < iterated - _MASKING
+        if self.model.gradient_masking:
+            warnings.warn(
+                f"gradient masking: accuracy {iterated:.1%} under PGD-{self.steps}, but "
+                f"{searched:.1%} under {self.queries} queries of Square, which needs no gradients. "
+                "The gradient attacks' figures mean nothing; give a quantized network a Lipschitz "
+                "penalty and an observed range of activations, and audit it (tfdq audit)",
+                GradientMaskingWarning,
+                stacklevel=2,
+            )
+
+    def _under_random_search(self) -> float | None:
+        """Return the accuracy under Square; None for outputs that it cannot attack."""
+        from tfdq.robustness.attacks import run_attack
+        from tfdq.robustness.targets import as_target, looks_like_probabilities
+
+        trainer = self.model
+        x = np.clip(self.x.astype(np.float32), *trainer.clip)
+        few = trainer.model(x[: self.batch_size], training=False).numpy()
+        if few.shape[-1] < 2 or not np.isfinite(few).all():
+            return None
+        found = run_attack(
+            "square",
+            as_target(
+                trainer.model,
+                outputs="probabilities" if looks_like_probabilities(few) else "logits",
+            ),
+            x,
+            self.y.argmax(-1) if _one_hot(self.y) else self.y.reshape(-1),
+            trainer.eps,
+            clip=trainer.clip,
+            batch_size=self.batch_size,
+            seed=trainer.seed,
+            queries=self.queries,
+        )
+        return float(found.robust_accuracy)
 
     def _measure(self, right: Any) -> float:
         hits = 0
@@ -133,6 +194,10 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
             y = tf.convert_to_tensor(self.y[at : at + self.batch_size])
             hits += int(tf.reduce_sum(tf.cast(right(x, y), tf.int32)))
         return hits / len(self.x)
+
+
+def _one_hot(y: Any) -> bool:
+    return len(y.shape) > 1 and y.shape[-1] > 1
 
 
 def monitor_examples(x: Any, y: Any, validation_data: Any) -> tuple[np.ndarray, np.ndarray] | None:
