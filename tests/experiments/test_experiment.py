@@ -13,6 +13,7 @@ import pytest
 
 import tfdq
 from tfdq.cli import main
+from tfdq.data.idx import DEBIAN_FASHION_MNIST
 from tfdq.experiments import measuring, runner
 from tfdq.experiments.estimate import estimate
 from tfdq.experiments.measuring import test_part as part_of
@@ -447,6 +448,8 @@ def test_a_card_is_made_and_checked_again(
     worst = next(robust for robust in card.robust if "square" in robust.attacks)
     assert worst.accuracy == mask(figures["suite"]["eps"]["32"]["worst"]).mean()
     assert card.audit is not None
+    # Of the evaluation, not the defaults: a run's settings are those of its training.
+    assert (card.settings.evaluation.suite_images, card.settings.evaluation.pgd_steps) == (12, 4)
     capsys.readouterr()
     assert status(["zoo", "check", "tiny", "--zoo", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -478,7 +481,11 @@ def test_unknown_and_damaged_cards(tmp_path: Path) -> None:
         read_cards(tmp_path)
 
 
-def test_the_shipped_cards_are_those_of_their_files() -> None:
-    for name in read_cards():
-        card, path = find_card(name)
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == card.sha256
+@pytest.mark.parametrize("name", read_cards())
+def test_the_shipped_cards_hold(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    card, path = find_card(name)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == card.sha256
+    assert path.stat().st_size == card.bytes < 2**20
+    if not DEBIAN_FASHION_MNIST.is_dir() or card.settings.data.name != "fashion_mnist":
+        pytest.skip(f"{card.settings.data.name} is not on this machine")
+    assert status(["zoo", "check", name]) == 0, capsys.readouterr().out

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from tfdq.experiments.settings import RunSettings, Section
+from tfdq.experiments.settings import EvaluationSettings, RunSettings, Section
 
 LARGEST_BYTES = 1 << 20
 CARD_FORMAT: Literal["tfdq model card 1"] = "tfdq model card 1"
@@ -75,7 +75,7 @@ class Card(Section):
         name: of the file, without its suffix.
         bytes: size of the file.
         sha256: of the file.
-        settings: of the run that it comes from.
+        settings: of the run that it comes from, and of the evaluation whose figures these are.
         seed: of that run.
         clean: accuracy of the file on test images.
         robust: its accuracy under attacks; those of the integer twin can be checked again.
@@ -332,7 +332,13 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
         raise ValueError(f"{str(path)!r} has {len(content):,} bytes; at most {LARGEST_BYTES:,}")
     described = json.loads((run / "settings.json").read_text(encoding="utf-8"))
     settings = RunSettings.model_validate(described["settings"])
-    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"dir": None})})
+    settings = settings.model_copy(
+        update={
+            "data": settings.data.model_copy(update={"dir": None}),
+            # The run's settings are those of its training, which can be evaluated in many ways.
+            "evaluation": EvaluationSettings.model_validate(measured["evaluation"]),
+        }
+    )
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     dataset = load_images(settings.data)
     x, y = test_part(dataset, len(measured["tflite"]["clean"]))
