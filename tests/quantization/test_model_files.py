@@ -103,6 +103,15 @@ def _append(config: Config, layer: Config, node: Any) -> None:
     config["config"]["layers"].append({**layer, "name": "odd", "inbound_nodes": [node]})
 
 
+def _called(config: Config, layer: Config) -> None:
+    """Append a layer that is called with a constant in the place of a tensor."""
+    _append(config, layer, [["_CONSTANT_VALUE", -1, "touch run", {}]])
+
+
+def _activation_called(config: Config, function: Config) -> None:
+    _called(config, {"class_name": "Activation", "config": {"activation": function}})
+
+
 ATTACKS: dict[str, tuple[Callable[[Config], None], str]] = {
     "a function as activation": (lambda c: _set_activation(c, FUNCTION), "'system'"),
     "eval as activation": (
@@ -135,6 +144,82 @@ ATTACKS: dict[str, tuple[Callable[[Config], None], str]] = {
             [["_CONSTANT_VALUE", -1, "run", {"contents": "x"}]],
         ),
         "tf.io.write_file",
+    ),
+    # Keras looks one of the names up as registered, and imports by another.
+    "a function under a registered name": (
+        lambda c: _activation_called(c, {**FUNCTION, "registered_name": "tfdq>FusedConv2D"}),
+        "'system'",
+    ),
+    "a function in the place of a class": (
+        lambda c: _set_activation(
+            c, {"module": "keras.utils", "class_name": "get_file", "config": {}}
+        ),
+        "'get_file'",
+    ),
+    "a function in the place of a registered class's": (
+        lambda c: _set_activation(
+            c,
+            {
+                "module": "os",
+                "class_name": "system",
+                "config": {},
+                "registered_name": "tfdq>FusedConv2D",
+            },
+        ),
+        "'system'",
+    ),
+    "a class under a known function's name": (
+        lambda c: _set_activation(
+            c, {"module": "subprocess", "class_name": "Popen", "config": "relu"}
+        ),
+        "module 'subprocess'",
+    ),
+    "another name in the module": (
+        lambda c: _set_activation(
+            c,
+            {
+                "module": "keras.activations",
+                "class_name": "function",
+                "config": "relu",
+                "registered_name": "deserialize",
+            },
+        ),
+        "'relu'",
+    ),
+    "an attribute of an attribute": (
+        lambda c: _set_activation(
+            c, {**FUNCTION, "module": "keras.activations", "config": "tf.load_op_library"}
+        ),
+        "'tf.load_op_library'",
+    ),
+    "a program as module": (
+        lambda c: _append(c, {"module": "tfdq.__main__", "class_name": "Dense", "config": {}}, []),
+        "'tfdq.__main__'",
+    ),
+    "a subclass of a TensorFlow operation": (
+        lambda c: _append(
+            c,
+            {
+                "class_name": "SlicingOpLambda",
+                "config": {"name": "odd", "function": "io.write_file"},
+            },
+            [["_CONSTANT_VALUE", -1, "run", {"contents": "x"}]],
+        ),
+        "tf.io.write_file",
+    ),
+    "a function as type": (
+        lambda c: _append(
+            c,
+            {
+                "class_name": "__typespec__",
+                "spec_name": "write_file",
+                "module": "tensorflow.io",
+                "registered_name": None,
+                "config": ["run", "x"],
+            },
+            [],
+        ),
+        "'write_file'",
     ),
     "a SavedModel inside": (
         lambda c: _append(c, {"class_name": "TFSMLayer", "config": {"filepath": "elsewhere"}}, []),

@@ -37,12 +37,16 @@ def is_keras3_model(model: object) -> bool:
     return isinstance(model, keras.Model)
 
 
+# Bytes; Keras writes less than a hundred.
+_LARGEST_METADATA = 1 << 16
+
+
 def is_keras3_file(path: str | Path) -> bool:
     """Tell whether a file is a `.keras` archive written by Keras 3 (tf_keras writes them too)."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            metadata = json.loads(archive.read("metadata.json"))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+        with zipfile.ZipFile(path) as archive, archive.open("metadata.json") as stored:
+            metadata = json.loads(stored.read(_LARGEST_METADATA))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RecursionError):
         return False
     version = metadata.get("keras_version") if isinstance(metadata, dict) else None
     return isinstance(version, str) and version.split(".")[0] == "3"

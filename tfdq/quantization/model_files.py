@@ -8,8 +8,8 @@ is built.
 
 from __future__ import annotations
 
-import builtins
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -17,14 +17,19 @@ from typing import Any
 
 import h5py
 
+from tfdq.quantization.model_names import (
+    PACKAGES,
+    is_function_module,
+    is_module_of_packages,
+    known_classes,
+    known_functions,
+)
+
 _LARGEST_CONFIG = 64 << 20
 """Bytes of a configuration that are read; that of ResNet-152 has 0.3 MiB."""
 
 _LARGEST_ARCHIVE = 32 << 30
 """Bytes that an archive may hold unpacked."""
-
-_PACKAGES = ("keras", "tf_keras", "tfdq", "tensorflow_model_optimization")
-_FUNCTION_MODULES = ("activations", "initializers", "losses", "metrics", "regularizers", "ops")
 
 _CODE = {
     "Lambda": "Python code",
@@ -38,6 +43,10 @@ _CODE = {
     "InstanceMethod": "a call of a TensorFlow object",
     "InstanceProperty": "an attribute of a TensorFlow object",
 }
+
+_OPERATION_LAYERS = ("TFOpLambda", "SlicingOpLambda")
+# Values and types that Keras writes as objects; they are built from their own contents.
+_VALUES = re.compile(r"__(?!lambda)\w+__|TensorShape|TypeSpec|CompositeTensor")
 
 _OPERATIONS = (
     "__operators__.",
@@ -179,6 +188,8 @@ def _check_configuration(config: Any, is_registered: Callable[[str], bool]) -> N
         kind = item.get("class_name")
         if isinstance(kind, str):
             _check_object(item, kind, is_registered)
+        elif kind is not None:
+            raise UnsafeModelError(f"it names a class by {kind!r}, which is no name")
         elif isinstance(item.get("module"), str):
             _check_module(item["module"], "an object")
 
@@ -187,45 +198,92 @@ def _check_object(item: dict[str, Any], kind: str, is_registered: Callable[[str]
     inner = item.get("config")
     settings = inner if isinstance(inner, dict) else {}
     name = str(settings.get("name") or item.get("name") or kind)
-    short = kind.rpartition(">")[2]
-    if short in _CODE:
-        raise UnsafeModelError(f"its layer {name!r} ({short}) is {_CODE[short]}")
+    registered = item.get("registered_name")
+    for known_as in (kind, registered):
+        short = str(known_as).rpartition(">")[2]
+        if short in _CODE:
+            raise UnsafeModelError(f"its layer {name!r} ({short}) is {_CODE[short]}")
+        if short in _OPERATION_LAYERS:
+            _check_operation(str(settings.get("function")), name)
     if isinstance(settings.get("vocabulary"), str):
         raise UnsafeModelError(f"its layer {name!r} reads the file {settings['vocabulary']!r}")
-    if kind == "TFOpLambda":
-        _check_operation(str(settings.get("function")), name)
     module = item.get("module")
-    registered = item.get("registered_name")
-    function = kind == "function"
-    if any(isinstance(n, str) and is_registered(n) for n in (registered, kind, inner)):
+    if kind == "function":
+        _check_function(inner, module, registered, is_registered)
+    elif kind == "__typespec__":
+        _check_type(item.get("spec_name"), module, registered)
+    elif not _VALUES.fullmatch(kind):
+        _check_class(kind, module, registered, is_registered)
+
+
+def _check_class(
+    kind: str, module: Any, registered: Any, is_registered: Callable[[str], bool]
+) -> None:
+    """Check what Keras makes a class of: the registered name, or the class's in the module.
+
+    Files differ in which of the two counts, so that each has to be good by itself.
+    """
+    known = known_classes()
+
+    def good(name: Any) -> bool:
+        return isinstance(name, str) and (is_registered(name) or name in known)
+
+    if isinstance(registered, str) and is_registered(registered):
+        # Keras writes the name of the class beside it, which need not be registered, too.
+        if good(kind) or kind == registered.rpartition(">")[2] or _is_class_name(kind):
+            return
+    elif good(kind) and (registered is None or ">" in str(registered) or good(registered)):
+        if module is not None and not is_registered(kind):
+            _check_module(str(module), f"the class {kind!r}")
         return
-    if kind == "__typespec__" and isinstance(module, str) and module.startswith("tensorflow."):
-        return
-    if function:
-        _check_function(str(inner), module)
-    elif module is not None and module != "builtins":
+    if module is not None:
         _check_module(str(module), f"the class {kind!r}")
+    raise UnsafeModelError(
+        f"it names the class {kind!r}, which neither Keras nor tfdq has; register a class of your "
+        "own with register_keras_serializable before loading"
+    )
+
+
+def _is_class_name(name: str) -> bool:
+    """Tell a class by the capital letter that it begins with, underscores aside."""
+    return name.isidentifier() and name.lstrip("_")[:1].isupper()
 
 
 def _check_module(module: str, what: str) -> None:
-    if module.split(".")[0] not in _PACKAGES:
+    if not is_module_of_packages(module):
         raise UnsafeModelError(
-            f"it names {what} of the module {module!r}, which is not of {', '.join(_PACKAGES)}; "
+            f"it names {what} of the module {module!r}, which is not of {', '.join(PACKAGES)}; "
             "register a class of your own with register_keras_serializable before loading"
         )
 
 
-def _check_function(name: str, module: Any) -> None:
-    if module in (None, "builtins"):
-        allowed = not hasattr(builtins, name)
-    else:
-        parts = str(module).split(".")
-        allowed = parts[0] in _PACKAGES[:2] and any(part in _FUNCTION_MODULES for part in parts)
-    if not allowed:
+def _check_function(
+    name: Any, module: Any, registered: Any, is_registered: Callable[[str], bool]
+) -> None:
+    """Check what Keras makes a function of: its name alone, or in the module, or the other name."""
+    if isinstance(name, str) and is_registered(name):
+        return
+    known = known_functions()
+    if not (
+        isinstance(name, str)
+        and name in known
+        and (module in (None, "builtins") or is_function_module(str(module)))
+        and (registered in (None, "function") or registered in known)
+    ):
         raise UnsafeModelError(
             f"it names the function {name!r} of the module {module!r}; functions of Keras are "
             "taken, those of others when they are registered with register_keras_serializable"
         )
+
+
+def _check_type(name: Any, module: Any, registered: Any) -> None:
+    """Check a type of tensors, which Keras takes from any module as well."""
+    if not (
+        registered is None
+        and str(module).split(".")[0] == "tensorflow"
+        and re.fullmatch(r"\w*Spec", str(name))
+    ):
+        raise UnsafeModelError(f"it names the type {name!r} of the module {module!r}")
 
 
 def _check_operation(symbol: str, name: str) -> None:

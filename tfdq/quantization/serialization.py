@@ -73,7 +73,8 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> t
     Args:
         path: a ``.keras`` or ``.h5`` file, or (with ``safe_mode=False``) a SavedModel folder.
         safe_mode: refuse files that could run code or reach other files. False: run what is in
-            the file, for files whose origin you trust.
+            the file, for files whose origin you trust. A file of Keras 3 is read in safe mode
+            either way.
         **options: more arguments of ``tf_keras.models.load_model`` (``compile``,
             ``custom_objects``); a ``.keras`` file of Keras 3 takes none and is not compiled, see
             ``tfdq.quantization.keras3.load_keras3``.
