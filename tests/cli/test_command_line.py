@@ -306,3 +306,15 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "the same command" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["zoo"], ["--quiet"]])
+def test_a_call_without_a_command_gets_the_help(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("Usage: tfdq") == 1
+    assert shown.err == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from typing import Any
 
 import pytest
 import typer
@@ -68,11 +69,22 @@ def check_tfdq(arguments: list[str]) -> None:
     for module in pkgutil.iter_modules(tfdq.cli.__path__):
         importlib.import_module(f"tfdq.cli.{module.name}")
     _, (name, *rest) = _shared_first(arguments)
-    if name == "COMMAND" or not rest or rest == ["--help"] or name.startswith("-"):
+    if name == "COMMAND" or name.startswith("-"):
         return
-    group = typer.main.get_command(app)
-    command = group.commands[name]  # type: ignore[attr-defined]
-    command.make_context(f"tfdq {name}", rest)
+    command: Any = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    while hasattr(command, "commands") and rest:
+        name, *rest = rest
+        command = command.commands[name]
+    if rest and rest != ["--help"]:
+        command.make_context(f"tfdq {name}", rest)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["zoo", "nonsense"], ["zoo", "list", "--foo"], ["demo", "--foo"]]
+)
+def test_commands_that_do_not_exist_are_found_out(arguments: list[str]) -> None:
+    with pytest.raises((KeyError, typer.TyperException)):
+        check_tfdq(arguments)
 
 
 def check_tflite_export(arguments: list[str]) -> None:

@@ -112,8 +112,11 @@ def _shared_first(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _usage(error: typer.TyperException, bare: bool) -> int:
     """Say what is wrong with the call; a call without a command gets the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        # It has been printed.
+        return GOOD
     if bare:
-        print(error.format_message())
+        app(args=["--help"], prog_name="tfdq", standalone_mode=False)
         return GOOD
     context = getattr(error, "ctx", None)
     hint = f" (see {context.command_path} --help)" if context is not None else ""

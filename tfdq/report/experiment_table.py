@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,10 +149,24 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
                 f"{suite['target_classes']} classes, Square with {queries:,} queries): an "
                 f"image is lost if one of them breaks it; {suite['images']:,} images."
             )
+            if any(len(found["attacks"]) < len(suite["attacks"]) for found in suites):
+                parts.append("The low-bit attack is left out where a network is not quantized.")
+            of_files = {
+                figure["tflite"]["suite"]["images"]
+                for figure in figures
+                if "suite" in figure.get("tflite", {})
+            }
+            if of_files - {suite["images"]}:
+                counts = " or ".join(f"{count:,}" for count in sorted(of_files))
+                parts.append(f"Worst case of the .tflite: the first {counts} of these images.")
     parts.append(f"In brackets: {interval}.")
     parts.append("Every figure is an upper bound on the true robust accuracy.")
     lines = [" ".join(parts)]
     lines += [f"Data: {source}." for source in sorted(sources)]
+    commits = {figure.get("environment", {}).get("commit") for figure in figures} - {None}
+    if commits:
+        short = sorted(re.sub(r"^([0-9a-f]{10})[0-9a-f]*", r"\1", text) for text in commits)
+        lines.append(f"Sources at commit {', '.join(short)}.")
     diverged = [
         f"{run['variant']} (seed {run['seed']})"
         for run in results["runs"]

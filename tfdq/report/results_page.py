@@ -58,7 +58,7 @@ def page(results: Mapping[str, Mapping[str, Any]], folder: str) -> str:
     lines = [_HEAD.format(folder=folder)]
     claims = [(name, claim) for name, content in results.items() for claim in content["claims"]]
     if claims:
-        lines += ["## What of the paper holds here", ""]
+        lines += ["## What holds here, of the paper and of what we found", ""]
         lines += ["| claim | experiment | under | verdict | worst case |", "|---|---|---|---|---|"]
         for name, claim in claims:
             worst = claim.get("worst_case")

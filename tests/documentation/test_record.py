@@ -1,0 +1,64 @@
+"""What the pages say of the results on record is what the records say."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.documentation.markdown import ROOT
+from tfdq.report.results_page import page, read_results
+
+RESULTS = ROOT / "results"
+
+
+def summary(name: str) -> dict[str, Any]:
+    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content["summary"]  # type: ignore[no-any-return]
+
+
+def cell(metric: dict[str, float]) -> str:
+    return "{mean:.1f} [{low:.1f}, {high:.1f}]".format(
+        **{key: 100 * metric[key] for key in ("mean", "low", "high")}
+    )
+
+
+def test_the_page_of_results_is_up_to_date() -> None:
+    assert page(read_results(RESULTS), "results") == (ROOT / "docs" / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("row", "variant"),
+    [
+        ("vanilla quantization", "VQ"),
+        ("defensive quantization", "DQ"),
+        ("vanilla quantization, trained with R+FGSM", "VQ + R+FGSM training"),
+        ("defensive quantization, trained with R+FGSM", "DQ + R+FGSM training"),
+    ],
+)
+def test_the_table_of_the_readme(row: str, variant: str) -> None:
+    found = summary("levels")[variant]
+    line = f"| {row} | {cell(found['tflite clean'])} | {cell(found['tflite worst@8'])} |"
+    assert line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("row", "variant"),
+    [
+        ("no penalty (VQ)", "VQ, observed range"),
+        ("trained kernel, target 1, 0.002 (the paper's)", "DQ (paper), observed range"),
+        ("deployed, target 1, 0.002", "deployed, target 1, observed range"),
+        ("folded, 1/k, 0.002", "folded, 1/k, observed range"),
+        (
+            "**deployed, 1/k, 0.002: the default**",
+            "deployed, 1/k, observed range, beta 0.002",
+        ),
+        ("deployed, 1/k, 0.005", "deployed, 1/k, observed range, beta 0.005"),
+    ],
+)
+def test_the_ablation_on_observed_ranges(row: str, variant: str) -> None:
+    found = summary("lipschitz_ablation")[variant]
+    means = " | ".join(f"{100 * found[key]['mean']:.1f}" for key in ("clean", "fgsm@8", "pgd@8"))
+    line = f"| {row} | {means} | {cell(found['worst@8'])} |"
+    assert line in (ROOT / "docs" / "lipschitz.md").read_text(encoding="utf-8").splitlines()
