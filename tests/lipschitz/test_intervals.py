@@ -91,6 +91,35 @@ def test_no_input_within_a_radius_changes_the_class(network, kernels) -> None:
     assert np.any(certified > 0)
 
 
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+def test_every_input_of_a_network_of_two_pixels_agrees(kernels) -> None:
+    """All 65,536 inputs are run; certified boxes of 500 of them hold one class only."""
+    values = np.arange(-128, 128)
+    everything = np.stack(np.meshgrid(values, values, indexing="ij"), -1).reshape(-1, 1, 2, 1)
+    reached, tight = 0, 0
+    for seed in range(3):
+        graph = GraphBuilder((1, 2, 1), seed).conv(4).flatten().dense(3, 0.02).graph
+        outputs = run(graph, [everything.astype(np.int8)], kernels)[graph.outputs[0]]
+        classes = np.argmax(outputs, axis=1).reshape(256, 256)
+        centres = np.random.default_rng(seed).integers(0, 256, (500, 2))
+        x = centres.reshape(-1, 1, 2, 1).astype(np.float32) / 255
+        found = interval_certificate(
+            graph, x, classes[tuple(centres.T)], max_steps=256, kernels=kernels
+        )
+        assert found.clean_accuracy == 1.0
+        for (row, column), radius in zip(centres, np.rint(found.radius * 255), strict=True):
+            steps = int(radius)
+            box, wider = (
+                classes[max(row - n, 0) : row + n + 1, max(column - n, 0) : column + n + 1]
+                for n in (steps, steps + 1)
+            )
+            assert np.all(box == classes[row, column])
+            reached += steps > 0
+            tight += bool(np.any(wider != classes[row, column]))
+    assert reached > 500
+    assert tight > 20
+
+
 def test_wrong_bounds_are_caught(monkeypatch) -> None:
     """The same comparison fails for intervals that are a tenth too narrow."""
     from tfdq.lipschitz import intervals

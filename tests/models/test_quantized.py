@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import tfdq
 import tflite_export
@@ -35,9 +36,21 @@ def test_quantizes_and_trains(build):
             assert np.any(gradient), weight.name
 
 
-@pytest.mark.parametrize("name", ["wide_resnet convex", "mobilenet_v2"])
-def test_exports(name):
-    model = tfdq.quantize_model(BUILDERS[name](), activation_bits=4)
+def three_branches():
+    layers = tf_keras.layers
+    image = layers.Input((8, 8, 3))
+    branches = [
+        layers.Conv2D(4, size, padding="same", activation="relu")(image) for size in (1, 2, 3)
+    ]
+    x = layers.Flatten()(tfdq.ConvexCombination()(branches))
+    return tf_keras.Model(image, layers.Dense(10)(x))
+
+
+@pytest.mark.parametrize(
+    "build", [*BUILDERS.values(), three_branches], ids=[*BUILDERS, "three branches"]
+)
+def test_exports(build):
+    model = tfdq.quantize_model(build(), activation_bits=4)
     rng = np.random.default_rng(0)
     # Several batches: the observed ranges are then no multiples of one pooled pixel, whose means
     # would be ties of rounding.
