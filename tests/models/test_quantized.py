@@ -46,11 +46,9 @@ def three_branches():
     return tf_keras.Model(image, layers.Dense(10)(x))
 
 
-@pytest.mark.parametrize(
-    "build", [*BUILDERS.values(), three_branches], ids=[*BUILDERS, "three branches"]
-)
-def test_exports(build):
-    model = tfdq.quantize_model(build(), activation_bits=4)
+@pytest.mark.parametrize("name", ["wide_resnet convex", "mobilenet_v2"])
+def test_exports(name):
+    model = tfdq.quantize_model(BUILDERS[name](), activation_bits=4)
     rng = np.random.default_rng(0)
     # Several batches: the observed ranges are then no multiples of one pooled pixel, whose means
     # would be ties of rounding.
@@ -60,6 +58,23 @@ def test_exports(build):
     # Raises unless the file's integers are those of the trained model.
     exported = tflite_export.convert(model, calibration=images)
     assert tflite_export.integer_only(exported.content)
+
+
+@pytest.mark.parametrize(
+    "build", [*BUILDERS.values(), three_branches], ids=[*BUILDERS, "three branches"]
+)
+def test_exports_to_the_integers_of_its_twin(build):
+    """No more than a step from the model anywhere: sums of three branches are rounded twice."""
+    model = tfdq.quantize_model(build(), activation_bits=4)
+    images = np.random.default_rng(0).random((32, *model.input_shape[1:]), np.float32)
+    model(images, training=True)
+    exported = tflite_export.convert(model, calibration=images, min_agreement=0.0)
+    assert tflite_export.integer_only(exported.content)
+    twin = exported.twin().integers(images).numpy()
+    np.testing.assert_array_equal(twin, exported.interpreter().integers(images))
+    worst = exported.parity.worst_layer()
+    assert worst is not None
+    assert worst.largest <= 1
 
 
 def test_convex_residuals_do_not_expand():

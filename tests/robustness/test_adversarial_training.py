@@ -328,7 +328,10 @@ def test_the_random_search_takes_what_training_takes(
     form: str, float_model: Any, digits: Any
 ) -> None:
     x, y = digits.x_test[:32], digits.y_test[:32]
-    outputs = float_model.output
+    # A copy: gradients that are not numbers spoil the weights at any learning rate.
+    network = tf_keras.models.clone_model(float_model)
+    network.set_weights(float_model.get_weights())
+    outputs = network.output
     loss: Any = LOSS
     if form == "softmax":
         outputs = tf_keras.layers.Lambda(tf.nn.softmax)(outputs)  # not one that is taken off
@@ -341,7 +344,7 @@ def test_the_random_search_takes_what_training_takes(
         y, loss = (y == 0).astype(np.float32), tf_keras.losses.BinaryCrossentropy(from_logits=True)
     else:
         outputs = tf_keras.layers.Lambda(lambda scores: scores * np.nan)(outputs)
-    trainer = AdversarialTraining(tf_keras.Model(float_model.input, outputs), eps=0.1)
+    trainer = AdversarialTraining(tf_keras.Model(network.input, outputs), eps=0.1)
     trainer.compile(tf_keras.optimizers.SGD(0.0), loss)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CatastrophicOverfittingWarning)
