@@ -13,7 +13,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 
@@ -66,6 +66,14 @@ _MORE_OPERATIONS = frozenset(
     compat.v1.transpose compat.v1.squeeze compat.v1.expand_dims compat.v1.shape
     """.split()  # noqa: SIM905 (a table of words)
 )
+
+
+class _Names(NamedTuple):
+    """What a configuration may name."""
+
+    is_registered: Callable[[str], bool]
+    classes: frozenset[str]
+    functions: frozenset[str]
 
 
 class UnsafeModelError(ValueError):
@@ -181,20 +189,21 @@ def _parsed(text: str | bytes, path: str | Path) -> Any:
 
 def _check_configuration(config: Any, is_registered: Callable[[str], bool]) -> None:
     """Check every class and function that a configuration names."""
+    names = _Names(is_registered, known_classes(), known_functions())
     for item in _dictionaries(config):
         for layer in item.get("layers", ()) if isinstance(item.get("layers"), list) else ():
             if isinstance(layer, dict) and layer.get("class_name") == "function":
                 raise UnsafeModelError(f"the function {layer.get('config')!r} is one of its layers")
         kind = item.get("class_name")
         if isinstance(kind, str):
-            _check_object(item, kind, is_registered)
+            _check_object(item, kind, names)
         elif kind is not None:
             raise UnsafeModelError(f"it names a class by {kind!r}, which is no name")
         elif isinstance(item.get("module"), str):
             _check_module(item["module"], "an object")
 
 
-def _check_object(item: dict[str, Any], kind: str, is_registered: Callable[[str], bool]) -> None:
+def _check_object(item: dict[str, Any], kind: str, names: _Names) -> None:
     inner = item.get("config")
     settings = inner if isinstance(inner, dict) else {}
     name = str(settings.get("name") or item.get("name") or kind)
@@ -209,31 +218,28 @@ def _check_object(item: dict[str, Any], kind: str, is_registered: Callable[[str]
         raise UnsafeModelError(f"its layer {name!r} reads the file {settings['vocabulary']!r}")
     module = item.get("module")
     if kind == "function":
-        _check_function(inner, module, registered, is_registered)
+        _check_function(inner, module, registered, names)
     elif kind == "__typespec__":
         _check_type(item.get("spec_name"), module, registered)
     elif not _VALUES.fullmatch(kind):
-        _check_class(kind, module, registered, is_registered)
+        _check_class(kind, module, registered, names)
 
 
-def _check_class(
-    kind: str, module: Any, registered: Any, is_registered: Callable[[str], bool]
-) -> None:
+def _check_class(kind: str, module: Any, registered: Any, names: _Names) -> None:
     """Check what Keras makes a class of: the registered name, or the class's in the module.
 
     Files differ in which of the two counts, so that each has to be good by itself.
     """
-    known = known_classes()
 
     def good(name: Any) -> bool:
-        return isinstance(name, str) and (is_registered(name) or name in known)
+        return isinstance(name, str) and (names.is_registered(name) or name in names.classes)
 
-    if isinstance(registered, str) and is_registered(registered):
+    if isinstance(registered, str) and names.is_registered(registered):
         # Keras writes the name of the class beside it, which need not be registered, too.
         if good(kind) or kind == registered.rpartition(">")[2] or _is_class_name(kind):
             return
     elif good(kind) and (registered is None or ">" in str(registered) or good(registered)):
-        if module is not None and not is_registered(kind):
+        if module is not None and not names.is_registered(kind):
             _check_module(str(module), f"the class {kind!r}")
         return
     if module is not None:
@@ -257,18 +263,15 @@ def _check_module(module: str, what: str) -> None:
         )
 
 
-def _check_function(
-    name: Any, module: Any, registered: Any, is_registered: Callable[[str], bool]
-) -> None:
+def _check_function(name: Any, module: Any, registered: Any, names: _Names) -> None:
     """Check what Keras makes a function of: its name alone, or in the module, or the other name."""
-    if isinstance(name, str) and is_registered(name):
+    if isinstance(name, str) and names.is_registered(name):
         return
-    known = known_functions()
     if not (
         isinstance(name, str)
-        and name in known
+        and name in names.functions
         and (module in (None, "builtins") or is_function_module(str(module)))
-        and (registered in (None, "function") or registered in known)
+        and (registered in (None, "function") or registered in names.functions)
     ):
         raise UnsafeModelError(
             f"it names the function {name!r} of the module {module!r}; functions of Keras are "
