@@ -71,16 +71,17 @@ def test_spsa_estimates_the_gradient_of_a_linear_margin(linear):
 
 
 def test_spsa_comes_near_pgd_without_gradients(float_model, sample):
-    x, y = sample.x[:60], sample.y[:60]
+    # Its steps are those of a user; half of them leave it up to 0.17 behind on such networks.
+    x, y = sample.x[:120], sample.y[:120]
 
     def predict(images):
         return float_model(images, training=False).numpy()
 
-    spsa = run_attack("spsa", predict, x, y, 0.1, steps=20)
+    spsa = run_attack("spsa", predict, x, y, 0.1)
     pgd = run_attack("pgd", float_model, x, y, 0.1)
     assert spsa.gradients.sum() == 0
     assert spsa.robust_accuracy <= pgd.robust_accuracy + 0.1
-    assert spsa.queries.max() <= 2 + 20 * 129
+    assert spsa.queries.max() <= 2 + 40 * 129
 
 
 def test_adam_is_keras_adam_on_every_image_alone():
