@@ -66,6 +66,14 @@ DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Measure one step; say how long it takes, how much memory."),
 ]
+KnownOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--known",
+        help="A results.json of an earlier experiment: what it has figures of is not done again; "
+        "may be repeated.",
+    ),
+]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Folder of the results in --out; the recipe's name.")
 ]
@@ -130,6 +138,7 @@ def reproduce(
     scale_batch: ScaleBatchOption = False,
     mixed_precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    known: KnownOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -153,6 +162,7 @@ def reproduce(
         strategy,
         scale_batch,
         threads,
+        known,
         dry_run,
         as_json,
     )
@@ -183,6 +193,7 @@ def sweep(
     scale_batch: ScaleBatchOption = False,
     mixed_precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    known: KnownOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -200,6 +211,7 @@ def sweep(
         strategy,
         scale_batch,
         threads,
+        known,
         dry_run,
         as_json,
     )
@@ -246,10 +258,12 @@ def _run(
     strategy: str,
     scale_batch: bool,
     threads: int | None,
+    known: list[Path] | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Run a recipe and write and print its results."""
+    from tfdq.experiments.known_results import KnownResults
     from tfdq.experiments.results import write_results
     from tfdq.experiments.resumable import prepare_process
     from tfdq.experiments.runner import Experiment
@@ -260,7 +274,8 @@ def _run(
     output.after_interrupt = "what was finished is kept; the same command goes on there"
     count = seeds or recipe.content.seeds
     chosen = range(first_seed, first_seed + count)
-    experiment = Experiment(recipe, out, chosen, machines, scale_batch, _tell)
+    earlier = KnownResults(known) if known else None
+    experiment = Experiment(recipe, out, chosen, machines, scale_batch, _tell, earlier)
     if dry_run:
         from tfdq.experiments.estimate import estimate
 

@@ -114,7 +114,7 @@ def estimate(experiment: Experiment) -> Estimate:
     Nothing is written but the experiment's folder.
     """
     units = experiment.units()
-    left = [unit for unit in units if not unit.result(experiment.out).exists()]
+    left = experiment.pending()
     groups: dict[str, list[Unit]] = {}
     for unit in left:
         groups.setdefault(_cost_key(unit), []).append(unit)

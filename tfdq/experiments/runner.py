@@ -18,6 +18,7 @@ import tf_keras
 from tfdq.data import Dataset, steps_per_epoch
 from tfdq.experiments.blackbox import transfer
 from tfdq.experiments.folder import BusyError, hold, join_folder, write_json
+from tfdq.experiments.known_results import KnownResults
 from tfdq.experiments.measuring import Measurement
 from tfdq.experiments.networks import build, load_images
 from tfdq.experiments.recipe import OTHER_SEED, Recipe, Transfer, Variant
@@ -71,10 +72,12 @@ class Experiment:
         machines: the devices.
         scale_batch: multiply batch and learning rate by the number of devices.
         tell: called with a note as it goes on.
+        known: figures on record; what is among them is neither trained nor measured again.
 
     Raises:
         ValueError: a setting does not fit the data, the model or the devices; the folder holds
-            something else.
+            something else; known figures for a recipe with a black-box attack, which needs the
+            networks themselves.
         FileNotFoundError: a data set is not there; says what to run.
         OSError: the folder can't be written.
     """
@@ -87,6 +90,7 @@ class Experiment:
         machines: Machines,
         scale_batch: bool = False,
         tell: Callable[[str], None] = lambda note: None,
+        known: KnownResults | None = None,
     ) -> None:
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= OTHER_SEED:
             raise ValueError(f"seeds must differ and lie in 0..{OTHER_SEED - 1}, got {list(seeds)}")
@@ -98,6 +102,12 @@ class Experiment:
             recipe = Recipe(recipe.name, recipe.content, recipe.setup, variants, recipe.overrides)
         self.recipe, self.seeds, self.machines = recipe, tuple(seeds), machines
         self.tell = tell
+        self._known = known or KnownResults()
+        if known is not None and self.transfer is not None:
+            raise ValueError(
+                f"recipe {recipe.name!r} has a black-box attack, which needs the networks "
+                "themselves: known results can't stand for them; leave --known out"
+            )
         self._images: dict[DataSettings, Dataset] = {}
         self._check()
         self.out = join_folder(out, KIND) if machines.chief else Path(out)
@@ -150,9 +160,20 @@ class Experiment:
         names = () if wanted is None else wanted.surrogates
         return [v for v in self.recipe.variants if v.name in names or v.group in names]
 
+    def pending(self) -> list[Unit]:
+        """Return the units whose figures are neither in the folder nor known from elsewhere."""
+        return [
+            unit
+            for unit in self.units()
+            if not unit.result(self.out).exists() and self._known_run(unit) is None
+        ]
+
+    def _known_run(self, unit: Unit) -> dict[str, Any] | None:
+        return self._known.find(unit.variant.settings, unit.seed)
+
     def run(self) -> None:
         """Do all units that are not done; waits for those that other processes are at."""
-        pending = [unit for unit in self.units() if not unit.result(self.out).exists()]
+        pending = self.pending()
         while pending:
             left = []
             for unit in pending:
@@ -258,3 +279,5 @@ class Experiment:
                     json.loads(record.read_text(encoding="utf-8")),
                     json.loads(result.read_text(encoding="utf-8")),
                 )
+            elif (run := self._known_run(unit)) is not None:
+                yield unit, run["training"], run["figures"]

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.experiments.known_results import FORMAT
 from tfdq.experiments.recipe import Claim
 from tfdq.experiments.runner import Experiment
 from tfdq.robustness.statistics import holm, mcnemar, wilson
 from tfdq.robustness.versions import package_versions
 
-FORMAT = "tfdq experiment"
 FORMAT_VERSION = 1
 SIGNIFICANT = 0.05
 

@@ -1,0 +1,64 @@
+"""Networks that an earlier results file has figures of: a larger experiment goes on from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tfdq.experiments.settings import EvaluationSettings, RunSettings
+
+FORMAT = "tfdq experiment"
+
+
+class KnownResults:
+    """The runs of some ``results.json`` files, found again by what they depend on.
+
+    Args:
+        paths: the files; where two have the same run, the first one's stands.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file is no results file of an experiment.
+    """
+
+    def __init__(self, paths: Iterable[str | Path] = ()) -> None:
+        self._runs: dict[str, list[dict[str, Any]]] = {}
+        for path in paths:
+            for run in _runs(Path(path)):
+                self._runs.setdefault(run["training_key"], []).append(run)
+
+    def find(self, settings: RunSettings, seed: int) -> dict[str, Any] | None:
+        """Return the run that was trained with a seed and measured just as asked; None: no such.
+
+        Args:
+            settings: of the training and of the evaluation.
+            seed: of everything.
+        """
+        wanted = settings.evaluation_key()
+        for run in self._runs.get(settings.training_key(seed), ()):
+            measured = EvaluationSettings.model_validate(run["figures"]["evaluation"])
+            if settings.model_copy(update={"evaluation": measured}).evaluation_key() == wanted:
+                return run
+        return None
+
+
+def _runs(path: Path) -> list[dict[str, Any]]:
+    """Read a file and check what is going to be used of it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no results file {str(path)!r}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}")
+        runs: list[dict[str, Any]] = content["runs"]
+        for run in runs:
+            if not isinstance(run["training_key"], str) or not isinstance(run["training"], dict):
+                raise ValueError("a run in it has no training")
+            EvaluationSettings.model_validate(run["figures"]["evaluation"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} is no results.json of `tfdq reproduce` or `tfdq sweep`: {error}"
+        ) from error
+    return runs
