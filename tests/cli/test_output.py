@@ -76,16 +76,47 @@ def _command_that(monkeypatch: pytest.MonkeyPatch, error: BaseException | Warnin
     monkeypatch.setattr("tfdq.cli.commands.open_model", fail)
 
 
-@pytest.mark.parametrize("error", [AttributeError("no x"), ZeroDivisionError("1/0")])
+# Raised here, not by a raise statement of ours: the last three say nothing about the input.
+@pytest.mark.parametrize(
+    "error",
+    [
+        AttributeError("no x"),
+        ZeroDivisionError("1/0"),
+        TypeError("got 3 arguments"),
+        KeyError("x"),
+        RuntimeError("out of streams"),
+    ],
+)
 def test_a_fault_is_one_line_and_status_3(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _command_that(monkeypatch, error)
     assert tfdq("run", "x.keras") == 3
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {type(error).__name__}: {error}")
+    assert said.startswith(f"error: {type(error).__name__}: {error.args[0]}")
     assert "--debug" in said
     assert said.count("\n") == 1
+
+
+def test_pythons_own_error_over_our_code_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tfdq.data import steps_per_epoch
+
+    monkeypatch.setattr("tfdq.cli.commands.open_model", lambda *_: steps_per_epoch(None, 0))
+    assert tfdq("run", "x.keras") == 3
+    assert "a fault of tfdq" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [TypeError, KeyError, RuntimeError])
+def test_an_error_that_we_raise_is_about_the_input(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours: dict[str, object] = {"__name__": "tfdq.elsewhere", "kind": kind}
+    exec("def fail(*_):\n    raise kind('give another')", ours)
+    monkeypatch.setattr("tfdq.cli.commands.open_model", ours["fail"])
+    assert tfdq("run", "x.keras") == 2
+    assert capsys.readouterr().err == "error: give another\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import sys
 from collections.abc import Sequence
@@ -130,9 +131,7 @@ def _report(error: Exception) -> int:
     text = " ".join(text.split()) or type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         text = f"out of memory; lower --batch-size or --limit ({text[:200]})"
-    elif not isinstance(
-        error, (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError)
-    ):
+    elif not isinstance(error, (ValueError, OSError, ImportError)) and not _is_ours(error):
         print(
             f"error: {type(error).__name__}: {text} (a fault of tfdq or of a library: please "
             "report it with the output of the same command with --debug)",
@@ -141,3 +140,19 @@ def _report(error: Exception) -> int:
         return FAULT
     print(f"error: {text}", file=sys.stderr)
     return MISTAKE
+
+
+def _is_ours(error: Exception) -> bool:
+    """Return whether a raise statement of this project raised it: that is about what was given.
+
+    A TypeError that Python raised over our code, or a RuntimeError out of a library, is a fault.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    code = trace.tb_frame.f_code.co_code
+    package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    raised = dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"
+    return raised and package in ("tfdq", "tflite_export")
