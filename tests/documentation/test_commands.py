@@ -25,7 +25,8 @@ LANGUAGES = {
     "math",
     "text",
 }
-BLOCKS = [block for page in pages() for block in blocks(page)]
+BESIDE = ["edge/README.md", "zoo/README.md", "CONTRIBUTING.md", "SECURITY.md"]
+BLOCKS = [block for page in [*pages(), *BESIDE] for block in blocks(page)]
 COMMANDS = [
     pytest.param(command, id=f"{block.page}:{block.line}: {' '.join(command)[:60]}")
     for block in BLOCKS
@@ -37,6 +38,7 @@ COMMANDS = [
 def test_there_are_commands() -> None:
     programs = {command.values[0][0] for command in COMMANDS}  # type: ignore[index]
     assert {"tfdq", "python", "pip", "make"} <= programs
+    assert {"README.md", "edge/README.md"} <= {block.page for block in BLOCKS}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.page}:{block.line}")
