@@ -55,10 +55,19 @@ def test_the_table_of_the_readme(row: str, variant: str) -> None:
             "deployed, 1/k, observed range, beta 0.002",
         ),
         ("deployed, 1/k, 0.005", "deployed, 1/k, observed range, beta 0.005"),
+        ("conv_orthogonal, target 1, 0.005", "conv_orthogonal, target 1, observed range"),
+        ("srip, 1/k, 0.05", "srip, 1/k, observed range"),
+        ("spectral, 1/k, 0.05", "spectral, 1/k, observed range"),
+        ("8 bits, no penalty", "VQ, 8 bits, observed range"),
+        ("8 bits, deployed, 1/k, 0.002", "deployed, 1/k, 8 bits, observed range"),
+        ("2 bits, no penalty", "VQ, 2 bits, observed range"),
+        ("2 bits, deployed, 1/k, 0.002", "deployed, 1/k, 2 bits, observed range"),
     ],
 )
 def test_the_ablation_on_observed_ranges(row: str, variant: str) -> None:
     found = summary("lipschitz_ablation")[variant]
     means = " | ".join(f"{100 * found[key]['mean']:.1f}" for key in ("clean", "fgsm@8", "pgd@8"))
-    line = f"| {row} | {means} | {cell(found['worst@8'])} |"
+    audits = json.loads((ROOT / "results" / "lipschitz_ablation.json").read_text())["audits"]
+    passed = sum(not failed for failed in audits[variant].values())
+    line = f"| {row} | {means} | {cell(found['worst@8'])} | {passed} of {len(audits[variant])} |"
     assert line in (ROOT / "docs" / "lipschitz.md").read_text(encoding="utf-8").splitlines()

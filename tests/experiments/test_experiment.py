@@ -25,6 +25,7 @@ from tfdq.experiments.runner import Experiment
 from tfdq.experiments.strategy import open_machines
 from tfdq.experiments.summary import mask
 from tfdq.experiments.zoo import copy_file, find_card, read_cards
+from tfdq.report.experiment_table import as_markdown
 from tfdq.report.results_page import page, read_results, write_page
 from tfdq.robustness import attack
 from tflite_export import Interpreter
@@ -518,6 +519,9 @@ def test_known_results_stand_for_their_networks(done: Done, tmp_path: Path) -> N
     assert len(list((experiment.out / "runs").iterdir())) == 1
     results, _ = write_results(experiment, "more", "tfdq reproduce more.toml")
     assert results["missing"] == []
+    note = "What `--known` names had been measured before"
+    assert note not in as_markdown(results)
+    assert note in as_markdown({**results, "command": "tfdq reproduce more.toml --known a.json"})
     for variant, summary in done.results["summary"].items():
         known_metrics = {k: v for k, v in summary.items() if not k.startswith("transfer")}
         assert results["summary"][variant] == known_metrics

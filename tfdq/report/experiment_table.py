@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -167,6 +168,11 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
     if commits:
         short = sorted(re.sub(r"^([0-9a-f]{10})[0-9a-f]*", r"\1", text) for text in commits)
         lines.append(f"Sources at commit {', '.join(short)}.")
+    if "--known" in shlex.split(results["command"]):
+        lines.append(
+            "What `--known` names had been measured before, with the settings of this experiment; "
+            "the command without it measures everything."
+        )
     diverged = [
         f"{run['variant']} (seed {run['seed']})"
         for run in results["runs"]
