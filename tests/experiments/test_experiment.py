@@ -16,7 +16,6 @@ from tfdq.cli import main
 from tfdq.data.idx import DEBIAN_FASHION_MNIST
 from tfdq.experiments import measuring, runner
 from tfdq.experiments.estimate import estimate
-from tfdq.experiments.known_results import KnownResults
 from tfdq.experiments.measuring import test_part as part_of
 from tfdq.experiments.networks import load_images, weights_digest
 from tfdq.experiments.recipe import OTHER_SEED, load_recipe
@@ -25,7 +24,6 @@ from tfdq.experiments.runner import Experiment
 from tfdq.experiments.strategy import open_machines
 from tfdq.experiments.summary import mask
 from tfdq.experiments.zoo import copy_file, find_card, read_cards
-from tfdq.report.experiment_table import as_markdown
 from tfdq.report.results_page import page, read_results, write_page
 from tfdq.robustness import attack
 from tflite_export import Interpreter
@@ -491,69 +489,3 @@ def test_the_shipped_cards_hold(name: str, capsys: pytest.CaptureFixture[str]) -
     if not DEBIAN_FASHION_MNIST.is_dir() or card.settings.data.name != "fashion_mnist":
         pytest.skip(f"{card.settings.data.name} is not on this machine")
     assert status(["zoo", "check", name]) == 0, capsys.readouterr().out
-
-
-def test_known_results_stand_for_their_networks(done: Done, tmp_path: Path) -> None:
-    text = RECIPE.replace('[transfer]\nsurrogates = ["float"]\nimages = 40\n', "")
-    recipe = tmp_path / "more.toml"
-    # Everything of before, and five bits measured on fewer images: other figures.
-    recipe.write_text(
-        text + '[[variants]]\nname = "anew"\nset = { quantization = { activation_bits = 5 }, '
-        "evaluation = { images = 20, tflite_images = 0, audit_images = 0, amplification = [] } }\n"
-    )
-    known = KnownResults([done.folder / "results.json"])
-    notes: list[str] = []
-    experiment = Experiment(
-        load_recipe(recipe),
-        tmp_path / "out",
-        (0,),
-        done.experiment.machines,
-        tell=notes.append,
-        known=known,
-    )
-    assert [unit.title for unit in experiment.pending()] == ["anew, seed 0"]
-    assert estimate(experiment).done == 5
-    experiment.run()
-    assert {note.partition(":")[0] for note in notes} == {"anew, seed 0"}
-    # Nothing but the new network was written, and the old ones stand in the results as they did.
-    assert len(list((experiment.out / "runs").iterdir())) == 1
-    results, _ = write_results(experiment, "more", "tfdq reproduce more.toml")
-    assert results["missing"] == []
-    note = "What `--known` names had been measured before"
-    assert note not in as_markdown(results)
-    assert note in as_markdown({**results, "command": "tfdq reproduce more.toml --known a.json"})
-    for variant, summary in done.results["summary"].items():
-        known_metrics = {k: v for k, v in summary.items() if not k.startswith("transfer")}
-        assert results["summary"][variant] == known_metrics
-    assert results["audits"].items() >= done.results["audits"].items()
-    assert results["claims"] == done.results["claims"]
-    # A file that went on from another is as good as that one.
-    assert known.find(experiment.recipe.variant("anew").settings, 0) is None
-    again = KnownResults([experiment.out / "more" / "results.json"])
-    assert again.find(experiment.recipe.variant("anew").settings, 0) is not None
-    assert again.find(experiment.recipe.variant("anew").settings, 1) is None
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "there is no results file"),
-        ("{", "is no results.json"),
-        ('{"format": "another"}', "its format is 'another'"),
-        ('{"format": "tfdq experiment", "runs": [{"training_key": 3, "training": {}}]}', "a run"),
-    ],
-)
-def test_what_is_no_results_file(tmp_path: Path, content: str | None, message: str) -> None:
-    path = tmp_path / "results.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        KnownResults([path])
-
-
-def test_known_results_have_no_networks_to_attack_with(
-    recipe_file: Path, done: Done, tmp_path: Path
-) -> None:
-    known = KnownResults([done.folder / "results.json"])
-    with pytest.raises(ValueError, match="leave --known out"):
-        Experiment(load_recipe(recipe_file), tmp_path, (0,), done.experiment.machines, known=known)

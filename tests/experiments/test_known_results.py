@@ -1,0 +1,140 @@
+"""An experiment that goes on from results on record does the rest only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfdq.experiments.estimate import estimate
+from tfdq.experiments.known_results import KnownResults
+from tfdq.experiments.recipe import load_recipe
+from tfdq.experiments.results import write_results
+from tfdq.experiments.runner import Experiment
+from tfdq.experiments.strategy import open_machines
+from tfdq.report.experiment_table import as_markdown
+
+RECIPE = """
+title = "Two widths"
+paper = "It has no such table."
+[data]
+name = "digits"
+train_images = 200
+[model]
+options = { width = 4 }
+[training]
+epochs = 1
+batch_size = 50
+[evaluation]
+epsilons = [32]
+attacks = ["fgsm"]
+images = 40
+suite = "none"
+suite_images = 0
+export = false
+[[variants]]
+name = "float"
+set = { quantization = { activation_bits = 0 }, penalty = { beta = 0.0 } }
+[[variants]]
+name = "DQ"
+[[claims]]
+text = "the float network is better"
+better = "float"
+worse = "DQ"
+metric = "fgsm"
+[figure]
+kind = "bars"
+"""
+MORE = """
+[[variants]]
+name = "fewer images"
+set = { evaluation = { images = 20 } }
+"""
+BLACK_BOX = """
+[transfer]
+surrogates = ["float"]
+images = 40
+"""
+NOTE = "What `--known` names had been measured before"
+
+
+def _experiment(folder: Path, text: str, **settings: Any) -> Experiment:
+    recipe = folder / "recipe.toml"
+    recipe.write_text(text)
+    one = open_machines("one_device")
+    return Experiment(load_recipe(recipe), folder / "out", (0,), one, **settings)
+
+
+@pytest.fixture(scope="module")
+def on_record(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The results of the two, and their file."""
+    experiment = _experiment(tmp_path_factory.mktemp("first"), RECIPE)
+    experiment.run()
+    results, folder = write_results(experiment, "first", "tfdq reproduce recipe.toml")
+    assert results["missing"] == []
+    return results, folder / "results.json"
+
+
+def test_only_what_is_new_is_done(on_record: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    before, file = on_record
+    notes: list[str] = []
+    known = KnownResults([file])
+    experiment = _experiment(tmp_path, RECIPE + MORE, tell=notes.append, known=known)
+    assert [unit.title for unit in experiment.pending()] == ["fewer images, seed 0"]
+    assert estimate(experiment).done == 2
+    experiment.run()
+    assert {note.partition(":")[0] for note in notes} == {"fewer images, seed 0"}
+    assert len(list((experiment.out / "runs").iterdir())) == 1
+    command = "tfdq reproduce recipe.toml --known first.json"
+    results, folder = write_results(experiment, "more", command)
+    assert results["missing"] == []
+    assert results["claims"] == before["claims"]
+    # What was taken stands as it was measured, with the commit and versions of then.
+    assert [run for run in results["runs"] if run["variant"] != "fewer images"] == before["runs"]
+    assert results["summary"].items() >= before["summary"].items()
+    assert NOTE in as_markdown(results)
+    assert NOTE not in as_markdown(before)
+    # Of two files the second has what the first lacks; settings and seed decide.
+    anew = experiment.recipe.variant("fewer images").settings
+    assert known.find(anew, 0) is None
+    both = KnownResults([file, folder / "results.json"])
+    assert both.find(anew, 0) == results["runs"][-1]
+    assert both.find(anew, 1) is None
+
+
+def test_a_file_of_an_unknown_setting_is_refused(
+    on_record: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    content = json.loads(on_record[1].read_text())
+    content["runs"][0]["figures"]["evaluation"]["colour"] = "red"
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="colour"):
+        KnownResults([path])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no results file"),
+        ("{", "is no results.json"),
+        ("[]", "is no results.json"),
+        ('{"format": "another"}', "its format is 'another'"),
+        ('{"format": "tfdq experiment", "runs": [{"training_key": 3, "training": {}}]}', "a run"),
+        ('{"format": "tfdq experiment", "runs": [{"training_key": "3", "training": {}}]}', "is no"),
+    ],
+)
+def test_what_is_no_results_file(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        KnownResults([path])
+
+
+def test_known_results_have_no_networks_to_attack_with(
+    on_record: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    known = KnownResults([on_record[1]])
+    with pytest.raises(ValueError, match="leave --known out"):
+        _experiment(tmp_path, RECIPE + BLACK_BOX, known=known)
