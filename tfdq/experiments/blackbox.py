@@ -24,6 +24,7 @@ def transfer(
     victims: Mapping[str, Path],
     dataset: Dataset,
     seed: int,
+    held_out: bool = False,
 ) -> dict[str, Any]:
     """Make images on every surrogate and show them to every victim.
 
@@ -36,12 +37,13 @@ def transfer(
         victims: variant -> trained model that is shown them.
         dataset: the images.
         seed: of the attack.
+        held_out: whether on test images that no other evaluation uses.
 
     Returns:
         ``{"images": n, "eps": {strength in 1/255: {surrogate: {victim: figures}}}}``, figures as a
         string with a 1 for every image that the victim gets right clean and as made.
     """
-    x, y = test_part(dataset, settings.images)
+    x, y = test_part(dataset, settings.images, held_out)
     targets = {
         name: as_target(tfdq.load_model(path, compile=False)) for name, path in victims.items()
     }

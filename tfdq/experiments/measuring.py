@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import tf_keras
 
 import tfdq
 from tfdq.data import Dataset
+from tfdq.data.dataset import draw_stratified
 from tfdq.experiments.settings import EvaluationSettings, parse_squeezer, suite_attacks
 from tfdq.experiments.strategy import Machines
 from tfdq.experiments.training import scaled
@@ -41,13 +43,28 @@ _ITERATED = ("pgd", "bim")
 _TARGETED = ("apgd-t", "fab")
 
 
-def test_part(dataset: Dataset, images: int) -> tuple[np.ndarray, np.ndarray]:
+def test_part(
+    dataset: Dataset, images: int, held_out: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Return test images in [0, 1] and their labels: the same ones for every run.
 
     Args:
         dataset: the images.
         images: how many at most; the classes are in proportion.
+        held_out: draw them from those that the same call without it leaves.
+
+    Raises:
+        ValueError: that leaves fewer than asked for.
     """
+    if held_out:
+        count = len(dataset.y_test)
+        if 2 * images > count:
+            raise ValueError(
+                f"evaluation.held_out with evaluation.images = {images} needs {2 * images} test "
+                f"images, {dataset.name} has {count}; lower evaluation.images"
+            )
+        left = np.setdiff1d(np.arange(count), draw_stratified(dataset.y_test, images, seed=0))
+        dataset = replace(dataset, x_test=dataset.x_test[left], y_test=dataset.y_test[left])
     part = dataset.subset(test=min(images, len(dataset.y_test)), seed=0)
     # The draw is sorted by position: mixed again, so that the first of them are a fair part, too.
     order = np.random.default_rng(0).permutation(len(part.y_test))
@@ -77,7 +94,7 @@ class Measurement:
     ) -> None:
         self.settings, self.seed, self.folder = settings, seed, folder
         self.machines, self.tell = machines, tell
-        self.x, self.y = test_part(dataset, settings.images)
+        self.x, self.y = test_part(dataset, settings.images, settings.held_out)
         self.copies = {device: self._load(device) for device in machines.devices()}
         self.model = next(iter(self.copies.values()))
 
@@ -298,8 +315,6 @@ def joined(parts: Sequence[RobustnessReport]) -> RobustnessReport:
     Raises:
         ValueError: there are none, or they are of different models or attacks.
     """
-    from dataclasses import replace
-
     if not parts:
         raise ValueError("there are no reports to join")
     first = parts[0]

@@ -242,7 +242,8 @@ def load_recipe(
         setup: data set, network and training, of those that the recipe has; None: its first.
         overrides: dotted setting -> values that take the place of the recipe's; several values
             make one variant each.
-        only: names of the variants (of the recipe) to keep; all by default.
+        only: names of the variants to keep, as the recipe has them or as a grid spells them out;
+            all by default.
 
     Raises:
         ValueError: an unknown recipe, key, setup or variant, or a setting out of its range; the
@@ -254,18 +255,16 @@ def load_recipe(
     chosen, base = _setup(content, path, setup)
     for section in RunSettings.model_fields:
         _merge(base.setdefault(section, {}), copy.deepcopy(getattr(content, section)))
-    unknown = sorted(set(only) - {variant.name for variant in content.variants})
-    if unknown:
-        names = ", ".join(repr(variant.name) for variant in content.variants)
-        raise ValueError(f"{path.name} has no variant {unknown[0]!r}; it has {names}")
     given = {key: list(values) for key, values in (overrides or {}).items()}
-    variants = [
-        variant
-        for entry in content.variants
-        if not only or entry.name in only
-        for variant in _expand(entry, base, given, path.name)
-    ]
-    return Recipe(path.stem, content, chosen, tuple(variants), given)
+    groups = {entry.name: _expand(entry, base, given, path.name) for entry in content.variants}
+    every = [variant for group in groups.values() for variant in group]
+    names = list(dict.fromkeys([*groups, *(variant.name for variant in every)]))
+    unknown = sorted(set(only) - set(names))
+    if unknown:
+        listed = ", ".join(map(repr, names))
+        raise ValueError(f"{path.name} has no variant {unknown[0]!r}; it has {listed}")
+    kept = [v for v in every if not only or v.group in only or v.name in only]
+    return Recipe(path.stem, content, chosen, tuple(kept), given)
 
 
 def _find(name: str, scale: str) -> Path:

@@ -185,6 +185,8 @@ class EvaluationSettings(Section):
         attacks: attacks that each stand alone, as the paper's tables have them.
         pgd_steps: of ``"pgd"`` and ``"bim"`` among them.
         images: test images for these and for the clean accuracy.
+        held_out: measure on as many other test images, none of which is measured on without it:
+            for settings that were chosen by what the first ones said.
         suite: the suite of white-box attacks whose worst case is reported beside Square's:
             ``"record"`` (APGD-CE, APGD-T, FAB, and the attack on low-bit networks), ``"standard"``
             (without that one), ``"quick"`` (without FAB, which takes half of the time) or
@@ -207,6 +209,7 @@ class EvaluationSettings(Section):
     attacks: tuple[str, ...] = ("fgsm", "r+fgsm", "pgd")
     pgd_steps: int = Field(default=20, ge=1)
     images: int = Field(default=1000, ge=1)
+    held_out: bool = False
     suite: Literal["record", "standard", "quick", "none"] = "record"
     target_classes: int = Field(default=9, ge=1)
     suite_images: int = Field(default=200, ge=0)
@@ -321,6 +324,9 @@ class RunSettings(Section):
         kept = self.evaluation.model_dump(mode="json")
         if not self.quantized:
             kept["export"], kept["tflite_images"] = False, 0
+        if not self.evaluation.held_out:
+            # The setting came later: what was measured without it keeps its name.
+            del kept["held_out"]
         return _digest(kept)
 
 

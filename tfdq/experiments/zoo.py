@@ -384,7 +384,14 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
 def _measured(run: Path) -> dict[str, Any] | None:
     """Return the evaluation of a run's plain integer file on the most images."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in run.glob("evaluation-*.json")]
-    fit = [f for f in found if "clean" in f.get("tflite", {}) and not f["evaluation"]["squeezing"]]
+    fit = [
+        f
+        for f in found
+        if "clean" in f.get("tflite", {})
+        and not f["evaluation"]["squeezing"]
+        # A card is checked on the images that are not.
+        and not f["evaluation"].get("held_out")
+    ]
     return max(fit, key=lambda f: (len(f["tflite"].get("suite", {})), f["images"]), default=None)
 
 

@@ -140,6 +140,8 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
     ]
     if figures:
         parts.append(f"Single attacks: {figures[0]['images']:,} test images.")
+        if settings["evaluation"].get("held_out"):
+            parts.append("They are held out: none of the other tables' is among them.")
         suites = [figure["suite"] for figure in figures if "suite" in figure]
         queries = settings["evaluation"]["square_queries"]
         if suites:
