@@ -16,7 +16,7 @@ from tfdq.cli import main
 from tfdq.data.idx import DEBIAN_FASHION_MNIST
 from tfdq.experiments import measuring, runner
 from tfdq.experiments.estimate import estimate
-from tfdq.experiments.measuring import test_part as part_of
+from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import load_images, weights_digest
 from tfdq.experiments.recipe import OTHER_SEED, load_recipe
 from tfdq.experiments.results import write_results
@@ -150,7 +150,7 @@ def test_figures_are_those_of_the_saved_network(done: Done) -> None:
     model = tfdq.load_model(done.path("DQ, activation_bits 4") / "model.keras", compile=False)
     run = done.run("DQ, activation_bits 4")
     assert weights_digest(model) == run["training"]["weights"]
-    x, y = part_of(load_images(done.experiment.recipe.variants[0].settings.data), 60)
+    x, y = evaluation_images(load_images(done.experiment.recipe.variants[0].settings.data), 60)
     right = model.predict(x, verbose=0).argmax(-1) == y
     assert np.array_equal(mask(run["figures"]["clean"]), right)
     moved = attack("fgsm", model, x, y, 32 / 255)
@@ -186,7 +186,7 @@ def test_a_training_that_diverges_is_a_result(done: Done) -> None:
 def test_images_of_the_black_box_come_from_another_seed(done: Done) -> None:
     surrogate = done.path("float", 0 + OTHER_SEED) / "model.keras"
     assert surrogate.exists()
-    x, y = part_of(load_images(done.experiment.recipe.variants[0].settings.data), 40)
+    x, y = evaluation_images(load_images(done.experiment.recipe.variants[0].settings.data), 40)
     made = attack(
         "pgd",
         tfdq.load_model(surrogate, compile=False),

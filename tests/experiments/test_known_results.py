@@ -1,13 +1,16 @@
-"""An experiment that goes on from results on record does the rest only."""
+"""An experiment that goes on from results on record; the same networks on held-out images."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tfdq.experiments.estimate import estimate
 from tfdq.experiments.known_results import KnownResults
+from tfdq.experiments.measuring import evaluation_images
+from tfdq.experiments.networks import load_images
 from tfdq.experiments.recipe import load_recipe
 from tfdq.experiments.results import write_results
 from tfdq.experiments.runner import Experiment
@@ -138,3 +141,40 @@ def test_known_results_have_no_networks_to_attack_with(
     known = KnownResults([on_record[1]])
     with pytest.raises(ValueError, match="leave --known out"):
         _experiment(tmp_path, RECIPE + BLACK_BOX, known=known)
+
+
+def test_held_out_images_are_other_ones(
+    on_record: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    changes = {"evaluation.held_out": [True]}
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    recipe = load_recipe(tmp_path / "recipe.toml", overrides=changes, only=["float"])
+    settings, usual = recipe.variants[0].settings, load_recipe(tmp_path / "recipe.toml")
+    images = load_images(settings.data)
+    # No image of digits occurs twice: those of the two parts are known by their pixels.
+    first, labels = evaluation_images(images, 40)
+    other, other_labels = evaluation_images(images, 40, held_out=True)
+    assert len({x.tobytes() for x in (*first, *other)}) == 80
+    # The classes are in proportion in both: a count may differ by the rounding of two draws.
+    difference = np.bincount(labels, minlength=10) - np.bincount(other_labels, minlength=10)
+    assert np.abs(difference).max() <= 2
+    # What was measured before the setting existed is found under its name.
+    known = KnownResults([on_record[1]])
+    assert known.find(usual.variants[0].settings, 0) is not None
+    assert known.find(settings, 0) is None
+    one = open_machines("one_device")
+    experiment = Experiment(recipe, tmp_path / "out", (0,), one, known=known)
+    experiment.run()
+    results, _ = write_results(experiment, "held-out", "tfdq reproduce recipe.toml")
+    found, before = results["runs"][0], on_record[0]["runs"][0]
+    assert found["training"]["weights"] == before["training"]["weights"]
+    assert found["figures"]["clean"] != before["figures"]["clean"]
+    assert "They are held out" in as_markdown(results)
+    assert "They are held out" not in as_markdown(on_record[0])
+
+
+def test_too_few_images_to_hold_any_out(tmp_path: Path) -> None:
+    text = RECIPE.replace("images = 40", "images = 300\nheld_out = true")
+    with pytest.raises(ValueError, match=r"needs 600 test images, .* lower evaluation.images"):
+        _experiment(tmp_path, text)
+    assert not (tmp_path / "out").exists()

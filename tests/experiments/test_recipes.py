@@ -147,6 +147,13 @@ def test_unknown_names_are_answered_with_the_known(arguments: Any, message: str)
         load_recipe(**arguments)
 
 
+def test_only_takes_a_grid_or_one_of_its_variants() -> None:
+    grid = [v.name for v in load_recipe("beta", only=["DQ"]).variants]
+    assert len(grid) == 6
+    chosen = load_recipe("beta", only=[grid[3], "VQ"]).variants
+    assert [v.name for v in chosen] == ["VQ", grid[3]]
+
+
 def test_missing_file() -> None:
     with pytest.raises(FileNotFoundError, match=r"no recipe 'none\.toml'"):
         load_recipe("none.toml")

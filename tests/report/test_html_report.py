@@ -199,9 +199,8 @@ def test_figures_are_those_of_the_evaluation(page: Any, models: list[Path]) -> N
     """The clean accuracy in the summary, against plain predictions."""
     import tfdq
     from tfdq.data import load
-    from tfdq.experiments.measuring import test_part as part
 
-    x, y = part(load("digits"), 40)
+    x, y = evaluation_images(load("digits"), 40)
     for path in models:
         model = tfdq.load_model(path, compile=False)
         right = int((np.argmax(model.predict(x, verbose=0), axis=1) == y).sum())

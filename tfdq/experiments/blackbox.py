@@ -10,7 +10,7 @@ import numpy as np
 
 import tfdq
 from tfdq.data import Dataset
-from tfdq.experiments.measuring import test_part
+from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.recipe import Transfer
 from tfdq.robustness import as_target, run_attack
 
@@ -43,7 +43,7 @@ def transfer(
         ``{"images": n, "eps": {strength in 1/255: {surrogate: {victim: figures}}}}``, figures as a
         string with a 1 for every image that the victim gets right clean and as made.
     """
-    x, y = test_part(dataset, settings.images, held_out)
+    x, y = evaluation_images(dataset, settings.images, held_out)
     targets = {
         name: as_target(tfdq.load_model(path, compile=False)) for name, path in victims.items()
     }

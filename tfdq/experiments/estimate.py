@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfdq.data import Dataset, pipeline, steps_per_epoch
-from tfdq.experiments.measuring import test_part
+from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import build
 from tfdq.experiments.resumable import precision, training_settings, wrapped
 from tfdq.experiments.runner import Experiment, Unit
@@ -188,7 +188,7 @@ def _measure(settings: RunSettings, dataset: Dataset) -> tuple[float, float, flo
     batches = iter(pipeline(dataset, settings.training.batch_size, settings.training.augment))
     train = fitted.make_train_function()
     step = _seconds(lambda: train(batches)["loss"].numpy())
-    x, y = test_part(dataset, _BATCH)
+    x, y = evaluation_images(dataset, _BATCH)
     target = as_target(model)
     forward = _seconds(lambda: target.logits(x)) / len(x)
     attacked = _seconds(lambda: run_attack("fgsm", target, x, y, 1 / 255, early_stop=False))

@@ -43,7 +43,7 @@ _ITERATED = ("pgd", "bim")
 _TARGETED = ("apgd-t", "fab")
 
 
-def test_part(
+def evaluation_images(
     dataset: Dataset, images: int, held_out: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return test images in [0, 1] and their labels: the same ones for every run.
@@ -94,7 +94,7 @@ class Measurement:
     ) -> None:
         self.settings, self.seed, self.folder = settings, seed, folder
         self.machines, self.tell = machines, tell
-        self.x, self.y = test_part(dataset, settings.images, settings.held_out)
+        self.x, self.y = evaluation_images(dataset, settings.images, settings.held_out)
         self.copies = {device: self._load(device) for device in machines.devices()}
         self.model = next(iter(self.copies.values()))
 

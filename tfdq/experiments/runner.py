@@ -19,7 +19,7 @@ from tfdq.data import Dataset, steps_per_epoch
 from tfdq.experiments.blackbox import transfer
 from tfdq.experiments.folder import BusyError, hold, join_folder, write_json
 from tfdq.experiments.known_results import KnownResults
-from tfdq.experiments.measuring import Measurement, test_part
+from tfdq.experiments.measuring import Measurement, evaluation_images
 from tfdq.experiments.networks import build, load_images
 from tfdq.experiments.recipe import OTHER_SEED, Recipe, Transfer, Variant
 from tfdq.experiments.resumable import MODEL, RECORD, environment, train_run
@@ -119,7 +119,7 @@ class Experiment:
             check_batch(variant.settings, self.machines)
             images, evaluation = self.images(variant.settings), variant.settings.evaluation
             steps_per_epoch(images, variant.settings.training.batch_size)
-            test_part(images, evaluation.images, evaluation.held_out)
+            evaluation_images(images, evaluation.images, evaluation.held_out)
             trained = variant.settings.trained()
             # Bits and weights of penalties are checked with the recipe; they break no network.
             kind = [trained["data"], trained["model"], variant.settings.quantized]
@@ -243,7 +243,7 @@ class Experiment:
         makers = {v.name: v.settings.training_key(seed + OTHER_SEED) for v in self._surrogates()}
         asked = self.recipe.content.transfer
         asked_for = None if asked is None else asked.model_dump(mode="json")
-        content = [names, makers, asked_for, self._transfer_strengths()]
+        content: list[Any] = [names, makers, asked_for, self._transfer_strengths()]
         content += ["held out"] if self._held_out else []
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
         return self.out / "transfers" / f"{key}.json"
@@ -271,9 +271,7 @@ class Experiment:
         makers = trained(self._surrogates(), seed + OTHER_SEED)
         images = self.images(self.recipe.variants[0].settings)
         strengths = self._transfer_strengths()
-        found = transfer(
-            self.transfer, strengths, makers, victims, images, seed, self._held_out
-        )
+        found = transfer(self.transfer, strengths, makers, victims, images, seed, self._held_out)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"seed": seed, **found})
 

@@ -209,7 +209,7 @@ def check(
         data_dir: where TFDS data sets are prepared.
         tell: called with a note as it goes on.
     """
-    from tfdq.experiments.measuring import test_part
+    from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
     from tflite_export import Interpreter, integer_only
 
@@ -228,7 +228,7 @@ def check(
     settings = card.settings.data.model_copy(update={"dir": data_dir})
     dataset = load_images(settings.model_copy(update={"train_images": None}))
     tell("clean accuracy")
-    x, y = test_part(dataset, card.clean.images)
+    x, y = evaluation_images(dataset, card.clean.images)
     right = int((model.predict(x).argmax(-1) == y).sum())
     found.append(_same("clean accuracy", card.clean.accuracy, right / len(y)))
     for figure in card.robust:
@@ -317,7 +317,7 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
         FileNotFoundError: the run has no integer file or was not evaluated.
         ValueError: the file is larger than 1 MiB.
     """
-    from tfdq.experiments.measuring import test_part
+    from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
 
     path = run / "model.tflite"
@@ -341,7 +341,7 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
     )
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     dataset = load_images(settings.data)
-    x, y = test_part(dataset, len(measured["tflite"]["clean"]))
+    x, y = evaluation_images(dataset, len(measured["tflite"]["clean"]))
     x, y = x[:_CHECKED_IMAGES], y[:_CHECKED_IMAGES]
     strongest = max(float(eps) for eps in measured["tflite"]["attacks"])
     checked = Robust(

@@ -134,7 +134,7 @@ def open_subjects(
         ValueError: no images are named, or the runs are of different data.
     """
     from tfdq.data import load
-    from tfdq.experiments.measuring import test_part
+    from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
     from tfdq.experiments.settings import DataSettings
 
@@ -165,7 +165,7 @@ def open_subjects(
         if source.directory is not None:
             settings = settings.model_copy(update={"dir": source.directory})
         dataset = load_images(settings)
-    x, y = test_part(dataset, images)
+    x, y = evaluation_images(dataset, images)
     return opened, x, y
 
 
