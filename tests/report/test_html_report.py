@@ -199,6 +199,7 @@ def test_figures_are_those_of_the_evaluation(page: Any, models: list[Path]) -> N
     """The clean accuracy in the summary, against plain predictions."""
     import tfdq
     from tfdq.data import load
+    from tfdq.experiments.measuring import evaluation_images
 
     x, y = evaluation_images(load("digits"), 40)
     for path in models:
