@@ -155,6 +155,10 @@ def test_held_out_images_are_other_ones(
     first, labels = evaluation_images(images, 40)
     other, other_labels = evaluation_images(images, 40, held_out=True)
     assert len({x.tobytes() for x in (*first, *other)}) == 80
+    # Nor is one of them among the usual ones where those are fewer or more.
+    for count in (7, 40, len(images.y_test) // 2):
+        usually, _ = evaluation_images(images, count)
+        assert not {x.tobytes() for x in usually} & {x.tobytes() for x in other}
     # The classes are in proportion in both: a count may differ by the rounding of two draws.
     difference = np.bincount(labels, minlength=10) - np.bincount(other_labels, minlength=10)
     assert np.abs(difference).max() <= 2

@@ -24,10 +24,10 @@ class KnownResults:
     """
 
     def __init__(self, paths: Iterable[str | Path] = ()) -> None:
-        self._runs: dict[str, list[dict[str, Any]]] = {}
+        self._runs: dict[str, list[tuple[EvaluationSettings, dict[str, Any]]]] = {}
         for path in paths:
-            for run in _runs(Path(path)):
-                self._runs.setdefault(run["training_key"], []).append(run)
+            for measured, run in _runs(Path(path)):
+                self._runs.setdefault(run["training_key"], []).append((measured, run))
 
     def find(self, settings: RunSettings, seed: int) -> dict[str, Any] | None:
         """Return the run that was trained with a seed and measured just as asked; None: no such.
@@ -37,28 +37,27 @@ class KnownResults:
             seed: of everything.
         """
         wanted = settings.evaluation_key()
-        for run in self._runs.get(settings.training_key(seed), ()):
-            measured = EvaluationSettings.model_validate(run["figures"]["evaluation"])
+        for measured, run in self._runs.get(settings.training_key(seed), ()):
             if settings.model_copy(update={"evaluation": measured}).evaluation_key() == wanted:
                 return run
         return None
 
 
-def _runs(path: Path) -> list[dict[str, Any]]:
-    """Read a file and check what is going to be used of it."""
+def _runs(path: Path) -> list[tuple[EvaluationSettings, dict[str, Any]]]:
+    """Read the runs of a file, each with how it was measured, and check what will be used of it."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no results file {str(path)!r}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
-        runs: list[dict[str, Any]] = content["runs"]
-        for run in runs:
+        found = []
+        for run in content["runs"]:
             if not isinstance(run["training_key"], str) or not isinstance(run["training"], dict):
                 raise ValueError("a run in it has no training")
-            EvaluationSettings.model_validate(run["figures"]["evaluation"])
+            found.append((EvaluationSettings.model_validate(run["figures"]["evaluation"]), run))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{str(path)!r} is no results.json of `tfdq reproduce` or `tfdq sweep`: {error}"
         ) from error
-    return runs
+    return found

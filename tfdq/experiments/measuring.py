@@ -51,7 +51,8 @@ def evaluation_images(
     Args:
         dataset: the images.
         images: how many at most; the classes are in proportion.
-        held_out: draw them from those that the same call without it leaves.
+        held_out: draw them from the half of the test images that calls without it for up to as many
+            images never draw from.
 
     Raises:
         ValueError: that leaves fewer than asked for.
@@ -63,7 +64,9 @@ def evaluation_images(
                 f"evaluation.held_out with evaluation.images = {images} needs {2 * images} test "
                 f"images, {dataset.name} has {count}; lower evaluation.images"
             )
-        left = np.setdiff1d(np.arange(count), draw_stratified(dataset.y_test, images, seed=0))
+        # A smaller draw is a part of a larger one, but for rounding: hence both.
+        drawn = [draw_stratified(dataset.y_test, n, seed=0) for n in (count // 2, images)]
+        left = np.setdiff1d(np.arange(count), np.concatenate(drawn))
         dataset = replace(dataset, x_test=dataset.x_test[left], y_test=dataset.y_test[left])
     part = dataset.subset(test=min(images, len(dataset.y_test)), seed=0)
     # The draw is sorted by position: mixed again, so that the first of them are a fair part, too.

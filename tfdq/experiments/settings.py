@@ -185,7 +185,7 @@ class EvaluationSettings(Section):
         attacks: attacks that each stand alone, as the paper's tables have them.
         pgd_steps: of ``"pgd"`` and ``"bim"`` among them.
         images: test images for these and for the clean accuracy.
-        held_out: measure on as many other test images, none of which is measured on without it:
+        held_out: measure on as many other test images, of the half that is not drawn from without it:
             for settings that were chosen by what the first ones said.
         suite: the suite of white-box attacks whose worst case is reported beside Square's:
             ``"record"`` (APGD-CE, APGD-T, FAB, and the attack on low-bit networks), ``"standard"``
