@@ -185,8 +185,8 @@ class EvaluationSettings(Section):
         attacks: attacks that each stand alone, as the paper's tables have them.
         pgd_steps: of ``"pgd"`` and ``"bim"`` among them.
         images: test images for these and for the clean accuracy.
-        held_out: measure on as many other test images, of the half that is not drawn from without it:
-            for settings that were chosen by what the first ones said.
+        held_out: measure on as many other test images, of the half that is not drawn from without
+            it: for settings that were chosen by what the first ones said.
         suite: the suite of white-box attacks whose worst case is reported beside Square's:
             ``"record"`` (APGD-CE, APGD-T, FAB, and the attack on low-bit networks), ``"standard"``
             (without that one), ``"quick"`` (without FAB, which takes half of the time) or
