@@ -96,7 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--calls", type=int, default=100, help="timed calls in each setting")
     timing.add_argument("--warm-up", type=int, default=10, help="calls before them")
     timing.add_argument("--seconds", type=float, default=10.0, help="longest time of a setting")
-    timing.add_argument("--trusted", action="store_true", help="take a file of another tool")
+    timing.add_argument(
+        "--trust",
+        action="store_true",
+        help="time a file with operators outside this package's set, as other tools write",
+    )
     _command(
         subparsers,
         "inspect",

@@ -71,7 +71,7 @@ def benchmark(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         kernels=options.kernels,
         runtime=options.runtime,
-        trusted=options.trusted,
+        trusted=options.trust,
         progress=tell,
     )
     _print([asdict(timing) for timing in timings], table(timings), options)

@@ -43,6 +43,23 @@ def test_benchmark(small_file, capsys):
     assert "?" not in lines[1]
 
 
+def test_benchmark_of_another_tools_file_asks_for_trust(tmp_path, capsys):
+    import tensorflow as tf
+    import tf_keras
+
+    layers = [tf_keras.layers.Dense(4, "sigmoid", input_shape=(6,))]
+    converter = tf.lite.TFLiteConverter.from_keras_model(tf_keras.Sequential(layers))
+    path = tmp_path / "theirs.tflite"
+    path.write_bytes(converter.convert())
+    command = ["benchmark", str(path), "--calls", "3", "--threads", "1", "--batch-size", "1"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "LOGISTIC" in error
+    assert "--trust" in error
+    assert main([*command, "--trust"]) == 0
+    assert "theirs.tflite" in capsys.readouterr().out
+
+
 def test_inspect(small_model, small_file, capsys):
     assert main(["inspect", str(small_file)]) == 0
     text = capsys.readouterr().out
