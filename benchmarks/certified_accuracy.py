@@ -1,6 +1,8 @@
 """Certified accuracy on record: intervals on the integers after IntervalTraining, and smoothing.
 
-python -m benchmarks.certified_accuracy --out results/certified_accuracy.json
+python -m benchmarks.certified_accuracy --train 30000 --epochs 10 --seeds 3
+
+Started again with the same settings it goes on: a seed that is finished is not done again.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def network(input_shape: tuple[int, int, int], classes: int) -> Any:
     return tf_keras.Model(inputs, layers.Dense(classes)(x))
 
 
-def intervals(options: argparse.Namespace, data: Any) -> dict[str, Any]:
+def intervals(options: argparse.Namespace, data: Any, seed: int) -> dict[str, float]:
     """Train with interval bounds, and certify the exported integers in L_inf."""
     import tf_keras
 
@@ -33,7 +35,7 @@ def intervals(options: argparse.Namespace, data: Any) -> dict[str, Any]:
     from tfdq.lipschitz import IntervalTraining, Ramp, certify
     from tflite_export import convert
 
-    tf_keras.utils.set_random_seed(options.seed)
+    tf_keras.utils.set_random_seed(seed)
     model = tfdq.quantize_model(
         network(data.input_shape, data.classes),
         0.0,
@@ -45,7 +47,7 @@ def intervals(options: argparse.Namespace, data: Any) -> dict[str, Any]:
     training = IntervalTraining(
         model, Ramp(0.0, options.eps, begin, end), Ramp(1.0, 0.5, begin, end)
     )
-    settings = TrainingSettings(epochs=options.epochs, learning_rate=1e-3, seed=options.seed)
+    settings = TrainingSettings(epochs=options.epochs, learning_rate=1e-3, seed=seed)
     train(model, data, settings, trained=training)
     exported = convert(model)
     x, y = scaled(data.x_test[: options.images]), data.y_test[: options.images]
@@ -56,10 +58,8 @@ def intervals(options: argparse.Namespace, data: Any) -> dict[str, Any]:
     }
 
 
-def smoothing(options: argparse.Namespace, data: Any) -> dict[str, Any]:
+def smoothing(options: argparse.Namespace, data: Any, seed: int) -> dict[str, float]:
     """Train on noise, and certify the smoothed ``.tflite`` in L2."""
-    import dataclasses
-
     import numpy as np
     import tf_keras
 
@@ -69,7 +69,7 @@ def smoothing(options: argparse.Namespace, data: Any) -> dict[str, Any]:
     from tfdq.models import small_cnn
     from tflite_export import convert
 
-    tf_keras.utils.set_random_seed(options.seed)
+    tf_keras.utils.set_random_seed(seed)
     sigma = options.sigma
     # Wide enough for images in [0, 1] with noise on them, which smoothing does not clip.
     model = tfdq.quantize_model(
@@ -86,20 +86,19 @@ def smoothing(options: argparse.Namespace, data: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     images, labels = scaled(data.x_train), data.y_train
-    batches = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images)).batch(64)
-    noisy = gaussian_augmentation(batches, sigma, options.seed)
+    batches = tf.data.Dataset.from_tensor_slices((images, labels))
+    batches = batches.shuffle(len(images), seed).batch(64)
+    noisy = gaussian_augmentation(batches, sigma, seed)
     model.fit(noisy, epochs=max(1, options.epochs // 2), verbose=0)
-    settings = SmoothingSettings(sigma, 100, options.samples, seed=options.seed)
+    settings = SmoothingSettings(sigma, 100, options.samples, seed=seed)
     count = min(options.smoothed, len(data.y_test))
     x, y = scaled(data.x_test[:count]), data.y_test[:count]
-    record = options.out.with_suffix(".smoothing.jsonl")
-    record.parent.mkdir(parents=True, exist_ok=True)
+    record = options.out.with_suffix(f".smoothing-{seed}.jsonl")
     found = certify(convert(model), x, y, method="smoothing", smoothing=settings, resume=record)
     return {
         "clean": found.clean_accuracy,
         "abstained": float(np.mean(found.abstained)),
         **{f"{r:g}": found.certified_accuracy(r) for r in (0.1, 0.25, 0.5, 0.75)},
-        "settings": dataclasses.asdict(settings),
     }
 
 
@@ -116,26 +115,43 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bits", type=int, default=4, help="of the activations")
     parser.add_argument("--eps", type=float, default=2.5 / 255, help="last eps of the training")
     parser.add_argument("--sigma", type=float, default=0.25)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="trainings, from seed 0")
     parser.add_argument("--only", choices=("intervals", "smoothing"))
     options = parser.parse_args(arguments)
     from tfdq.data import load
+    from tfdq.experiments.resumable import source_commit
+    from tfdq.experiments.summary import average
     from tfdq.robustness.result_store import write_atomically
+    from tfdq.robustness.versions import package_versions
 
     data = load(options.data).subset(options.train, None, seed=0)
-    settings = {key: str(value) for key, value in vars(options).items() if key != "out"}
+    settings = {k: v for k, v in vars(options).items() if k not in ("out", "seeds", "only")}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    # Each part is kept with its own settings; what an earlier run found stays.
-    found: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     if options.out.exists():
-        found = json.loads(options.out.read_text(encoding="utf-8"))
-    for name, measure in (("intervals", intervals), ("smoothing", smoothing)):
-        if options.only in (None, name):
-            norm = "linf" if name == "intervals" else "l2"
-            accuracy = measure(options, data)
-            found[f"{name}, {norm}, the .tflite"] = {"settings": settings, "accuracy": accuracy}
-            write_atomically(options.out, json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+        record = json.loads(options.out.read_text(encoding="utf-8"))
+    for name, measure in (("intervals, linf", intervals), ("smoothing, l2", smoothing)):
+        if options.only not in (None, name.partition(",")[0]):
+            continue
+        part = record.get(name, {})
+        # What was measured with other settings makes room.
+        accuracy = part.get("accuracy", {}) if part.get("settings") == settings else {}
+        for seed in range(options.seeds):
+            if str(seed) not in accuracy:
+                accuracy[str(seed)] = measure(options, data, seed)
+            metrics = {
+                metric: average({int(s): found[metric] for s, found in accuracy.items()})
+                for metric in accuracy["0"]
+            }
+            record[name] = {
+                "settings": settings,
+                "versions": package_versions(),
+                "commit": source_commit(),
+                "accuracy": accuracy,
+                "summary": metrics,
+            }
+            write_atomically(options.out, json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record, indent=1))
     return 0
 
 
