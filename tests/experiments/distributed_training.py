@@ -2,7 +2,8 @@
 
 Run as a script: devices and TF_CONFIG must be there before TensorFlow starts.
     python distributed_training.py mirrored FOLDER
-    python distributed_training.py worker FOLDER [STEP at which worker 1 kills itself]
+    python distributed_training.py worker FOLDER STEP [MODEL to attack as well]
+Worker 1 kills itself at a step; 0: it does not.
 """
 
 import json
@@ -33,7 +34,7 @@ RECIPE = load_recipe(
         "training.batch_size": [32],
         "training.epochs": [2],
         "training.checkpoint_steps": [3],
-        "penalty.on": ["kernel"],
+        "penalty.on": ["deployed"],
         "penalty.beta": [0.01],
         "penalty.ramp": [[0, 1]],
         "evaluation.attacks": [["fgsm", "pgd"]],
@@ -60,23 +61,25 @@ def largest_difference(first: Path, second: Path) -> dict[str, float]:
     return {"apart": apart, "largest": max(float(np.abs(x).max()) for x in a)}
 
 
+def attacked(model: Path, folder: Path, machines: Machines) -> dict[str, Any]:
+    """Return the figures of a copy in a folder of its own: none reads what another has stored."""
+    if machines.chief:
+        folder.mkdir()
+        (folder / "model.keras").write_bytes(model.read_bytes())
+    machines.wait_for_all()
+    images = load_images(SETTINGS.data)
+    found = Measurement(SETTINGS.evaluation, 0, images, folder, machines).run()
+    return {key: found[key] for key in ("clean", "attacks")}
+
+
 def mirrored(folder: Path) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     resumable.prepare_process(threads=1)
     two, one = open_machines("mirrored"), open_machines("one_device")
     records = {"one": train(folder / "one", one), "two": train(folder / "two", two)}
-    images = load_images(SETTINGS.data)
-    # The same network attacked by one device and by two; its own folder each, so none reads
-    # what the other has stored.
-    figures = []
-    for name, machines in (("alone", one), ("shared", two)):
-        copy = folder / name
-        copy.mkdir()
-        (copy / "model.keras").write_bytes((folder / "one" / "model.keras").read_bytes())
-        measurement = Measurement(SETTINGS.evaluation, 0, images, copy, machines)
-        found = measurement.run()
-        figures.append({key: found[key] for key in ("clean", "attacks")})
+    model = folder / "one" / "model.keras"
+    figures = [attacked(model, folder / "alone", one), attacked(model, folder / "shared", two)]
     print(
         json.dumps(
             {
@@ -85,13 +88,14 @@ def mirrored(folder: Path) -> None:
                 "losses": [records[n]["history"][-1]["loss"] for n in ("one", "two")],
                 "same_figures": figures[0] == figures[1],
                 "attacked": len(figures[0]["clean"]),
+                "figures": figures[0],
                 **largest_difference(folder / "one", folder / "two"),
             }
         )
     )
 
 
-def worker(folder: Path, step: int) -> None:
+def worker(folder: Path, step: int, also: Path | None) -> None:
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     resumable.prepare_process(threads=1)
     machines = open_machines("multiworker")
@@ -115,6 +119,7 @@ def worker(folder: Path, step: int) -> None:
                 "loss": record["history"][-1]["loss"],
                 "clean": figures["clean"],
                 "attacks": figures["attacks"],
+                "also": also and attacked(also, folder.with_name("also"), machines),
             }
         )
     )
@@ -125,7 +130,7 @@ def main() -> None:
     if mode == "mirrored":
         mirrored(Path(folder))
     else:
-        worker(Path(folder), int(rest[0]) if rest else 0)
+        worker(Path(folder), int(rest[0]), Path(rest[1]) if rest[1:] else None)
 
 
 if __name__ == "__main__":

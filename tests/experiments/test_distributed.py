@@ -51,8 +51,8 @@ def test_images_shared_out_are_attacked_alike(two_replicas: tuple[Path, dict[str
     assert found["same_figures"]
 
 
-def start_workers(folder: Path, step: int) -> list[subprocess.Popen[str]]:
-    """Start two workers on free ports of loopback."""
+def start_workers(folder: Path, step: int, *also: Path) -> list[subprocess.Popen[str]]:
+    """Start two workers on free ports of loopback; worker 1 kills itself at a step, 0: at none."""
     with socket.socket() as first, socket.socket() as second:
         first.bind(("127.0.0.1", 0))
         second.bind(("127.0.0.1", 0))
@@ -62,7 +62,7 @@ def start_workers(folder: Path, step: int) -> list[subprocess.Popen[str]]:
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         workers.append(
             subprocess.Popen(
-                [sys.executable, str(SCRIPT), "worker", str(folder), str(step)],
+                [sys.executable, str(SCRIPT), "worker", str(folder), str(step), *map(str, also)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -90,7 +90,7 @@ def test_a_killed_worker_started_again_resumes(
             worker.communicate()
     assert (folder / "checkpoints" / "ckpt-3.index").exists()
     assert not (folder / "training.json").exists()
-    workers = start_workers(folder, 0)
+    workers = start_workers(folder, 0, two_replicas[0] / "one" / "model.keras")
     outputs = [worker.communicate(timeout=400) for worker in workers]
     for worker, (_, errors) in zip(workers, outputs, strict=True):
         assert worker.returncode == 0, errors[-3000:]
@@ -100,6 +100,8 @@ def test_a_killed_worker_started_again_resumes(
     # Every worker ends with all figures, though each attacked its own images only.
     assert found[0]["clean"] == found[1]["clean"]
     assert found[0]["attacks"] == found[1]["attacks"]
+    # The network of one device falls to two workers' attacks where it falls to that device's.
+    assert found[0]["also"] == found[1]["also"] == two_replicas[1]["figures"]
     resumed, alone = (
         tfdq.load_model(path / "model.keras", compile=False).get_weights()
         for path in (folder, two_replicas[0] / "one")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.experiments.small_recipe import BLACK_BOX, RECIPE, small_experiment
 from tfdq.experiments.estimate import estimate
 from tfdq.experiments.known_results import KnownResults
 from tfdq.experiments.measuring import evaluation_images
@@ -17,61 +18,18 @@ from tfdq.experiments.runner import Experiment
 from tfdq.experiments.strategy import open_machines
 from tfdq.report.experiment_table import as_markdown
 
-RECIPE = """
-title = "Two widths"
-paper = "It has no such table."
-[data]
-name = "digits"
-train_images = 200
-[model]
-options = { width = 4 }
-[training]
-epochs = 1
-batch_size = 50
-[evaluation]
-epsilons = [32]
-attacks = ["fgsm"]
-images = 40
-suite = "none"
-suite_images = 0
-export = false
-[[variants]]
-name = "float"
-set = { quantization = { activation_bits = 0 }, penalty = { beta = 0.0 } }
-[[variants]]
-name = "DQ"
-[[claims]]
-text = "the float network is better"
-better = "float"
-worse = "DQ"
-metric = "fgsm"
-[figure]
-kind = "bars"
-"""
 MORE = """
 [[variants]]
 name = "fewer images"
 set = { evaluation = { images = 20 } }
 """
-BLACK_BOX = """
-[transfer]
-surrogates = ["float"]
-images = 40
-"""
 NOTE = "What `--known` names had been measured before"
-
-
-def _experiment(folder: Path, text: str, **settings: Any) -> Experiment:
-    recipe = folder / "recipe.toml"
-    recipe.write_text(text)
-    one = open_machines("one_device")
-    return Experiment(load_recipe(recipe), folder / "out", (0,), one, **settings)
 
 
 @pytest.fixture(scope="module")
 def on_record(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """The results of the two, and their file."""
-    experiment = _experiment(tmp_path_factory.mktemp("first"), RECIPE)
+    experiment = small_experiment(tmp_path_factory.mktemp("first"), RECIPE)
     experiment.run()
     results, folder = write_results(experiment, "first", "tfdq reproduce recipe.toml")
     assert results["missing"] == []
@@ -82,7 +40,7 @@ def test_only_what_is_new_is_done(on_record: tuple[dict[str, Any], Path], tmp_pa
     before, file = on_record
     notes: list[str] = []
     known = KnownResults([file])
-    experiment = _experiment(tmp_path, RECIPE + MORE, tell=notes.append, known=known)
+    experiment = small_experiment(tmp_path, RECIPE + MORE, tell=notes.append, known=known)
     assert [unit.title for unit in experiment.pending()] == ["fewer images, seed 0"]
     assert estimate(experiment).done == 2
     experiment.run()
@@ -140,7 +98,7 @@ def test_known_results_have_no_networks_to_attack_with(
 ) -> None:
     known = KnownResults([on_record[1]])
     with pytest.raises(ValueError, match="leave --known out"):
-        _experiment(tmp_path, RECIPE + BLACK_BOX, known=known)
+        small_experiment(tmp_path, RECIPE + BLACK_BOX, known=known)
 
 
 def test_held_out_images_are_other_ones(
@@ -180,5 +138,5 @@ def test_held_out_images_are_other_ones(
 def test_too_few_images_to_hold_any_out(tmp_path: Path) -> None:
     text = RECIPE.replace("images = 40", "images = 300\nheld_out = true")
     with pytest.raises(ValueError, match=r"needs 600 test images, .* lower evaluation.images"):
-        _experiment(tmp_path, text)
+        small_experiment(tmp_path, text)
     assert not (tmp_path / "out").exists()

@@ -264,7 +264,7 @@ def _run(
 ) -> None:
     """Run a recipe and write and print its results."""
     from tfdq.experiments.known_results import KnownResults
-    from tfdq.experiments.results import write_results
+    from tfdq.experiments.results import check_results, write_results
     from tfdq.experiments.resumable import prepare_process
     from tfdq.experiments.runner import Experiment
     from tfdq.experiments.strategy import open_machines
@@ -282,6 +282,8 @@ def _run(
         cost = estimate(experiment)
         print_result(cost.to_dict(), str(cost), as_json)
         return
+    if machines.chief:
+        check_results(experiment, results_name)
     experiment.run()
     if not machines.chief:
         return

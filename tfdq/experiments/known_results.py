@@ -42,6 +42,20 @@ class KnownResults:
                 return run
         return None
 
+    def without(self, asked: Iterable[tuple[RunSettings, int]]) -> list[dict[str, Any]]:
+        """Return the runs that are none of those asked for.
+
+        Args:
+            asked: settings and seed of each.
+        """
+        kept = [self.find(settings, seed) for settings, seed in asked]
+        return [
+            run
+            for runs in self._runs.values()
+            for _, run in runs
+            if not any(run is other for other in kept)
+        ]
+
 
 def _runs(path: Path) -> list[tuple[EvaluationSettings, dict[str, Any]]]:
     """Read the runs of a file, each with how it was measured, and check what will be used of it."""

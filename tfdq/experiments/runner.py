@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tf_keras
 
@@ -26,6 +26,8 @@ from tfdq.experiments.resumable import MODEL, RECORD, environment, train_run
 from tfdq.experiments.settings import DataSettings, RunSettings
 from tfdq.experiments.strategy import Machines, check_batch, scaled_to
 from tfdq.experiments.training import DivergedError
+
+T = TypeVar("T")
 
 KIND = "reproduce"
 _POLL_SECONDS = 2.0
@@ -59,6 +61,20 @@ class Unit:
         if not self.measured:
             return self.folder(out) / RECORD
         return self.folder(out) / f"evaluation-{self.variant.settings.evaluation_key()}.json"
+
+
+def _share(items: Sequence[T], do: Callable[[T], None], done: Callable[[T], bool]) -> None:
+    """Do what no other process is at, then wait for what the others do."""
+    while items:
+        left = []
+        for item in items:
+            try:
+                do(item)
+            except BusyError:
+                left.append(item)
+        if len(left) == len(items):
+            time.sleep(_POLL_SECONDS)
+        items = [item for item in left if not done(item)]
 
 
 class Experiment:
@@ -175,19 +191,14 @@ class Experiment:
 
     def run(self) -> None:
         """Do all units that are not done; waits for those that other processes are at."""
-        pending = self.pending()
-        while pending:
-            left = []
-            for unit in pending:
-                try:
-                    self._do(unit)
-                except BusyError:
-                    left.append(unit)
-            if left and len(left) == len(pending):
-                time.sleep(_POLL_SECONDS)
-            pending = [unit for unit in left if not unit.result(self.out).exists()]
-        for seed in self.seeds:
-            self._do_transfer(seed)
+        _share(self.pending(), self._do, lambda unit: unit.result(self.out).exists())
+        asked = self.transfer
+        if asked is not None and self.machines.chief:
+            _share(
+                [seed for seed in self.seeds if not self.transfer_file(seed).exists()],
+                lambda seed: self._do_transfer(asked, seed),
+                lambda seed: self.transfer_file(seed).exists(),
+            )
 
     @contextmanager
     def _held(self, folder: Path) -> Iterator[None]:
@@ -257,10 +268,14 @@ class Experiment:
         given = None if asked is None else asked.eps
         return list(given or self.recipe.variants[0].settings.evaluation.epsilons)
 
-    def _do_transfer(self, seed: int) -> None:
+    def _do_transfer(self, asked: Transfer, seed: int) -> None:
+        """Attack all variants with the images of the surrogates, and write the result."""
         path = self.transfer_file(seed)
-        if self.transfer is None or path.exists() or not self.machines.chief:
-            return
+        with hold(path.with_suffix("")):
+            if not path.exists():
+                write_json(path, {"seed": seed, **self._measure_transfer(asked, seed)})
+
+    def _measure_transfer(self, asked: Transfer, seed: int) -> dict[str, Any]:
         self.tell(f"black box, seed {seed}")
 
         def trained(variants: Sequence[Variant], number: int) -> dict[str, Path]:
@@ -271,9 +286,7 @@ class Experiment:
         makers = trained(self._surrogates(), seed + OTHER_SEED)
         images = self.images(self.recipe.variants[0].settings)
         strengths = self._transfer_strengths()
-        found = transfer(self.transfer, strengths, makers, victims, images, seed, self._held_out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"seed": seed, **found})
+        return transfer(asked, strengths, makers, victims, images, seed, self._held_out)
 
     def found(self) -> Iterator[tuple[Unit, dict[str, Any], dict[str, Any]]]:
         """Yield the finished units with their trainings and their figures."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfdq.report.experiment_table import strengths
+from tfdq.report.experiment_table import strengths, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +30,12 @@ def plot_experiment(results: Mapping[str, Any], path: Path) -> None:
 
     kind = results["recipe"]["content"]["figure"]["kind"]
     bars = kind == "bars"
-    size = (max(7.0, 0.9 * len(results["summary"])), 5.0) if bars else (7.0, 4.6)
+    size = (max(7.0, 0.9 * len(results["summary"])), 5.0) if bars else (8.5, 5.2)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     draw = {"lines": _lines, "bars": _bars, "depth": _depth, "transfer": _transfer}[kind]
     draw(results, axes)
-    axes.set_title(results["recipe"]["content"]["title"], fontsize=10)
+    axes.set_title(title(results), fontsize=10)
     figure.savefig(path, dpi=150)
 
 
@@ -87,12 +87,12 @@ def _lines(results: Mapping[str, Any], axes: Axes) -> None:
                     capsize=3,
                     label=f"{group}, {metric}",
                 )
-    for name in flat:
+    for shade, name in zip(np.linspace(0.0, 0.6, len(flat)), flat, strict=True):
         for style, metric in zip(_STYLES, asked["metrics"], strict=False):
             figure = _figure(results, name, metric)
             if figure is not None:
                 axes.axhline(
-                    figure["mean"], color="black", linestyle=style, label=f"{name}, {metric}"
+                    figure["mean"], color=str(shade), linestyle=style, label=f"{name}, {metric}"
                 )
     values = sorted({x for points in groups.values() for x, _ in points})
     if values and min(values) > 0 and max(values) / min(values) > 20:
@@ -101,7 +101,8 @@ def _lines(results: Mapping[str, Any], axes: Axes) -> None:
         axes.set_xticks(values)
     axes.set(xlabel=setting, ylabel="accuracy", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2)
+    # Below the axes: no curve may lie under it.
+    axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
 def _bars(results: Mapping[str, Any], axes: Axes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,18 @@ def strengths(results: Mapping[str, Any]) -> list[str]:
     return sorted(found, key=float)
 
 
+def title(results: Mapping[str, Any]) -> str:
+    """Return the title of an experiment with the images it is about."""
+    return f"{results['recipe']['content']['title']} ({_images(results)})"
+
+
+def _images(results: Mapping[str, Any]) -> str:
+    """Return the name of the data set as it was loaded: a recompressed copy says so."""
+    loaded = {run["training"].get("data", {}).get("name") for run in results["runs"]} - {None}
+    asked = results["recipe"]["variants"][0]["settings"]["data"]["name"]
+    return ", ".join(sorted(loaded)) or str(asked)
+
+
 def as_markdown(results: Mapping[str, Any]) -> str:
     """Return the results of an experiment as Markdown.
 
@@ -44,7 +57,7 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     """
     content = results["recipe"]["content"]
     setup = results["recipe"]["setup"]
-    lines = [f"## {content['title']}", "", f"The paper: {content['paper']}", ""]
+    lines = [f"## {title(results)}", "", f"The paper: {content['paper']}", ""]
     lines += [_made_by(results), ""]
     for strength in strengths(results) or [""]:
         lines += _table(results, strength)
@@ -135,7 +148,7 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
     figures = [run["figures"] for run in results["runs"] if "clean" in run["figures"]]
     sources = {run["training"].get("data", {}).get("source") for run in results["runs"]} - {None}
     parts = [
-        f"{data['name']} ({train} training images), {model}, {settings['training']['epochs']} "
+        f"{_images(results)} ({train} training images), {model}, {settings['training']['epochs']} "
         f"epochs{f', setup {setup}' if setup else ''}."
     ]
     if figures:
@@ -162,9 +175,11 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
             if of_files - {suite["images"]}:
                 counts = " or ".join(f"{count:,}" for count in sorted(of_files))
                 parts.append(f"Worst case of the .tflite: the first {counts} of these images.")
+            parts += _agreement(figures)
     parts.append(f"In brackets: {interval}.")
     parts.append("Every figure is an upper bound on the true robust accuracy.")
     lines = [" ".join(parts)]
+    lines += _audited(figures)
     lines += [f"Data: {source}." for source in sorted(sources)]
     commits = {figure.get("environment", {}).get("commit") for figure in figures} - {None}
     if commits:
@@ -183,6 +198,41 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
     if diverged:
         lines.append(f"Did not train, and count nowhere: {', '.join(diverged)}.")
     return lines
+
+
+def _agreement(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say on how many images the file falls or stands where the network does."""
+    same = count = 0
+    for figure in figures:
+        of_file = figure.get("tflite", {}).get("suite", {}).get("eps", {})
+        for strength, parts in of_file.items():
+            # The file is attacked on the first of the images, and maybe on fewer.
+            pairs = zip(parts["worst"], figure["suite"]["eps"][strength]["worst"], strict=False)
+            outcomes = [one == other for one, other in pairs]
+            same, count = same + sum(outcomes), count + len(outcomes)
+    if not count:
+        return []
+    return [
+        f"File and network, each attacked on its own, have the same outcome in the worst case on "
+        f"{same:,} of {count:,} images."
+    ]
+
+
+def _audited(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how much an audit looked at, and which of its checks were not run."""
+    audits = [figure["audit"] for figure in figures if "audit" in figure]
+    if not audits:
+        return []
+    left_out = Counter(
+        check["name"]
+        for audit in audits
+        for check in audit["checks"]
+        if check["status"] == "not run"
+    )
+    listed = ", ".join(f"{name} ({n} of {len(audits)})" for name, n in sorted(left_out.items()))
+    counts = " or ".join(f"{n:,}" for n in sorted({audit["examples"] for audit in audits}))
+    text = f"Audits: {counts} images; «passed» means that no check failed."
+    return [f"{text} Not run for want of what they need: {listed}." if listed else text]
 
 
 def _claim(claim: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tfdq.experiments.known_results import FORMAT
 from tfdq.report.experiment_figure import plot_experiment
-from tfdq.report.experiment_table import as_markdown
+from tfdq.report.experiment_table import as_markdown, title
 from tfdq.robustness.result_store import write_atomically
 
 _HEAD = """# Results on record
@@ -68,11 +68,27 @@ def page(results: Mapping[str, Mapping[str, Any]], folder: str) -> str:
                 f"**{claim['verdict']}** | {suite} |"
             )
         lines.append("")
+    lines += _not_measured(results)
     for name, content in results.items():
         # The anchor that the table above points to, whatever the title.
         lines += [f'<a id="{name}"></a>', "", as_markdown(content)]
-        lines += [f"![{content['recipe']['content']['title']}](figures/{name}.png)", ""]
+        lines += [f"![{title(content)}](figures/{name}.png)", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _not_measured(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """List the claims of these recipes that need variants which no file on record has."""
+    decided = {claim["text"] for content in results.values() for claim in content["claims"]}
+    asked = {
+        (content["recipe"]["name"], claim["text"]): None
+        for content in results.values()
+        for claim in content["recipe"]["content"]["claims"]
+        if claim["text"] not in decided
+    }
+    if not asked:
+        return []
+    lines = [f"- {text} (`tfdq reproduce {recipe}`)" for recipe, text in asked]
+    return ["Claims of these recipes that were **not measured**:", "", *lines, ""]
 
 
 def write_page(folder: Path, out: Path) -> dict[str, dict[str, Any]]:
