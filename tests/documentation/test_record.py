@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.documentation.markdown import ROOT
@@ -71,3 +72,37 @@ def test_the_ablation_on_observed_ranges(row: str, variant: str) -> None:
     passed = sum(not failed for failed in audits[variant].values())
     line = f"| {row} | {means} | {cell(found['worst@8'])} | {passed} of {len(audits[variant])} |"
     assert line in (ROOT / "docs" / "lipschitz.md").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_readme_cites_the_held_out_images() -> None:
+    found = summary("levels_held_out")
+    pairs = [
+        f"{100 * found[name]['tflite clean']['mean']:.1f} / "
+        f"{100 * found[name]['tflite worst@8']['mean']:.1f}"
+        for name in ("VQ", "DQ", "VQ + R+FGSM training", "DQ + R+FGSM training")
+    ]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{', '.join(pairs[:3])} and {pairs[3]}" in text
+
+
+def test_a_recompressed_copy_is_never_called_by_the_data_sets_name() -> None:
+    text = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8").lower()
+    assert "cifar10 (jpeg copy) (all training images)" in text
+    assert text.count("cifar10 (") == text.count("cifar10 (jpeg copy)")
+
+
+def test_outcomes_of_file_and_network_are_counted() -> None:
+    content = json.loads((RESULTS / "white_box.json").read_text(encoding="utf-8"))
+    same = count = 0
+    for run in content["runs"]:
+        if "suite" not in run["figures"].get("tflite", {}):
+            continue
+        of_file, of_network = (
+            np.array(list(part["suite"]["eps"]["8"]["worst"]))
+            for part in (run["figures"]["tflite"], run["figures"])
+        )
+        equal = of_file == of_network[: len(of_file)]
+        same, count = same + int(equal.sum()), count + len(equal)
+    assert 0.95 * count < same < count
+    text = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    assert f"the same outcome in the worst case on {same:,} of {count:,} images" in text
