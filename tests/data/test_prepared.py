@@ -160,3 +160,24 @@ def test_a_prepared_cifar10():
     assert cifar.x_test.shape == (10_000, 32, 32, 3)
     assert np.bincount(cifar.y_train).tolist() == [5000] * 10
     assert cifar.class_names[:2] == ("airplane", "automobile")
+
+
+@pytest.mark.skipif(
+    not {"TFDQ_DATA_DIR", "TFDQ_EXACT_CIFAR10"} <= set(os.environ),
+    reason="TFDQ_DATA_DIR and TFDQ_EXACT_CIFAR10 (an .npz of exact test images) are not both set",
+)
+def test_the_copy_is_near_the_exact_images():
+    copy = data.load("cifar10", os.environ["TFDQ_DATA_DIR"])
+    with np.load(os.environ["TFDQ_EXACT_CIFAR10"]) as exact:
+        images, labels = exact["test_x"][:40], exact["test_y"][:40]
+    flat = copy.x_test.reshape(len(copy.x_test), -1)
+    errors = []
+    for image, label in zip(images.reshape(40, -1).astype(np.float32), labels, strict=True):
+        # Nearest by thumbnails would do; all pixels leave no doubt.
+        distances = np.abs(flat - image).mean(axis=1)
+        nearest = int(distances.argmin())
+        assert copy.y_test[nearest] == label
+        errors.append(distances[nearest])
+        assert np.partition(distances, 1)[1] > 2 * errors[-1]
+    assert 3 < np.mean(errors) < 9  # of 255: recompressed, so no figure of it is CIFAR-10's
+    assert copy.source.endswith("images recompressed as JPEG")
