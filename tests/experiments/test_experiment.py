@@ -372,7 +372,7 @@ def test_the_page_has_every_experiment_its_claims_and_commands(record: Path) -> 
     text = out.read_text()
     assert "tfdq reproduce everything.toml" in text
     assert "| five bits see more than four | [everything](#everything) | fgsm@32 |" in text
-    assert "![Everything once](figures/everything.png)" in text
+    assert "![Everything once (digits)](figures/everything.png)" in text
     assert (out.parent / "figures" / "everything.png").exists()
     assert text == page(read_results(record), "results")
 
