@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--warm-up", type=int, default=10, help="calls before them")
     timing.add_argument("--seconds", type=float, default=10.0, help="longest time of a setting")
     timing.add_argument(
-        "--trust",
+        "--any-operators",
         action="store_true",
         help="time a file with operators outside this package's set, as other tools write",
     )

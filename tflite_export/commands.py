@@ -71,7 +71,7 @@ def benchmark(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         kernels=options.kernels,
         runtime=options.runtime,
-        trusted=options.trust,
+        trusted=options.any_operators,
         progress=tell,
     )
     _print([asdict(timing) for timing in timings], table(timings), options)
