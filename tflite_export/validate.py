@@ -90,7 +90,7 @@ def check_graph(graph: IntegerGraph) -> None:
         if rule is None or operator.options is None:
             raise ValueError(
                 f"{where} is not one this package runs; it runs {', '.join(sorted(RULES))}. "
-                "A file that you trust: Interpreter(FILE, trusted=True), benchmark FILE --any-operators"
+                "If you trust it: Interpreter(FILE, trusted=True), benchmark FILE --any-operators"
             )
         if len(operator.outputs) != 1:
             raise ValueError(f"{where} has {len(operator.outputs)} outputs, expected 1")
