@@ -135,21 +135,20 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         part = record.get(name, {})
         # What was measured with other settings makes room.
-        accuracy = part.get("accuracy", {}) if part.get("settings") == settings else {}
+        runs = part.get("runs", {}) if part.get("settings") == settings else {}
         for seed in range(options.seeds):
-            if str(seed) not in accuracy:
-                accuracy[str(seed)] = measure(options, data, seed)
-            metrics = {
-                metric: average({int(s): found[metric] for s, found in accuracy.items()})
-                for metric in accuracy["0"]
-            }
-            record[name] = {
-                "settings": settings,
+            if str(seed) in runs:
+                continue
+            runs[str(seed)] = {
+                "accuracy": measure(options, data, seed),
                 "versions": package_versions(),
                 "commit": source_commit(),
-                "accuracy": accuracy,
-                "summary": metrics,
             }
+            summary = {
+                metric: average({int(s): run["accuracy"][metric] for s, run in runs.items()})
+                for metric in runs[str(seed)]["accuracy"]
+            }
+            record[name] = {"settings": settings, "runs": runs, "summary": summary}
             write_atomically(options.out, json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
     return 0

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export.graph import DTYPES, IntegerGraph, Tensor
+from tflite_export.graph import DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
 from tflite_export.metadata import facts_of
 from tflite_export.read import load, read
 from tflite_export.reference import dequantize, quantize
@@ -263,6 +263,7 @@ class Interpreter:
                 )
             if len(array) != len(arrays[0]):
                 raise ValueError(f"inputs of {len(arrays[0])} and {len(array)} samples")
+            _check_scale(array, tensor)
         return arrays
 
     def _run(
@@ -308,6 +309,25 @@ def find_runtime(name: str | None = None) -> tuple[Any, str, str]:
         module = module.lite if package == "tensorflow" else module
         return module, package, importlib.metadata.version(package)
     raise ValueError(f"no runtime: pip install ai-edge-litert ({'; '.join(reasons)})")
+
+
+def _check_scale(array: np.ndarray, tensor: Tensor) -> None:
+    """Refuse images on another scale than those trained on: they would saturate, silently.
+
+    Integers, in another type than the input's own, must lie on the grid. Floats may leave it, as
+    noise does, but not by many times its width.
+    """
+    if tensor.quantization is None or array.dtype == DTYPES[tensor.dtype] or array.size == 0:
+        return
+    low, high = (float(x) for x in dequantize(np.array(INTEGER_RANGES[tensor.dtype]), tensor))
+    room = float(tensor.scale) if np.issubdtype(array.dtype, np.integer) else 10 * (high - low)
+    least, most = float(array.min()), float(array.max())
+    finite = np.isfinite([least, most]).all()
+    if finite and (least < low - room or most > high + room):
+        raise ValueError(
+            f"input {tensor.name!r} takes values from {low:.4g} to {high:.4g}, got {least:.4g} to "
+            f"{most:.4g}: scale the images as those trained on (bytes are usually divided by 255)"
+        )
 
 
 def _checked(content: bytes, trusted: bool) -> IntegerGraph:

@@ -130,6 +130,19 @@ def test_audit_reports_its_checks(
     assert f"audit {'passed' if found['passed'] else 'failed'}" in capsys.readouterr().out
 
 
+def test_a_file_alone_is_not_audited_but_in_name(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = trained / "model.tflite"
+    assert tfdq("audit", file) == 2
+    said = capsys.readouterr().err
+    assert "--surrogate" in said
+    assert said.count("\n") == 1
+    # One check, asked for by its name, says that it was one.
+    assert tfdq("audit", file, "--limit", 8, "--checks", "determinism") == 0
+    assert "passed (1 of 14 checks run)" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_training_goes_on_from_a_float_model_against_an_attack(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +267,7 @@ def test_a_model_of_other_classes_is_refused(
         (("train", "--out", "x", "--image-size", "32x"), "--image-size takes 32 or 32x48"),
         (("train", "--out", "x", "--image-size", "32"), "image_size is for folders"),
         (("attack", "nothing.keras", "--eps", "-0.1"), "eps must be > 0"),
+        (("audit", "nothing.keras", "--eps", "8"), "did you mean 8/255?"),
         (("nonsense",), "No such command"),
         (("train",), "--out"),
     ],

@@ -119,10 +119,18 @@ def test_an_error_that_we_raise_is_about_the_input(
     assert capsys.readouterr().err == "error: give another\n"
 
 
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    _command_that(monkeypatch, ValueError("wrong"))
-    with pytest.raises(ValueError, match="wrong"):
-        main(["run", "x.keras", "--debug"])
+@pytest.mark.parametrize(("error", "status"), [(ValueError("wrong"), 2), (TypeError("odd"), 3)])
+def test_debug_shows_the_traceback_and_keeps_the_status(
+    error: Exception,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _command_that(monkeypatch, error)
+    assert tfdq("run", "x.keras", "--debug") == status
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("error: ")
 
 
 def test_out_of_memory_says_what_to_lower(

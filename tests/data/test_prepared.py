@@ -173,7 +173,6 @@ def test_the_copy_is_near_the_exact_images():
     flat = copy.x_test.reshape(len(copy.x_test), -1)
     errors = []
     for image, label in zip(images.reshape(40, -1).astype(np.float32), labels, strict=True):
-        # Nearest by thumbnails would do; all pixels leave no doubt.
         distances = np.abs(flat - image).mean(axis=1)
         nearest = int(distances.argmin())
         assert copy.y_test[nearest] == label

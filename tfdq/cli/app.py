@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
@@ -96,7 +97,7 @@ def _run(arguments: list[str]) -> int:
         status = INTERRUPTED
     except Exception as error:
         if output.debug:
-            raise
+            traceback.print_exc()
         return _report(error)
     if status == INTERRUPTED:
         print(f"interrupted; {output.after_interrupt}", file=sys.stderr)

@@ -116,7 +116,7 @@ def number(text: str, name: str = "eps") -> float:
         name: of the option, for the message.
 
     Raises:
-        ValueError: it is no such number, or is not above 0.
+        ValueError: it is no such number, or is not above 0; a strength above 1.
     """
     try:
         value = float(Fraction(text))
@@ -124,6 +124,8 @@ def number(text: str, name: str = "eps") -> float:
         raise ValueError(f"{text!r} is no number; write 8/255 or 0.03") from error
     if value <= 0:
         raise ValueError(f"{name} must be > 0, got {text!r}")
+    if name == "eps" and value > 1:
+        raise ValueError(f"eps {text} is more than images in [0, 1] have; did you mean {text}/255?")
     return value
 
 

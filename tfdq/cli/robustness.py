@@ -236,6 +236,11 @@ def audit(
     others = {path: open_model(path, trust) for path in transfer_from or []}
     dataset = load_data(data, data_dir, None, seed, image_size)
     check_models(dataset, (model, opened), (surrogate, helper), *others.items())
+    if model.suffix == ".tflite" and surrogate is None and checks is None:
+        raise ValueError(
+            f"{str(model)!r} gives no gradients, so nearly no check could be run: add --surrogate "
+            "with the model it was made of, or with the file itself (its integer twin)"
+        )
     x, y = test_images(dataset)
     # The audit takes the first that are classified rightly, and a folder is sorted by class.
     order = np.random.default_rng(seed).permutation(len(y))

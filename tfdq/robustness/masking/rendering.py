@@ -21,6 +21,8 @@ def markdown(audit: MaskingAudit) -> str:
     verdict = "passed" if audit.passed else "FAILED: " + ", ".join(audit.failures)
     if not audit.failures and not audit.passed:
         verdict = "not run"
+    if 0 < ran < len(audit.checks):
+        verdict += f" ({ran} of {len(audit.checks)} checks run)"
     lines = [
         f"## Gradient-masking audit of {audit.model}: {verdict}",
         "",
