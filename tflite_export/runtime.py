@@ -315,12 +315,12 @@ def _check_scale(array: np.ndarray, tensor: Tensor) -> None:
     """Refuse images on another scale than those trained on: they would saturate, silently.
 
     Integers, in another type than the input's own, must lie on the grid. Floats may leave it, as
-    noise does, but not by many times its width.
+    noise does, but not by fifty times its width, as bytes made floats do.
     """
     if tensor.quantization is None or array.dtype == DTYPES[tensor.dtype] or array.size == 0:
         return
     low, high = (float(x) for x in dequantize(np.array(INTEGER_RANGES[tensor.dtype]), tensor))
-    room = float(tensor.scale) if np.issubdtype(array.dtype, np.integer) else 10 * (high - low)
+    room = float(tensor.scale) if np.issubdtype(array.dtype, np.integer) else 50 * (high - low)
     least, most = float(array.min()), float(array.max())
     finite = np.isfinite([least, most]).all()
     if finite and (least < low - room or most > high + room):
