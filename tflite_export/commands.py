@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from dataclasses import asdict
@@ -16,6 +17,8 @@ def run(options: argparse.Namespace) -> int:
     """Print the best classes of each image, or write the outputs to a file."""
     from tflite_export.runtime import Interpreter
 
+    if options.top < 1:
+        raise ValueError(f"--top must be at least 1, got {options.top}")
     model = Interpreter(
         options.file,
         threads=options.threads,
@@ -23,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
         runtime=options.runtime,
         batch_size=options.batch_size,
     )
-    images = np.load(options.images, allow_pickle=False)
+    images = _images(options.images)
     raw = options.raw or images.dtype == np.int8
     compute = model.integers if raw else model.predict
     results = compute(images, progress=not options.quiet)
@@ -39,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     found = []
     for row in results:
         flat = row.reshape(-1)
-        best = np.argsort(-flat.astype(np.float64), kind="stable")[: max(options.top, 1)]
+        best = np.argsort(-flat.astype(np.float64), kind="stable")[: options.top]
         found.append([(labels[i] if labels else int(i), flat[i].item()) for i in best])
     lines = [
         "\t".join([str(position), *(f"{name}:{score:.6g}" for name, score in best)])
@@ -101,14 +104,23 @@ def verify(options: argparse.Namespace) -> int:
     """Compare runtime, integer twin and, if given, the trained model; prove integers only."""
     from tflite_export.metadata import golden_of
     from tflite_export.parity import verify
+
+    try:
+        importlib.import_module("tflite_export.twin")
+    except ImportError as error:
+        raise ImportError(
+            "verify compares with the trained network and needs tfdq with TensorFlow; here, "
+            f"selftest says whether this runtime computes the trained integers ({error})"
+        ) from error
     from tflite_export.proof import integer_only
     from tflite_export.reference import dequantize
     from tflite_export.validate import validate
 
     graph = validate(options.file)
     proof = integer_only(options.file)
+    images: Any
     if options.images:
-        images = np.load(options.images, allow_pickle=False)
+        images = _images(options.images)
     else:
         golden = golden_of(graph)
         if golden is None:
@@ -143,6 +155,17 @@ def selftest(options: argparse.Namespace) -> int:
     )
     _print({"passed": bool(result), **asdict(result)}, str(result), options)
     return 0 if result else 1
+
+
+def _images(path: str) -> np.ndarray:
+    """Return the array of a ``.npy`` file; anything else is refused, pickled objects above all."""
+    try:
+        found: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise ValueError(
+            f"{path!r} is not a .npy file of numbers; write one with np.save('images.npy', images)"
+        ) from error
+    return found
 
 
 def _print(figures: Any, text: str | None, options: argparse.Namespace) -> None:

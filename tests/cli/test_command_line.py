@@ -268,6 +268,8 @@ def test_a_model_of_other_classes_is_refused(
         (("train", "--out", "x", "--image-size", "32"), "image_size is for folders"),
         (("attack", "nothing.keras", "--eps", "-0.1"), "eps must be > 0"),
         (("audit", "nothing.keras", "--eps", "8"), "did you mean 8/255?"),
+        (("train", "--out", "x", "--image-size", "32x32x3x1"), "or 32x48x3 (x channels)"),
+        (("export", "nothing.keras", "model.tfl"), "'model.tfl' must end in .tflite"),
         (("nonsense",), "No such command"),
         (("train",), "--out"),
     ],
@@ -286,6 +288,45 @@ def test_mistakes_are_one_line_and_status_2(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("train", "--out"), ("audit", "--out"), ("evaluate", "--out"), ("attack", "--save-images")],
+)
+def test_a_place_that_cannot_be_written_is_found_before_any_work(
+    command: str,
+    option: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("work was begun")
+
+    for place in ("commands.load_data", "robustness.open_model"):
+        monkeypatch.setattr(f"tfdq.cli.{place}", work)
+    (tmp_path / "file").write_bytes(b"")
+    model = [] if command == "train" else ["x.keras"]
+    for place in ("file/below", "file" if option == "--out" else "."):
+        assert tfdq(command, *model, option, tmp_path / place) == 2
+        said = capsys.readouterr().err
+        assert "file" in said
+        assert said.count("\n") == 1
+
+
+def test_a_network_that_learnt_nothing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--epochs", 1, "--train-limit", 64, "--learning-rate", 1e-9)
+    assert tfdq("train", "--out", tmp_path / "run", *options) == 0
+    shown = capsys.readouterr()
+    assert "can't be told from always answering the commonest class, 0.10" in shown.err
+    assert "done before" not in shown.out
+    assert tfdq("train", "--out", tmp_path / "run", *options, "--quiet") == 0
+    shown = capsys.readouterr()
+    assert "done before: nothing was left to do" in shown.out
+    assert shown.err == ""
 
 
 def test_two_runs_in_one_folder_are_refused(

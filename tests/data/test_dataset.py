@@ -35,6 +35,11 @@ def test_canonical_types():
         toy.classes = 5
 
 
+def test_it_is_shown_in_one_line():
+    shown = repr(make())
+    assert shown == "Dataset('toy': 20 training and 8 test images, 6x4x3, 4 classes)"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

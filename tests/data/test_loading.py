@@ -194,6 +194,25 @@ def test_grey_images_among_coloured_ones_become_coloured(tmp_path):
     assert np.repeat(grey[..., None], 3, -1)[2].tobytes() in {i.tobytes() for i in everything}
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("L", 3), ("RGB", 1)])
+def test_image_folder_becomes_coloured_or_grey_if_asked(tmp_path, mode, channels):
+    images = write_images(tmp_path / "a", 5, mode=mode)
+    write_images(tmp_path / "b", 5, mode=mode)
+    loaded = data.load(tmp_path, image_size=(9, 7, channels))
+    assert loaded.input_shape == (9, 7, channels)
+    assert f"resized to 9x7x{channels}" in loaded.source
+    everything = np.concatenate([loaded.x_train, loaded.x_test]).astype(int)
+    for image in images:
+        if mode == "L":
+            wanted = np.repeat(image[..., None], 3, -1).astype(int)
+        else:
+            # Pillow's luma, ITU-R 601-2, which TensorFlow's rounds otherwise.
+            wanted = np.asarray(Image.fromarray(image).convert("L")).astype(int)[..., None]
+        assert np.abs(everything - wanted).max((1, 2, 3)).min() <= (mode == "RGB")
+    with pytest.raises(ValueError, match="with 1 or 3 channels"):
+        data.load(tmp_path, image_size=(9, 7, 2))
+
+
 def test_image_folder_is_resized(tmp_path):
     """Against the mean over blocks, which antialiased halving comes close to on smooth images."""
     ramp = np.add.outer(np.arange(16), np.arange(16)).astype(np.uint8) * 8
@@ -228,7 +247,7 @@ def test_broken_image_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"test/b holds Thumbs\.db"):
         data.load(tmp_path)
     (tmp_path / "test" / "b" / "Thumbs.db").rename(tmp_path / "test" / "b" / "0.png")
-    with pytest.raises(ValueError, match=r"test/b/0\.png is not a readable image"):
+    with pytest.raises(ValueError, match=r"test/b/0\.png is not a readable image: it is damaged"):
         data.load(tmp_path)
 
 

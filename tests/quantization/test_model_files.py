@@ -87,6 +87,20 @@ def test_that_lambda_does_run_where_it_is_trusted(tmp_path: Path) -> None:
     assert mark.exists()
 
 
+def test_what_is_no_model_for_tf_keras_names_what_to_give(tmp_path: Path) -> None:
+    build(keras, keras.layers.Dense(3)).save(tmp_path / "keras3.h5")
+    with pytest.raises(ValueError, match=r"h5 file of Keras 3\.\S+; load it there and save it"):
+        tfdq.load_model(tmp_path / "keras3.h5")
+    for library, name in ((keras, "keras3"), (tf_keras, "tf_keras")):
+        weights = tmp_path / f"{name}.weights.h5"
+        build(library).save_weights(weights)
+        with pytest.raises(ValueError, match="holds weights only; save the whole model"):
+            tfdq.load_model(weights)
+    (tmp_path / "model.tflite").write_bytes(b"TFL3")
+    with pytest.raises(ValueError, match=r"is an integer file.*give the Keras model"):
+        tfdq.load_model(tmp_path / "model.tflite")
+
+
 FUNCTION = {
     "module": "os",
     "class_name": "function",

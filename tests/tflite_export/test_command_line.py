@@ -236,6 +236,32 @@ def test_no_tensorflow_is_needed(command, small_file, images):
     assert done.stdout
 
 
+def test_verify_says_what_it_needs_where_there_is_no_tensorflow(small_file):
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TENSORFLOW, "verify", str(small_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "verify compares with the trained network and needs tfdq" in done.stderr
+    assert "selftest" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_images_that_are_no_array_of_numbers_are_refused(small_file, images, tmp_path, capsys):
+    np.savez(tmp_path / "images.npz", images=np.zeros((1, 8, 8, 1)))
+    (tmp_path / "text.npy").write_text("hello")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for name in ("images.npz", "text.npy", "objects.npy"):
+        assert main(["run", str(small_file), str(tmp_path / name)]) == 2
+        said = capsys.readouterr().err
+        assert "is not a .npy file of numbers; write one with np.save" in said
+        assert "pickle" not in said
+    assert main(["run", str(small_file), str(images), "--top", "0"]) == 2
+    assert "--top must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_importing_the_package_loads_nothing_heavy():
     code = "import tflite_export, sys; print(sorted(m for m in sys.modules if 'tensorflow' in m))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

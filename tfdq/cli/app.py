@@ -16,6 +16,7 @@ from tfdq.cli.output import Output, calm, output
 app = typer.Typer(
     name="tfdq",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Quantize Keras image models so that they are robust, and prove it.",
@@ -100,7 +101,8 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         return _report(error)
     if status == INTERRUPTED:
-        print(f"interrupted; {output.after_interrupt}", file=sys.stderr)
+        left = output.after_interrupt
+        print(f"interrupted; {left if isinstance(left, str) else left()}", file=sys.stderr)
     return status if isinstance(status, int) else GOOD
 
 

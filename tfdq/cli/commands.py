@@ -19,6 +19,7 @@ from tfdq.cli.options import (
     SeedOption,
     TrustOption,
     check_models,
+    check_writable,
     complete_data,
     complete_model,
     load_data,
@@ -26,7 +27,7 @@ from tfdq.cli.options import (
     open_model,
     test_images,
 )
-from tfdq.cli.output import output, print_result, progress
+from tfdq.cli.output import output, print_result, progress, warn
 
 if TYPE_CHECKING:
     from tfdq.data import Dataset
@@ -100,7 +101,8 @@ def train(
         str,
         typer.Option(
             "--model",
-            help="small_cnn, resnet20, vgg16, mobilenet_v2, wrn-D-W.",
+            help="small_cnn, resnet20, vgg16, mobilenet_v2, wide_resnet or wrn-DEPTH-WIDTH "
+            "(wrn-10-1).",
             autocompletion=complete_model,
         ),
     ] = "small_cnn",
@@ -156,8 +158,14 @@ def train(
 
     Started again after an interruption, it goes on where it was.
     """
-    from tfdq.experiments.classifier import ClassifierSettings, train_classifier
-    from tfdq.experiments.resumable import prepare_process
+    from tfdq.experiments.classifier import (
+        KIND,
+        ClassifierSettings,
+        no_better_than_chance,
+        train_classifier,
+    )
+    from tfdq.experiments.folder import check_folder
+    from tfdq.experiments.resumable import RECORD, prepare_process
     from tfdq.experiments.training import TrainingSettings
 
     prepare_process()
@@ -178,16 +186,32 @@ def train(
         training=TrainingSettings(epochs, batch_size, learning_rate, augment, seed),
         trust=trust,
     )
+    check_folder(out, KIND)
+    check_writable(out, is_folder=True)
     dataset = load_data(data, data_dir, None, seed, image_size)
     if train_limit is not None and train_limit < len(dataset.y_train):
         dataset = dataset.subset(train=train_limit, seed=seed)
-    output.after_interrupt = f"what was finished is kept in {out}; the same command goes on there"
+    output.after_interrupt = lambda: _left_of_training(out)
+    before = (out / RECORD).exists()
     figures = train_classifier(settings, dataset, out, progress())
     text = (
         f"{out / 'model.keras'}: test accuracy {figures['test_accuracy']:.4f} on "
-        f"{figures['test_images']} images, {figures['seconds']:.0f} s"
+        f"{figures['test_images']} images; {figures['seconds']:.0f} s of training"
+        f"{', done before: nothing was left to do' if before else ''}"
     )
     print_result(figures, text, as_json)
+    chance = no_better_than_chance(figures, dataset)
+    if chance:
+        warn(f"{chance}; lower --learning-rate or --beta, or train for more --epochs")
+
+
+def _left_of_training(out: Path) -> str:
+    """Say what an interrupted training left in its folder."""
+    from tfdq.experiments.resumable import CHECKPOINTS, RECORD
+
+    if any((out / CHECKPOINTS).glob("*.index")) or (out / RECORD).exists():
+        return f"what was finished is kept in {out}; the same command goes on there"
+    return "it was before the first checkpoint; the same command starts again"
 
 
 @app.command(epilog="Example:  tfdq export runs/dq/model.keras model.tflite --data digits")
@@ -225,6 +249,9 @@ def export(
     """Write the integer-only .tflite file of a model, and prove that its integers are right."""
     from tflite_export import convert, integer_only
 
+    if file.suffix != ".tflite":
+        raise ValueError(f"{str(file)!r} must end in .tflite: by that the other commands know it")
+    check_writable(file, is_folder=False)
     opened = open_model(model, trust)
     dataset = None if data is None else load_data(data, data_dir, limit, seed, image_size)
     images = None
@@ -232,7 +259,15 @@ def export(
         check_models(dataset, (model, opened))
         images, _ = test_images(dataset)
     trained = _aware(opened, model, dataset)
-    exported = convert(trained, file, input_type=input_type, weights=weights, calibration=images)
+    names = dataset.class_names if dataset is not None else ()
+    exported = convert(
+        trained,
+        file,
+        input_type=input_type,
+        weights=weights,
+        calibration=images,
+        labels=names or None,
+    )
     proof = integer_only(exported.content)
     figures: dict[str, Any] = {
         "file": str(file),

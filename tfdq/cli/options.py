@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -89,7 +90,9 @@ DataDirOption = Annotated[
 ImageSizeOption = Annotated[
     str | None,
     typer.Option(
-        "--image-size", help="Resize the images of a folder: 32 or 32x48.", metavar="SIZE|HxW"
+        "--image-size",
+        help="Resize the images of a folder: 32 or 32x48; 32x48x3: in colour, x1: grey.",
+        metavar="SIZE|HxW[xC]",
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of every random choice.", min=0)]
@@ -119,7 +122,8 @@ def number(text: str, name: str = "eps") -> float:
         ValueError: it is no such number, or is not above 0; a strength above 1.
     """
     try:
-        value = float(Fraction(text))
+        above, _, below = text.partition("/")
+        value = float(Fraction(above) / Fraction(below or 1))
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{text!r} is no number; write 8/255 or 0.03") from error
     if value <= 0:
@@ -129,8 +133,8 @@ def number(text: str, name: str = "eps") -> float:
     return value
 
 
-def size(text: str | None) -> tuple[int, int] | None:
-    """Return (height, width) of ``32`` or ``32x48``; None for None.
+def size(text: str | None) -> tuple[int, ...] | None:
+    """Return (height, width) of ``32`` or ``32x48``, with channels of ``32x48x3``; None for None.
 
     Raises:
         ValueError: it is neither.
@@ -138,9 +142,12 @@ def size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(f"--image-size takes 32 or 32x48 (height x width), got {text!r}")
-    return int(parts[0]), int(parts[-1])
+    numbers = [int(part) for part in parts if part.isdecimal() and int(part)]
+    if not len(numbers) == len(parts) <= 3:
+        raise ValueError(
+            f"--image-size takes 32 or 32x48 (height x width) or 32x48x3 (x channels), got {text!r}"
+        )
+    return (numbers[0], numbers[0]) if len(numbers) == 1 else tuple(numbers)
 
 
 def load_data(
@@ -177,6 +184,29 @@ def check_models(dataset: Dataset, *models: tuple[Path | None, Any]) -> None:
     for path, model in models:
         if model is not None:
             check_fit(model, str(path), dataset)
+
+
+def check_writable(path: Path, is_folder: bool) -> None:
+    """Check that a file or folder can be written, before work is done for it; makes nothing.
+
+    Args:
+        path: which; it need not be there, nor the folder that it is in.
+        is_folder: a folder is wanted; else a file.
+
+    Raises:
+        ValueError: it is the other of the two, or something above it is a file.
+        OSError: the nearest folder that there is can't be written.
+    """
+    if path.exists() and path.is_dir() != is_folder:
+        kinds = ("a file", "a folder")
+        raise ValueError(f"{str(path)!r} is {kinds[not is_folder]}; give {kinds[is_folder]}")
+    folder = path if is_folder else path.absolute().parent
+    while not folder.is_dir():
+        if folder.exists():
+            raise ValueError(f"{str(path)!r} can't be made: {str(folder)!r} is a file")
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{str(folder)!r} can't be written; give another place")
 
 
 def open_model(path: Path, trust: bool = False) -> Any:

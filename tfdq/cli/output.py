@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -31,14 +31,14 @@ class Output:
         quiet: no progress and no warnings; results and errors only.
         verbose: the notices and warnings of the libraries as well.
         debug: verbose, and the traceback of an error.
-        after_interrupt: what Ctrl-C leaves behind, and how to go on.
+        after_interrupt: what Ctrl-C leaves behind, and how to go on; or what finds that out then.
         warned: the warnings shown so far.
     """
 
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
-    after_interrupt: str = "nothing was written; the same command starts again"
+    after_interrupt: str | Callable[[], str] = "nothing was written; the same command starts again"
     warned: set[str] = field(default_factory=set)
 
 
@@ -67,6 +67,12 @@ def print_result(figures: Any, text: str, as_json: bool) -> None:
         typer.echo(json.dumps(figures, default=str))
 
 
+def warn(text: str) -> None:
+    """Print a warning on stderr, in one line; not if quiet."""
+    if not output.quiet:
+        print(f"warning: {text}", file=sys.stderr)
+
+
 @contextmanager
 def calm() -> Iterator[None]:
     """Keep the notices and warnings of libraries from the user while the block runs."""
@@ -90,10 +96,9 @@ def _show_warning(
     """Print a warning of our own in one line; drop those that libraries address to us."""
     ours = category.__module__.split(".")[0] in ("tfdq", "tflite_export")
     text = " ".join(str(message).split())
-    if not output.quiet and (ours or any(part in filename for part in _OURS)):
-        # Once: a command may build a model several times.
-        if text not in output.warned:
-            print(f"warning: {text}", file=sys.stderr)
+    # Once: a command may build a model several times.
+    if text not in output.warned and (ours or any(part in filename for part in _OURS)):
+        warn(text)
         output.warned.add(text)
 
 

@@ -19,6 +19,7 @@ from tfdq.cli.options import (
     SeedOption,
     TrustOption,
     check_models,
+    check_writable,
     complete_attack,
     load_data,
     number,
@@ -72,6 +73,8 @@ def attack(
     from tfdq.robustness.statistics import wilson
 
     strength = number(eps)
+    if images is not None:
+        check_writable(images, is_folder=False)
     opened = open_model(model, trust)
     helper = _gradients_of(surrogate, trust)
     dataset = load_data(data, data_dir, limit, seed, image_size)
@@ -81,6 +84,7 @@ def attack(
     settings: Any = {"norm": norm, "seed": seed, "surrogate": helper}
     result = run_attack(name, opened, x, y, strength, **settings)
     if images is not None:
+        images.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(images, x_adv=result.x_adv, y=y, success=result.success)
     clean = wilson(round(result.clean_accuracy * len(y)), len(y))
     robust = wilson(round(result.robust_accuracy * len(y)), len(y))
@@ -143,6 +147,8 @@ def evaluate(
         else f"finished pieces are kept in {out}; the same command goes on with them"
     )
     strengths = [number(text) for text in eps or ["8/255"]]
+    if out is not None:
+        check_writable(out, is_folder=True)
     opened = {_name(path): open_model(path, trust) for path in models}
     if len(opened) < len(models):
         raise ValueError(f"the same model is given twice: {', '.join(map(str, models))}")
@@ -227,10 +233,13 @@ def audit(
     Exit status 1 if a check failed.
     """
     import numpy as np
+    from rich.console import Console
 
     from tfdq.robustness import audit as run_audit
 
     strength = number(eps)
+    if out is not None:
+        check_writable(out, is_folder=True)
     opened = open_model(model, trust)
     helper = _gradients_of(surrogate, trust)
     others = {path: open_model(path, trust) for path in transfer_from or []}
@@ -270,6 +279,10 @@ def audit(
         out.mkdir(parents=True, exist_ok=True)
         found.to_json(out / "audit.json")
         found.plot(out / "audit.png")
-    print_result(found.to_json(), found.to_markdown(), as_json)
+        (out / "audit.md").write_text(found.to_markdown(), encoding="utf-8")
+    if as_json:
+        print_result(found.to_json(), "", as_json)
+    else:
+        Console().print(found.to_rich(), crop=False)
     if not found.passed:
         raise typer.Exit(ANSWER_IS_NO)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 # Compared by identity: arrays have no single truth value.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A labelled image data set with a training and a test part.
 
@@ -64,6 +64,14 @@ class Dataset:
                 f"{self.name}: training images are {self.x_train.shape[1:]}, but test images "
                 f"{self.x_test.shape[1:]}: both parts need one shape."
             )
+
+    def __repr__(self) -> str:
+        """What it is, in a line; the arrays are long."""
+        shape = "x".join(map(str, self.input_shape))
+        return (
+            f"Dataset({self.name!r}: {len(self.y_train)} training and {len(self.y_test)} test "
+            f"images, {shape}, {self.classes} classes)"
+        )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

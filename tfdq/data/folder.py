@@ -14,7 +14,7 @@ _TEST_NAMES = ("test", "val", "validation")
 _SPLIT_SEED = 0
 
 
-def load_folder(path: Path, image_size: tuple[int, int] | None = None) -> Dataset:
+def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Dataset:
     """Read a folder of images, `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*`.
 
     The test part may also be called `val` or `validation`. Without it a fifth of every class,
@@ -24,13 +24,21 @@ def load_folder(path: Path, image_size: tuple[int, int] | None = None) -> Datase
     Args:
         path: The folder.
         image_size: `(height, width)` to resize to, bilinear with antialiasing; needed where the
-            images differ in size.
+            images differ in size. `(height, width, channels)` makes all of them grey (1) or
+            colour (3), too.
 
     Raises:
         ValueError: If the layout, a file, or the sizes do not fit; names what and what to do.
     """
-    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
-        raise ValueError(f"image_size is {image_size}, but must be (height, width), at least 1.")
+    if image_size is not None and (
+        len(image_size) not in (2, 3)
+        or min(image_size) < 1
+        or image_size[2:] not in ((), (1,), (3,))
+    ):
+        raise ValueError(
+            f"image_size is {image_size}, but must be (height, width), at least 1, or (height, "
+            "width, channels) with 1 or 3 channels."
+        )
     train = path / "train"
     test = next((path / name for name in _TEST_NAMES if (path / name).is_dir()), None)
     if train.is_dir() and test is None:
@@ -70,7 +78,7 @@ def load_folder(path: Path, image_size: tuple[int, int] | None = None) -> Datase
         classes=len(class_names),
         name=path.resolve().name,
         source=f"image folder {path.resolve().name}"
-        + (f", resized to {image_size[0]}x{image_size[1]}" if image_size else "")
+        + (f", resized to {'x'.join(map(str, image_size))}" if image_size else "")
         + how,
         class_names=tuple(class_names),
     )
@@ -100,7 +108,7 @@ def _image_files(folder: Path) -> list[Path]:
     return visible
 
 
-def _decode(files: list[Path], image_size: tuple[int, int] | None) -> np.ndarray:
+def _decode(files: list[Path], image_size: tuple[int, ...] | None) -> np.ndarray:
     """Return the images, uint8 `(n, height, width, 1 or 3)`, in the order of the files."""
 
     def read(name: tf.Tensor) -> tf.Tensor:
@@ -109,7 +117,7 @@ def _decode(files: list[Path], image_size: tuple[int, int] | None) -> np.ndarray
         channels = tf.shape(image)[-1]
         image = image[..., : channels - (1 - channels % 2)]
         if image_size is not None:
-            image = tf.image.resize(image, image_size, antialias=True)
+            image = tf.image.resize(image, image_size[:2], antialias=True)
             image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
         return image
 
@@ -120,14 +128,29 @@ def _decode(files: list[Path], image_size: tuple[int, int] | None) -> np.ndarray
         for image in decoded.as_numpy_iterator():
             images.append(image)
     except tf.errors.InvalidArgumentError as error:
-        reason = error.message.splitlines()[0]
-        raise ValueError(f"{files[len(images)]} is not a readable image ({reason}).") from error
+        raise ValueError(
+            f"{files[len(images)]} is not a readable image: it is damaged, or of another kind than "
+            f"{', '.join(_ENDINGS)}; replace it, or move it away."
+        ) from error
     sizes = sorted({image.shape[:2] for image in images})
     if len(sizes) > 1:
         raise ValueError(
             f"the images differ in size, from {sizes[0]} to {sizes[-1]}: give image_size "
-            "(height, width) to resize them."
+            "(height, width) to resize them (command line: --image-size)."
         )
-    if len({image.shape[2] for image in images}) > 1:
+    channels = max(image.shape[2] for image in images)
+    if image_size is not None and len(image_size) == 3:
+        channels = image_size[2]
+    if channels == 3:
         images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in images]
+    else:
+        images = [_grey(image) for image in images]
     return np.stack(images)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """Return an image, uint8 `(height, width, 1 or 3)`, with the luma of its colours alone."""
+    if image.shape[2] == 1:
+        return image
+    luma: np.ndarray = tf.image.rgb_to_grayscale(image).numpy()
+    return luma

@@ -22,7 +22,7 @@ def load(
     data_dir: str | Path | None = None,
     *,
     download: bool = False,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, ...] | None = None,
 ) -> Dataset:
     """Load an image data set into memory.
 
@@ -35,7 +35,8 @@ def load(
             `~/tensorflow_datasets`. For `mnist` and `fashion_mnist` also a folder of IDX files.
             Debian's package dataset-fashion-mnist is found by itself.
         download: Let TFDS download and prepare a named data set that is not there.
-        image_size: `(height, width)` that the images of a folder are resized to.
+        image_size: `(height, width)` that the images of a folder are resized to, or `(height,
+            width, channels)`, which makes them grey (1) or colour (3), too.
 
     Returns:
         The data set, images as bytes.

@@ -24,6 +24,7 @@ from tfdq.quantization import Settings
 from tfdq.robustness import AdversarialTraining
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import digest
+from tfdq.robustness.statistics import wilson
 from tfdq.robustness.versions import package_versions
 
 KIND = "train"
@@ -70,6 +71,8 @@ class ClassifierSettings:
     trust: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 < self.eps <= 1:
+            raise ValueError(f"eps must be in 0..1, in units of images in [0, 1], got {self.eps}")
         if self.adversarial not in ADVERSARIAL:
             raise ValueError(
                 f"adversarial must be one of {', '.join(ADVERSARIAL)}, got {self.adversarial!r}"
@@ -263,8 +266,13 @@ def check_fit(model: Any, name: str, dataset: Dataset) -> None:
     sizes = zip(wanted, given, strict=False)
     if len(wanted) != len(given) or any(side not in (None, -1, real) for side, real in sizes):
         size = ""
-        if wanted[2:] == given[2:] and len(wanted) == 3:
-            size = f"; --image-size {wanted[0]}x{wanted[1]} resizes the images of a folder"
+        if len(wanted) == 3 and wanted[2] in (1, 3):
+            channels = "" if wanted[2] == given[2] else f"x{wanted[2]}"
+            height, width = (
+                real if side in (None, -1) else side
+                for side, real in zip(wanted[:2], given[:2], strict=True)
+            )
+            size = f"; --image-size {height}x{width}{channels} changes the images of a folder"
         raise ValueError(
             f"{name!r} takes images {wanted}, but those of {dataset.name} are {given}{size}"
         )
@@ -272,6 +280,24 @@ def check_fit(model: Any, name: str, dataset: Dataset) -> None:
         raise ValueError(
             f"{name!r} has {outputs[-1]} outputs, but {dataset.name} has {dataset.classes} classes"
         )
+
+
+def no_better_than_chance(figures: dict[str, Any], dataset: Dataset) -> str | None:
+    """Say it if a test accuracy can't be told from always answering the commonest class.
+
+    Args:
+        figures: of `train_classifier`.
+        dataset: whose test images they are of.
+    """
+    images = figures["test_images"]
+    accuracy = wilson(round(figures["test_accuracy"] * images), images)
+    commonest = float(np.bincount(dataset.y_test).max() / len(dataset.y_test))
+    if accuracy.low > commonest:
+        return None
+    return (
+        f"a test accuracy of {accuracy.value:.4f} can't be told from always answering the "
+        f"commonest class, {commonest:.4f}: the network learnt nothing"
+    )
 
 
 def quantized_after_training(model: tf_keras.Model, dataset: Dataset) -> tf_keras.Model:

@@ -52,6 +52,18 @@ def join_folder(path: str | Path, kind: str) -> Path:
         OSError: it can't be written.
     """
     path = Path(path)
+    check_folder(path, kind)
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / _MARK, {"kind": kind})
+    return path
+
+
+def check_folder(path: Path, kind: str) -> None:
+    """Check that ``join_folder`` would take a folder; makes nothing.
+
+    Raises:
+        ValueError: the folder holds something else, or is no folder.
+    """
     mark = path / _MARK
     if path.exists() and not path.is_dir():
         raise ValueError(f"{str(path)!r} is a file; give a folder")
@@ -65,9 +77,6 @@ def join_folder(path: str | Path, kind: str) -> Path:
         raise ValueError(
             f"{str(path)!r} has files that tfdq did not write; give another folder with --out"
         )
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(mark, {"kind": kind})
-    return path
 
 
 @contextmanager

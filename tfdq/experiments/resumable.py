@@ -36,7 +36,7 @@ from tflite_export import round_biases
 MODEL = "model.keras"
 RECORD = "training.json"
 _HISTORY = "history.json"
-_CHECKPOINTS = "checkpoints"
+CHECKPOINTS = "checkpoints"
 _MONITORED = 256
 _DISK_TROUBLE = (
     "No space left",
@@ -230,9 +230,9 @@ class _Job:
                 generators=_generators(self.model),
             )
             # Under a strategy every process takes part in saving; only the chief's is kept.
-            name = _CHECKPOINTS if machines.chief else f"{_CHECKPOINTS}-{machines.worker}"
+            name = CHECKPOINTS if machines.chief else f"{CHECKPOINTS}-{machines.worker}"
             self.manager = tf.train.CheckpointManager(checkpoint, folder / name, max_to_keep=2)
-            latest = tf.train.latest_checkpoint(folder / _CHECKPOINTS)
+            latest = tf.train.latest_checkpoint(folder / CHECKPOINTS)
             if latest is not None:
                 checkpoint.restore(latest).assert_existing_objects_matched()
         self.history = self._kept_history()

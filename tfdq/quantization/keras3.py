@@ -24,7 +24,7 @@ from tfdq.quantization.keras3_layers import (
     convert_layer,
     convert_operation,
 )
-from tfdq.quantization.model_files import check_model_file
+from tfdq.quantization.model_files import UnsafeModelError, check_model_file
 
 CustomLayers = Mapping[str, Callable[[Any], tf_keras.layers.Layer]]
 
@@ -78,6 +78,12 @@ def load_keras3(
             path, lambda name: keras.saving.get_registered_object(name, None) is not None
         )
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except UnsafeModelError as error:
+        raise UnsafeModelError(
+            f"Keras {keras.__version__} can't load {path}: {error}. Rebuild it with layers of "
+            "Keras; or, in Python, load it with Keras and give the model itself to "
+            "tfdq.from_keras3, with custom_layers for those of your own."
+        ) from error
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise ValueError(f"Keras {keras.__version__} can't load {path}: {error}") from error
     return from_keras3(model, rtol=rtol, custom_layers=custom_layers)

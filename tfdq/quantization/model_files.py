@@ -28,6 +28,11 @@ from tfdq.quantization.model_names import (
 _LARGEST_CONFIG = 64 << 20
 """Bytes of a configuration that are read; that of ResNet-152 has 0.3 MiB."""
 
+_REGISTER = (
+    "register a class of your own with register_keras_serializable before loading, in Python: the "
+    "command line knows no classes of yours"
+)
+
 _LARGEST_ARCHIVE = 32 << 30
 """Bytes that an archive may hold unpacked."""
 
@@ -245,8 +250,7 @@ def _check_class(kind: str, module: Any, registered: Any, names: _Names) -> None
     if module is not None:
         _check_module(str(module), f"the class {kind!r}")
     raise UnsafeModelError(
-        f"it names the class {kind!r}, which neither Keras nor tfdq has; register a class of your "
-        "own with register_keras_serializable before loading"
+        f"it names the class {kind!r}, which neither Keras nor tfdq has; {_REGISTER}"
     )
 
 
@@ -259,7 +263,7 @@ def _check_module(module: str, what: str) -> None:
     if not is_module_of_packages(module):
         raise UnsafeModelError(
             f"it names {what} of the module {module!r}, which is not of {', '.join(PACKAGES)}; "
-            "register a class of your own with register_keras_serializable before loading"
+            f"{_REGISTER}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import tf_keras
 
 from tfdq.lipschitz.names import REGULARIZERS
@@ -89,6 +90,7 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> t
         raise FileNotFoundError(f"no model at {str(path)!r}")
     if path.is_dir() and not (path / "saved_model.pb").exists():
         raise ValueError(f"{str(path)!r} is a folder but not a SavedModel (no saved_model.pb)")
+    _check_kind(path)
     if is_keras3_file(path):
         return load_keras3(path)
     if safe_mode:
@@ -106,3 +108,26 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> t
         return tf_keras.models.load_model(path, safe_mode=safe_mode, **options)
     except OSError as error:
         raise ValueError(f"{str(path)!r} is not a Keras model file: {error}") from error
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what looks like a model file and is none that tf_keras reads; says what to give."""
+    if path.suffix == ".tflite":
+        raise ValueError(
+            f"{str(path)!r} is an integer file, which has no trainable weights; give the Keras "
+            "model that it was made of"
+        )
+    if path.is_dir() or not h5py.is_hdf5(path):
+        return
+    with h5py.File(path, "r") as file:
+        version = file.attrs.get("keras_version", "")
+        has_model = "model_config" in file.attrs
+    if not has_model:
+        raise ValueError(
+            f"{str(path)!r} holds weights only; save the whole model, with model.save('NAME.keras')"
+        )
+    if str(version.decode() if isinstance(version, bytes) else version).startswith("3."):
+        raise ValueError(
+            f"{str(path)!r} is an .h5 file of Keras {version}; load it there and save it again as "
+            ".keras, which is read"
+        )

@@ -28,7 +28,7 @@ def write_report(
     *,
     data: str | None = None,
     data_dir: Path | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, ...] | None = None,
     images: int = 200,
     seed: int = 0,
     trust: bool = False,
@@ -46,7 +46,7 @@ def write_report(
         out: the HTML file to write.
         data: name or path of the images; by default those that the runs were trained on.
         data_dir: where TFDS data sets are prepared.
-        image_size: (height, width) that the images of a folder are resized to.
+        image_size: (height, width), or with channels, that the images of a folder are changed to.
         images: test images for what is measured now, >= 8.
         seed: of the attacks.
         trust: run code that the models hold.

@@ -97,12 +97,12 @@ class ImageSource:
     Attributes:
         name: name or path of the data set; None: that of the runs.
         directory: where TFDS data sets are prepared.
-        size: (height, width) that the images of a folder are resized to.
+        size: (height, width), or with channels, that the images of a folder are changed to.
     """
 
     name: str | None = None
     directory: Path | None = None
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
 
     def options(self) -> list[str]:
         """Return the options of the command line that say the same."""

@@ -242,6 +242,7 @@ def _with_nan(x):
         (lambda a: {**a, "stpes": 3}, TypeError, "no option stpes; it has: steps, step_size"),
         (lambda a: {**a, "x": _with_nan(a["x"])}, ValueError, "NaN"),
         (lambda a: {**a, "x": 2 * a["x"]}, ValueError, "reaches from 0 to 2, outside clip"),
+        (lambda a: {**a, "x": 255 * a["x"]}, ValueError, "divide images of bytes by 255, or"),
         (lambda a: {**a, "x": a["x"][:0]}, ValueError, "at least one image"),
         (lambda a: {**a, "x": a["x"].astype(str)}, TypeError, "x must hold numbers"),
         (lambda a: {**a, "y": None}, ValueError, "y is None"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from rich.console import Console
 
 from tfdq.robustness import AuditThresholds, MaskingAudit, as_target, audit
 from tfdq.robustness.masking.audit import CHECK_NAMES
@@ -303,9 +306,25 @@ def test_verdict_is_kept_and_rendered(float_model: Any, digits: Any, tmp_path: A
     assert again.passed == verdict.passed
     text = verdict.to_markdown()
     assert "FAILED: zero gradients" in text
+    # What the verdict is about stands beside it, counted here without the audit.
+    right = loud(float_model).predict(digits.x_test) == digits.y_test
+    seen = np.flatnonzero(right.cumsum() >= 32)[0] // 256 * 256 + 256
+    assert verdict.clean_accuracy == right[:seen].mean()
+    assert f"Clean accuracy {right[:seen].mean():.1%}; the white-box attacks leave" in text
+    terminal = io.StringIO()
+    Console(file=terminal, width=72).print(verdict.to_rich(), crop=False)
+    headline, *lines = terminal.getvalue().splitlines()
+    assert headline == text.splitlines()[0].removeprefix("## ")
+    assert max(map(len, lines)) <= 72
+    for check in verdict.checks:
+        assert check.name.split()[0] in terminal.getvalue()
     assert text.count("Athalye") >= 1
     verdict.plot(tmp_path / "audit.png")
     assert (tmp_path / "audit.png").stat().st_size > 5000
+    older = json.loads(verdict.to_json())
+    for name in ("clean_accuracy", "white_box_accuracy", "constant_class"):
+        del older[name]
+    assert "Clean accuracy" not in MaskingAudit.from_json(json.dumps(older)).to_markdown()
     with pytest.raises(ValueError, match="not a masking audit"):
         MaskingAudit.from_json("{}")
     with pytest.raises(KeyError, match="no check 'nope'"):
@@ -346,3 +365,19 @@ def test_labels_that_are_no_classes(float_model: Any, digits: Any) -> None:
 def test_too_few_right_images(float_model: Any, digits: Any) -> None:
     with pytest.raises(ValueError, match="classifies only"):
         audit(float_model, digits.x_test[:40], (digits.y_test[:40] + 1) % 10)
+
+
+def test_a_constant_model_is_called_one(digits: Any) -> None:
+    """Nothing moves it, so that some checks fail; the reader is told why."""
+    image = tf_keras.Input((8, 8, 1))
+    bias = tf_keras.initializers.Constant([0.0] * 3 + [2.0] + [0.0] * 6)
+    flat = tf_keras.layers.Flatten()(image)
+    logits = tf_keras.layers.Dense(10, kernel_initializer="zeros", bias_initializer=bias)(flat)
+    verdict = audit(
+        tf_keras.Model(image, logits), digits.x_test, digits.y_test, eps=EPS, examples=16,
+        queries=5, checks=["zero gradients", "unbounded epsilon"],
+    )  # fmt: skip
+    assert verdict.failures == ("zero gradients", "unbounded epsilon")
+    assert verdict.constant_class == 3
+    assert verdict.white_box_accuracy is None
+    assert "gives class 3 to every image looked at: it is constant" in verdict.to_markdown()

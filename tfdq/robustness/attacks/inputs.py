@@ -68,9 +68,11 @@ def checked_images_and_labels(
         raise ValueError("x holds NaN or infinite values; clean the images first")
     low, high = float(images.min()), float(images.max())
     if low < np.float32(clip[0]) or high > np.float32(clip[1]):
+        remedy = "declare the range of the images with clip=(low, high)"
+        if low >= 0 and 2 < high <= 255:
+            remedy = f"divide images of bytes by 255, or {remedy} where the model takes 0..255"
         raise ValueError(
-            f"x reaches from {low:g} to {high:g}, outside clip={tuple(clip)}; declare the range of "
-            "the images with clip=(low, high)"
+            f"x reaches from {low:g} to {high:g}, outside clip={tuple(clip)}; {remedy}"
         )
     return images, _class_numbers(y, len(images))
 

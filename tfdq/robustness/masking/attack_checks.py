@@ -67,7 +67,7 @@ def transfer(subject: Subject) -> Check:
     name, limit = "white box vs transfer", subject.thresholds.transfer_only
     criterion = f"share broken by transferred images only <= {limit:g}"
     if not subject.transfer_from:
-        remark = "no independent model was given (transfer_from=)"
+        remark = "no independent model was given: transfer_from=, command line: --transfer-from"
         return Check(name, "not run", {}, criterion, CARLINI, remark)
     moved = np.zeros(len(subject.x), bool)
     figures = {"white_box_accuracy": _accuracy(subject.white_box_broken)}

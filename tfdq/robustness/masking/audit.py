@@ -130,7 +130,7 @@ def audit(
     target = as_target(model)
     source = target if surrogate is None else as_target(surrogate)
     _check_white_box(white_box)
-    images, labels = _rightly_classified(target, x, y, examples, batch_size, clip)
+    images, labels, clean, constant = _rightly_classified(target, x, y, examples, batch_size, clip)
     effort = _white_box(white_box, source, target.num_classes)
     subject = Subject(
         target,
@@ -176,6 +176,9 @@ def audit(
         AuditThresholds(**asdict(subject.thresholds)),
         package_versions(),
         time.perf_counter() - started,
+        clean_accuracy=clean,
+        white_box_accuracy=subject.white_box_accuracy_if_known,
+        constant_class=constant,
     )
 
 
@@ -235,12 +238,21 @@ def _run(
 
 def _rightly_classified(
     target: Target, x: Any, y: Any, examples: int, batch_size: int, clip: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first `examples` images that the target classifies rightly, and their labels."""
-    images, labels, have = [], [], 0
+) -> tuple[np.ndarray, np.ndarray, float, int | None]:
+    """Find the first `examples` images that the target classifies rightly.
+
+    Returns:
+        The images and their labels; the accuracy on all that were looked at; the class that was
+        given to all of those, if it was one.
+    """
+    images, labels, have, looked_at = [], [], 0, 0
+    answers: set[int] = set()
     for batch, truth in iterate_batches(x, y, batch_size, clip):
-        right = target.predict(batch) == truth
+        answer = target.predict(batch)
+        right = answer == truth
         checked_label_range(truth, target.num_classes, target.name)
+        looked_at += len(truth)
+        answers.update(answer.tolist())
         images.append(batch[right])
         labels.append(truth[right])
         have += int(right.sum())
@@ -251,4 +263,6 @@ def _rightly_classified(
             f"{target.name} classifies only {have} of the images rightly; an audit needs at least "
             "8. Are the labels and the clip range right?"
         )
-    return np.concatenate(images)[:examples], np.concatenate(labels)[:examples]
+    constant = answers.pop() if len(answers) == 1 else None
+    x_right, y_right = np.concatenate(images)[:examples], np.concatenate(labels)[:examples]
+    return x_right, y_right, have / looked_at, constant

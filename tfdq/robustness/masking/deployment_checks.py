@@ -47,7 +47,10 @@ def twin_and_runtime(subject: Subject) -> Check:
     others = {"twin": subject.twin, "runtime": subject.runtime}
     given = {label: target for label, target in others.items() if target is not None}
     if not given:
-        remark = "neither the integer twin (twin=) nor the deployed file (tflite=) was given"
+        remark = (
+            "neither the integer twin (twin=) nor the deployed file was given (tflite=, command "
+            "line: --tflite)"
+        )
         return Check(name, "not run", {}, criterion, source, remark)
     images = np.concatenate([subject.x, subject.pgd.x_adv])
     labels = subject.target.predict(images)

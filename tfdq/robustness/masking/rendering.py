@@ -9,36 +9,97 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import RenderableType
 
-    from tfdq.robustness.masking.verdict import MaskingAudit
+    from tfdq.robustness.masking.verdict import Check, MaskingAudit
 
 COLOURS = {"passed": "tab:green", "failed": "tab:red", "not run": "tab:gray"}
 
 
 def markdown(audit: MaskingAudit) -> str:
     """Return the verdict and a table of the checks with figures, criteria and sources."""
+    lines = [
+        f"## {_headline(audit)}",
+        "",
+        _circumstances(audit),
+        *_meaning(audit),
+        "",
+        "| check | verdict | figures | criterion | source |",
+        "|---|---|---|---|---|",
+    ]
+    for check in audit.checks:
+        verdict = check.status + (f": {check.remark}" if check.remark else "")
+        cells = [check.name, verdict, _figures(check), check.criterion, check.source]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def for_terminal(audit: MaskingAudit) -> RenderableType:
+    """Return verdict and checks as text and a table that fits the terminal; no sources."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_lines=True)
+    table.add_column("check", ratio=2, overflow="fold")
+    table.add_column("verdict", min_width=7)
+    table.add_column("criterion and figures", ratio=5, overflow="fold")
+    styles = {"passed": "green", "failed": "bold red", "not run": "dim"}
+    for check in audit.checks:
+        told = (check.criterion, _figures(check), check.remark)
+        table.add_row(
+            Text(check.name),
+            Text(check.status, styles[check.status]),
+            Text("\n".join(part for part in told if part)),
+        )
+    # Never broken, so that scripts can look for it; print it with crop=False.
+    head = Text(_headline(audit), "bold", no_wrap=True, overflow="ignore")
+    return Group(head, Text("\n".join([_circumstances(audit), *_meaning(audit)])), table)
+
+
+def _headline(audit: MaskingAudit) -> str:
     ran = sum(check.status != "not run" for check in audit.checks)
     verdict = "passed" if audit.passed else "FAILED: " + ", ".join(audit.failures)
     if not audit.failures and not audit.passed:
         verdict = "not run"
     if 0 < ran < len(audit.checks):
         verdict += f" ({ran} of {len(audit.checks)} checks run)"
-    lines = [
-        f"## Gradient-masking audit of {audit.model}: {verdict}",
-        "",
+    return f"Gradient-masking audit of {audit.model}: {verdict}"
+
+
+def _circumstances(audit: MaskingAudit) -> str:
+    ran = sum(check.status != "not run" for check in audit.checks)
+    return (
         f"eps {audit.epsilon:.5g}, {audit.examples} correctly classified examples, "
         f"{ran} of {len(audit.checks)} checks run, {audit.seconds:.0f} s, "
-        f"seed {audit.settings.get('seed')}.",
-        "",
-        "| check | verdict | figures | criterion | source |",
-        "|---|---|---|---|---|",
-    ]
-    for check in audit.checks:
-        figures = "; ".join(f"{key} {_plain(value)}" for key, value in check.figures.items())
-        verdict = check.status + (f": {check.remark}" if check.remark else "")
-        cells = [check.name, verdict, figures, check.criterion, check.source]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        f"seed {audit.settings.get('seed')}."
+    )
+
+
+def _meaning(audit: MaskingAudit) -> list[str]:
+    """Return what the verdict is about, so that nobody takes it for one on robustness."""
+    lines = []
+    if audit.constant_class is not None:
+        lines.append(
+            f"The model gives class {audit.constant_class} to every image looked at: it is "
+            "constant, and no figure of its robustness means anything."
+        )
+    if audit.clean_accuracy is not None:
+        text = f"Clean accuracy {audit.clean_accuracy:.1%}"
+        if audit.white_box_accuracy is not None:
+            robust = audit.clean_accuracy * audit.white_box_accuracy
+            text += (
+                f"; the white-box attacks leave {audit.white_box_accuracy:.1%} of the examples, "
+                f"{robust:.1%} of all images"
+            )
+        lines.append(
+            f"{text}. The audit judges whether such a figure can be believed, not how high it is."
+        )
+    return lines
+
+
+def _figures(check: Check) -> str:
+    return "; ".join(f"{key} {_plain(value)}" for key, value in check.figures.items())
 
 
 def figure(audit: MaskingAudit, path: str | os.PathLike[str] | None) -> Figure:

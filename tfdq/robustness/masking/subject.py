@@ -118,6 +118,12 @@ class Subject:
         return broken
 
     @property
+    def white_box_accuracy_if_known(self) -> float | None:
+        """Share of the examples that the white-box attacks leave; None if they were not run."""
+        broken = vars(self).get("white_box_broken")
+        return None if broken is None else float(1 - np.mean(broken))
+
+    @property
     def survivors(self) -> np.ndarray:
         """Indices of the examples that the white-box attacks left standing."""
         return np.flatnonzero(~self.white_box_broken)

@@ -12,6 +12,7 @@ from tfdq.robustness.result_store import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import RenderableType
 
 Status = Literal["passed", "failed", "not run"]
 FORMAT = "tfdq masking audit"
@@ -97,6 +98,11 @@ class MaskingAudit:
         thresholds: The lines that were drawn.
         versions: Versions of the packages.
         seconds: Wall-clock time.
+        clean_accuracy: Of the images looked at to find the examples, in 0..1; None in audits
+            written before it was kept.
+        white_box_accuracy: Share of the examples that the white-box attacks leave, in 0..1; None if
+            no check ran them.
+        constant_class: The class that the model gives to every image looked at, if it is one.
     """
 
     model: str
@@ -107,6 +113,9 @@ class MaskingAudit:
     thresholds: AuditThresholds = field(default_factory=AuditThresholds)
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    clean_accuracy: float | None = None
+    white_box_accuracy: float | None = None
+    constant_class: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -176,6 +185,12 @@ class MaskingAudit:
         from tfdq.robustness.masking.rendering import markdown
 
         return markdown(self)
+
+    def to_rich(self) -> RenderableType:
+        """Return the same for a terminal, as wide as that is: `Console().print(it, crop=False)`."""
+        from tfdq.robustness.masking.rendering import for_terminal
+
+        return for_terminal(self)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Plot accuracy against epsilon, steps and logit scale, with the verdicts listed.
