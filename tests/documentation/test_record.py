@@ -106,3 +106,28 @@ def test_outcomes_of_file_and_network_are_counted() -> None:
     assert 0.95 * count < same < count
     text = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     assert f"the same outcome in the worst case on {same:,} of {count:,} images" in text
+
+
+def test_figures_that_only_square_brings_down_are_named() -> None:
+    """Counted from what each image met, in every record."""
+    text = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    named = sum(text.count(f"points at eps {strength}/255)") for strength in (4, 8, 16))
+    expected = 0
+    for path in RESULTS.glob("*.json"):
+        gaps: dict[tuple[str, str], list[float]] = {}
+        for run in json.loads(path.read_text(encoding="utf-8")).get("runs", ()):
+            if not isinstance(run, dict):
+                continue
+            for strength, parts in run["figures"].get("suite", {}).get("eps", {}).items():
+                white, worst = (
+                    np.mean([mark == "1" for mark in parts[kind]])
+                    for kind in ("white_box", "worst")
+                )
+                gaps.setdefault((run["variant"], strength), []).append(float(white - worst))
+        for (variant, strength), values in gaps.items():
+            if np.mean(values) > 0.02:
+                expected += 1
+                assert (
+                    f"{variant} ({100 * np.mean(values):.1f} points at eps {strength}/255)" in text
+                )
+    assert named == expected > 0
