@@ -403,11 +403,24 @@ def _slice(site: Site) -> Kernel:
 
 
 def _minimum(site: Site) -> Kernel:
-    return lambda operands: tf.minimum(*operands)
+    return _choice(site, tf.minimum, -1.0)
 
 
 def _maximum(site: Site) -> Kernel:
-    return lambda operands: tf.maximum(*operands)
+    return _choice(site, tf.maximum, 1.0)
+
+
+def _choice(site: Site, choose: Callable[..., tf.Tensor], sign: float) -> Kernel:
+    """Share the gradient between operands that are near each other, as MedianSqueeze does."""
+    low, high = site.spans[0]
+    temperature = 0.01 * max(high - low, 1)
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        left, right = operands
+        share = tf.stop_gradient(tf.sigmoid((left - right) * (sign / temperature)))
+        return with_gradient(choose(left, right), share * left + (1.0 - share) * right)
+
+    return kernel
 
 
 def _reshape(site: Site) -> Kernel:

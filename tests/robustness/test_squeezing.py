@@ -10,24 +10,59 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from scipy.ndimage import median_filter
+from scipy.special import softmax
 
 from tfdq.robustness import BitDepthSqueeze, MedianSqueeze, attack, run_attack, squeeze
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
-def test_median_equals_scipy(size: int) -> None:
+@pytest.mark.parametrize("gradient", ["smooth", "exact", "straight_through"])
+def test_median_equals_scipy(size: int, gradient: str) -> None:
     x = np.random.default_rng(size).random((3, 9, 7, 2)).astype(np.float32)
-    ours = MedianSqueeze(size)(x).numpy()
+    ours = MedianSqueeze(size, gradient)(x).numpy()
     np.testing.assert_array_equal(ours, median_filter(x, size=(1, size, size, 1), mode="reflect"))
 
 
-def test_median_gradient_goes_to_the_picked_pixel() -> None:
-    x = tf.constant(np.random.default_rng(0).permutation(9).reshape(1, 3, 3, 1), tf.float32)
+def gradient_of_the_middle(layer: Any, image: np.ndarray) -> np.ndarray:
+    x = tf.constant(image.reshape(1, 3, 3, 1), tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        middle = MedianSqueeze(3)(x)[0, 1, 1, 0]
-    gradient = tape.gradient(middle, x).numpy().ravel()
-    np.testing.assert_array_equal(gradient, x.numpy().ravel() == 4)
+        middle = layer(x)[0, 1, 1, 0]
+    return tape.gradient(middle, x).numpy().ravel()
+
+
+@pytest.mark.parametrize("gradient", ["smooth", "exact"])
+def test_median_gradient_goes_to_the_picked_pixel(gradient: str) -> None:
+    image = np.random.default_rng(0).permutation(9)
+    found = gradient_of_the_middle(MedianSqueeze(3, gradient), image)
+    np.testing.assert_allclose(found, image == 4, atol=1e-12)
+
+
+def test_smooth_median_gradient_is_shared_among_pixels_that_tie() -> None:
+    """Behind a bit-depth squeezer most do; the exact derivative picks any one of them."""
+    image = np.array([3, 1, 5, 3, 3, 9, 0, 3, 8]) / 15
+    smooth = gradient_of_the_middle(MedianSqueeze(3, temperature=1e-3), image)
+    np.testing.assert_allclose(smooth, (image == 3 / 15) / 4, atol=1e-12)
+    assert np.count_nonzero(gradient_of_the_middle(MedianSqueeze(3, "exact"), image)) == 1
+    # Near the median, by SciPy's softmax: values one step apart at a temperature of a step.
+    warm = gradient_of_the_middle(MedianSqueeze(3, temperature=1 / 15), image)
+    np.testing.assert_allclose(warm, softmax(-np.abs(15 * image - 3)), rtol=1e-4)
+
+
+def test_the_smooth_gradient_makes_the_stronger_attack(float_model: Any, digits: Any) -> None:
+    """Behind few levels, where pixels tie: the exact gradient goes to one of several at random."""
+    x, y = digits.x_test[:200], digits.y_test[:200]
+    left = {
+        gradient: run_attack(
+            "apgd-ce",
+            squeeze(float_model, [BitDepthSqueeze(2), MedianSqueeze(3, gradient)]),
+            x,
+            y,
+            0.1,
+        ).robust_accuracy
+        for gradient in ("smooth", "exact", "straight_through")
+    }
+    assert left["smooth"] < min(left["exact"], left["straight_through"]) - 0.03, left
 
 
 @pytest.mark.parametrize("layer", [MedianSqueeze(3, "straight_through"), BitDepthSqueeze(3)])

@@ -89,7 +89,24 @@ def test_twin_has_the_gradient_of_the_picked_pixel():
         tape.watch(x)
         middle = twin(x)[0, 1, 1, 0]
     picked = np.abs(image - np.median(image)) < 1e-6
-    np.testing.assert_array_equal(tape.gradient(middle, x).numpy() == 1, picked)
+    np.testing.assert_allclose(tape.gradient(middle, x).numpy(), picked, atol=1e-3)
+
+
+def test_twin_shares_the_gradient_among_pixels_that_tie():
+    import tensorflow as tf
+
+    from tflite_export.twin import IntegerTwin
+
+    levels = np.array([3, 1, 5, 3, 3, 9, 0, 3, 8]).reshape(1, 3, 3, 1)
+    twin = IntegerTwin(_median_graph(3, (3, 3, 1)))
+    x = tf.constant(levels / 15, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        middle = twin(x)[0, 1, 1, 0]
+    gradient = tape.gradient(middle, x).numpy()
+    assert gradient.sum() == pytest.approx(1.0, abs=1e-3)
+    assert gradient[levels == 3].min() > 0.05
+    np.testing.assert_allclose(gradient[levels != 3], 0.0, atol=2e-3)
 
 
 def _network(name="image"):

@@ -10,12 +10,10 @@ import tf_keras
 
 from tfdq.quantization.grid import Grid, nudged_grid
 
-_GRADIENTS = ("straight_through", "exact")
 
-
-def _check_gradient(gradient: str) -> str:
-    if gradient not in _GRADIENTS:
-        raise ValueError(f"gradient must be one of {_GRADIENTS}, got {gradient!r}")
+def _check_gradient(gradient: str, known: Sequence[str]) -> str:
+    if gradient not in known:
+        raise ValueError(f"gradient must be one of {tuple(known)}, got {gradient!r}")
     return gradient
 
 
@@ -59,7 +57,7 @@ class BitDepthSqueeze(tf_keras.layers.Layer):
         super().__init__(**kwargs)
         self.bits = int(bits)
         self.input_range = (lo, hi)
-        self.gradient = _check_gradient(gradient)
+        self.gradient = _check_gradient(gradient, ("straight_through", "exact"))
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return the rounded images, shape and dtype of `inputs`."""
@@ -108,9 +106,13 @@ class MedianSqueeze(tf_keras.layers.Layer):
 
     Args:
         size: Side of the window in pixels, 2 to 7; the paper's best are 2 and 3.
-        gradient: `"exact"` (the default) is the median's own derivative: 1 for the pixel that was
-            picked, 0 for the others. `"straight_through"` treats the filter as the identity
-            (BPDA). An adaptive evaluation tries both and keeps the worse case.
+        gradient: `"smooth"` (the default) shares the gradient among the pixels of the window
+            whose values are near the median's, with weights `exp(-|value - median| /
+            temperature)`: the strongest of the three for an attack through the layer, above all
+            behind a bit-depth squeezer, where pixels tie. `"exact"` is the median's own
+            derivative: 1 for the pixel that was picked, of several equal ones for any one, 0 for
+            the others. `"straight_through"` treats the filter as the identity (BPDA).
+        temperature: Of the smooth gradient, in input units.
         **kwargs: Passed to `tf_keras.layers.Layer`.
 
     Raises:
@@ -118,15 +120,21 @@ class MedianSqueeze(tf_keras.layers.Layer):
 
     Input shape: `(batch, height, width, channels)` floats. Output shape: the same.
 
-    Source: Xu, Evans, Qi, Feature Squeezing, NDSS 2018, section III-B (local smoothing).
+    Source: Xu, Evans, Qi, Feature Squeezing, NDSS 2018, section III-B (local smoothing). The smooth
+    gradient is our own, found by experiment: docs/evaluation.md has the figures.
     """
 
-    def __init__(self, size: int, gradient: str = "exact", **kwargs: Any) -> None:
+    def __init__(
+        self, size: int, gradient: str = "smooth", temperature: float = 0.01, **kwargs: Any
+    ) -> None:
         if isinstance(size, bool) or int(size) != size or not 2 <= size <= 7:
             raise ValueError(f"size must be a whole number from 2 to 7, got {size!r}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {temperature!r}")
         super().__init__(**kwargs)
         self.size = int(size)
-        self.gradient = _check_gradient(gradient)
+        self.gradient = _check_gradient(gradient, ("smooth", "exact", "straight_through"))
+        self.temperature = float(temperature)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Check that the images are 4-D and no smaller than the window."""
@@ -158,7 +166,14 @@ class MedianSqueeze(tf_keras.layers.Layer):
         median = tf.ensure_shape(largest[..., -1], inputs.shape)
         if self.gradient == "exact":
             return median
-        return inputs + tf.stop_gradient(median - inputs)
+        median = tf.stop_gradient(median)
+        if self.gradient == "straight_through":
+            return median + (inputs - tf.stop_gradient(inputs))
+        distance = tf.abs(window - median[..., tf.newaxis])
+        weights = tf.stop_gradient(tf.nn.softmax(-distance / self.temperature))
+        mean = tf.reduce_sum(weights * window, axis=-1)
+        # A difference of equal numbers is 0: the values are the median's, the gradient is not.
+        return median + (mean - tf.stop_gradient(mean))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the input."""
@@ -166,4 +181,5 @@ class MedianSqueeze(tf_keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), "size": self.size, "gradient": self.gradient}
+        own = {"size": self.size, "gradient": self.gradient, "temperature": self.temperature}
+        return {**super().get_config(), **own}
