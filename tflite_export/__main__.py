@@ -43,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        return _report(error)
+        return _report(error, options.file)
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, file: str) -> int:
     """Say what went wrong in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if text.startswith(("damaged file", "not a TensorFlow Lite file")):
+        text = f"{file!r}: {text}"
     if isinstance(error, (ValueError, OSError, ImportError)):
         print(f"error: {text}", file=sys.stderr)
         return MISTAKE
@@ -117,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--trust",
         action="store_true",
-        help="load Keras models that hold code (Lambda, SavedModel): it is run",
+        help="load tf_keras models that hold code (Lambda, SavedModel): it is run. Code in files "
+        "of Keras 3 never is",
     )
     _command(
         subparsers,

@@ -159,6 +159,10 @@ def selftest(options: argparse.Namespace) -> int:
 
 def _images(path: str) -> np.ndarray:
     """Return the array of a ``.npy`` file; anything else is refused, pickled objects above all."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no images at {path!r}; give a file written with np.save('images.npy', images)"
+        )
     try:
         found: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:

@@ -237,6 +237,61 @@ def test_the_audit_draws_its_images(
     assert (seen[0][1] != seen[2][1]).any()
 
 
+def test_a_deployed_file_that_does_not_fit_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is attacked, and by the name of the file."""
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes((trained / "model.tflite").read_bytes()[:-40])
+    model = trained / "model.keras"
+    for file, message in (
+        (damaged, f"{str(damaged)!r}: damaged file"),
+        (model, "--tflite takes a .tflite file"),
+    ):
+        assert tfdq("audit", model, "--tflite", file) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+    images = np.random.default_rng(0).integers(0, 256, (20, 10, 10, 1), dtype=np.uint8)
+    labels = np.arange(20) % 10
+    parts = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "ten.npz", **parts)
+    assert tfdq("train", "--out", tmp_path / "ten", "--epochs", 1, "--batch-size", 8,
+                "--data", tmp_path / "ten.npz", "--quiet") == 0  # fmt: skip
+    ten = tmp_path / "ten.tflite"
+    assert tfdq("export", tmp_path / "ten" / "model.keras", ten) == 0
+    capsys.readouterr()
+    assert tfdq("audit", model, "--tflite", ten) == 2
+    assert f"{str(ten)!r} takes images (10, 10, 1)" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_are_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import tfdq as library
+
+    model = library.load_model(trained / "model.keras", compile=False)
+    kernel = next(weight for weight in model.trainable_weights if "kernel" in weight.name)
+    kernel.assign(kernel * float("nan"))
+    model.save(tmp_path / "nan.keras")
+    for command in ("run", "attack", "audit", "evaluate"):
+        assert tfdq(command, tmp_path / "nan.keras") == 2
+        assert f"NaN or infinite weights ({kernel.name})" in capsys.readouterr().err
+
+
+def test_a_name_that_matplotlib_would_take_for_a_formula(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / (r"_$\frac{b$" + 80 * "x" + ".keras")
+    model.write_bytes((trained / "model.keras").read_bytes())
+    options = ("--limit", 8, "--out")
+    assert tfdq("evaluate", model, "--attacks", "fgsm", *options, tmp_path / "evaluation") == 0
+    checks = ("--checks", "determinism")
+    assert tfdq("audit", model, *checks, *options, tmp_path / "audit") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert {path.suffix for path in (tmp_path / "audit").iterdir()} == {".json", ".md", ".png"}
+
+
 def test_a_model_of_other_classes_is_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +325,11 @@ def test_a_model_of_other_classes_is_refused(
         (("audit", "nothing.keras", "--eps", "8"), "did you mean 8/255?"),
         (("train", "--out", "x", "--image-size", "32x32x3x1"), "or 32x48x3 (x channels)"),
         (("export", "nothing.keras", "model.tfl"), "'model.tfl' must end in .tflite"),
+        (("attack", "nothing.keras", "--save-images", "x.png"), "writes a .npz file, got 'x.png'"),
+        (("train", "--out", "x", "--start", "mine.keras"), "no model at 'mine.keras'"),
+        (("report", "nothing", "--data", "nowhere"), "no data set 'nowhere'"),
+        (("report", "nothing"), "there is no nothing; name folders of runs"),
+        (("report", "nothing", "--out", "."), "'.' is a folder; give a file"),
         (("nonsense",), "No such command"),
         (("train",), "--out"),
     ],
@@ -307,8 +367,9 @@ def test_a_place_that_cannot_be_written_is_found_before_any_work(
     for place in ("commands.load_data", "robustness.open_model"):
         monkeypatch.setattr(f"tfdq.cli.{place}", work)
     (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder.npz").mkdir()
     model = [] if command == "train" else ["x.keras"]
-    for place in ("file/below", "file" if option == "--out" else "."):
+    for place in ("file/below.npz", "file" if option == "--out" else "folder.npz"):
         assert tfdq(command, *model, option, tmp_path / place) == 2
         said = capsys.readouterr().err
         assert "file" in said

@@ -64,6 +64,13 @@ def test_verbose_shows_what_the_libraries_say(file: Path) -> None:
     assert json.loads(done.stdout)["images"] == 20
 
 
+@pytest.fixture(autouse=True)
+def _no_model_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that are made to fail, or are interrupted, open nothing."""
+    for module in ("commands", "robustness"):
+        monkeypatch.setattr(f"tfdq.cli.{module}.check_call", lambda *_: None)
+
+
 def _command_that(monkeypatch: pytest.MonkeyPatch, error: BaseException | Warning) -> None:
     """Make `tfdq run` end with an error, or warn."""
 

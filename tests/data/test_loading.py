@@ -224,6 +224,11 @@ def test_image_folder_is_resized(tmp_path):
             )
     with pytest.raises(ValueError, match=r"differ in size, from \(16, 16\) to \(32, 32\)"):
         data.load(tmp_path)
+    with pytest.raises(ValueError, match=r"10 images of 1000000x1000000 are .* GiB"):
+        data.load(tmp_path, image_size=1_000_000)
+    with pytest.raises(ValueError, match="image_size is '8', but must be a number"):
+        data.load(tmp_path, image_size="8")
+    assert data.load(tmp_path, image_size=8).input_shape == (8, 8, 1)
     loaded = data.load(tmp_path, image_size=(8, 8))
     assert "resized to 8x8" in loaded.source
     blocks = ramp.reshape(8, 2, 8, 2).mean((1, 3))
@@ -231,8 +236,13 @@ def test_image_folder_is_resized(tmp_path):
 
 
 def test_broken_image_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match="0 folders"):
+    with pytest.raises(ValueError, match="0 folders, but"):
         data.load(tmp_path)
+    write_images(tmp_path, 3)
+    with pytest.raises(ValueError, match="0 folders and 3 images beside them"):
+        data.load(tmp_path)
+    for image in tmp_path.glob("*.png"):
+        image.unlink()
     write_images(tmp_path / "train" / "a", 2)
     write_images(tmp_path / "train" / "b", 2)
     with pytest.raises(ValueError, match="none called test, val, validation"):

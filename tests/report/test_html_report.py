@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,44 @@ def test_everything_is_escaped() -> None:
     assert text.count("&lt;img src=x") >= 6
 
 
+def test_networks_of_one_name_are_told_apart(models: list[Path], tmp_path: Path) -> None:
+    """Figures are kept by name: of two alike one would be lost."""
+    for folder, model in zip("ab", models, strict=False):
+        (tmp_path / folder).mkdir()
+        shutil.copy(model, tmp_path / folder / "model.keras")
+    runs = [tmp_path / folder / "model.keras" for folder in "ab"]
+    out = write_report(runs, tmp_path / "report.html", data="digits", images=8)
+    text = out.read_text(encoding="utf-8")
+    assert "Robustness of a/model.keras, b/model.keras" in text
+    # The table of singular values has the rows of both.
+    spectra = text[text.index('id="spectra"') : text.index('id="transfer"')]
+    rows = [spectra.count(f">{folder}/model.keras<") for folder in "ab"]
+    assert rows[0] == rows[1] >= 3
+    with pytest.raises(ValueError, match="the same run is given twice"):
+        write_report([runs[0], runs[0]], out, data="digits")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("settings.json", "[1]", "settings.json' was not written by tfdq"),
+        ("settings.json", "{not json", "settings.json' is damaged: it is not JSON"),
+        ("evaluation-1.json", '{"attacks": "<script>"}', "evaluation-1.json' was not written by"),
+        ("model.tflite", "garbage", "model.tflite': "),
+    ],
+)
+def test_damaged_records_are_named(
+    name: str, content: str, message: str, models: list[Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(models[0], run / "model.keras")
+    (run / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        write_report([run], tmp_path / "report.html", data="digits", images=8)
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_bad_input(models: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     with pytest.raises(ValueError, match="no runs to report on"):
@@ -296,6 +335,8 @@ def test_bad_input(models: list[Path], tmp_path: Path) -> None:
         write_report([tmp_path], out)
     with pytest.raises(ValueError, match="give its images with --data"):
         write_report(models, out)
+    with pytest.raises(ValueError, match="is a folder; name the HTML file"):
+        write_report(models, tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         write_report(models, tmp_path / "no" / "report.html")
     with pytest.raises(ValueError, match="2 cells in a table of 1"):

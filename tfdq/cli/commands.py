@@ -18,6 +18,7 @@ from tfdq.cli.options import (
     LimitOption,
     SeedOption,
     TrustOption,
+    check_call,
     check_models,
     check_writable,
     complete_data,
@@ -158,6 +159,10 @@ def train(
 
     Started again after an interruption, it goes on where it was.
     """
+    strength = number(eps)
+    aim: Any = "1/k" if target == "1/k" else number(target, "target")
+    check_writable(out, is_folder=True)
+    check_call(data, image_size, start)
     from tfdq.experiments.classifier import (
         KIND,
         ClassifierSettings,
@@ -176,18 +181,17 @@ def train(
         quantized=not keep_float,
         beta=beta,
         on=on,
-        target="1/k" if target == "1/k" else number(target, "target"),
+        target=aim,
         activation_bits=activation_bits,
         weight_bits=weight_bits,
         first_last_bits=first_last_bits,
         batch_norm_momentum=batch_norm_momentum,
         adversarial=adversarial,
-        eps=number(eps),
+        eps=strength,
         training=TrainingSettings(epochs, batch_size, learning_rate, augment, seed),
         trust=trust,
     )
     check_folder(out, KIND)
-    check_writable(out, is_folder=True)
     dataset = load_data(data, data_dir, None, seed, image_size)
     if train_limit is not None and train_limit < len(dataset.y_train):
         dataset = dataset.subset(train=train_limit, seed=seed)
@@ -247,11 +251,12 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write the integer-only .tflite file of a model, and prove that its integers are right."""
-    from tflite_export import convert, integer_only
-
     if file.suffix != ".tflite":
         raise ValueError(f"{str(file)!r} must end in .tflite: by that the other commands know it")
     check_writable(file, is_folder=False)
+    check_call(data, image_size, model)
+    from tflite_export import convert, integer_only
+
     opened = open_model(model, trust)
     dataset = None if data is None else load_data(data, data_dir, limit, seed, image_size)
     images = None
@@ -321,6 +326,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a model on test images: accuracy and speed."""
+    check_call(data, image_size, model)
     from tfdq.experiments.classifier import measure
 
     opened = open_model(model, trust)

@@ -68,6 +68,12 @@ def complete_model(begun: str) -> list[str]:
     return [name for name in MODEL_NAMES if name.startswith(begun)]
 
 
+def complete_zoo(begun: str) -> list[str]:
+    """Return the files of the zoo that a word may become; they are only listed, not read."""
+    folder = Path(__file__).parents[1] / "experiments" / "zoo_files"
+    return sorted(path.stem for path in folder.glob(f"{begun}*.json"))
+
+
 def complete_attack(begun: str) -> list[str]:
     """Return the attacks that a word may become."""
     return [name for name in ATTACK_NAMES if name.startswith(begun)]
@@ -105,7 +111,9 @@ EpsOption = Annotated[
 TrustOption = Annotated[
     bool,
     typer.Option(
-        "--trust", help="Load Keras models that hold code (Lambda, SavedModel): it is run."
+        "--trust",
+        help="Load tf_keras models that hold code (Lambda, SavedModel): it is run. Code in files "
+        "of Keras 3 never is.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -148,6 +156,26 @@ def size(text: str | None) -> tuple[int, ...] | None:
             f"--image-size takes 32 or 32x48 (height x width) or 32x48x3 (x channels), got {text!r}"
         )
     return (numbers[0], numbers[0]) if len(numbers) == 1 else tuple(numbers)
+
+
+def check_call(data: str | None, image_size: str | None, *models: Path | None) -> None:
+    """Check what can be checked before TensorFlow is loaded, which takes seconds.
+
+    Raises:
+        FileNotFoundError: there are no such images, or there is no such model.
+        ValueError: a value that no data set takes.
+    """
+    from tfdq.data.loading import check_name
+
+    size(image_size)
+    if data is not None:
+        check_name(data)
+    for path in models:
+        if path is not None and not path.exists():
+            raise FileNotFoundError(
+                f"no model at {str(path)!r}; give a .keras, .h5 or .tflite file (`tfdq train "
+                "--out FOLDER` writes FOLDER/model.keras)"
+            )
 
 
 def load_data(
@@ -220,15 +248,28 @@ def open_model(path: Path, trust: bool = False) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is not a model, or it holds code and is not trusted.
     """
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no model at {str(path)!r}; give a .keras, .h5 or .tflite file (`tfdq train --out "
-            "FOLDER` writes FOLDER/model.keras)"
-        )
+    check_call(None, None, path)
     if path.suffix == ".tflite":
-        from tflite_export import Interpreter
-
-        return Interpreter(path)
+        return open_tflite(path)
+    from tfdq.experiments.classifier import check_weights
     from tfdq.quantization import load_model
 
-    return load_model(path, compile=False, safe_mode=not trust)
+    model = load_model(path, compile=False, safe_mode=not trust)
+    check_weights(model, str(path))
+    return model
+
+
+def open_tflite(path: Path, twin: bool = False) -> Any:
+    """Return the interpreter of a .tflite file, or its integer twin, which has gradients.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or of another kind; names the file.
+    """
+    check_call(None, None, path)
+    from tflite_export import IntegerTwin, Interpreter
+
+    try:
+        return IntegerTwin(path) if twin else Interpreter(path)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error

@@ -15,6 +15,8 @@ from tfdq.cli.options import (
     JsonOption,
     SeedOption,
     TrustOption,
+    check_call,
+    check_writable,
     complete_data,
     size,
 )
@@ -51,6 +53,9 @@ def report(
 ) -> None:
     """Write one HTML file about trained networks: figures, verdicts, images, certificates."""
     from tfdq.report.run_report import write_report
+
+    check_writable(out, is_folder=False)
+    check_call(data, image_size)
 
     def tell(note: str) -> None:
         if not output.quiet:

@@ -18,12 +18,14 @@ from tfdq.cli.options import (
     LimitOption,
     SeedOption,
     TrustOption,
+    check_call,
     check_models,
     check_writable,
     complete_attack,
     load_data,
     number,
     open_model,
+    open_tflite,
     test_images,
 )
 from tfdq.cli.output import output, print_result, progress
@@ -67,14 +69,17 @@ def attack(
     as_json: JsonOption = False,
 ) -> None:
     """Attack a model on test images with one attack."""
+    strength = number(eps)
+    if images is not None:
+        if images.suffix != ".npz":
+            raise ValueError(f"--save-images writes a .npz file, got {str(images)!r}")
+        check_writable(images, is_folder=False)
+    check_call(data, image_size, model, surrogate)
     import numpy as np
 
     from tfdq.robustness import as_target, run_attack
     from tfdq.robustness.statistics import wilson
 
-    strength = number(eps)
-    if images is not None:
-        check_writable(images, is_folder=False)
     opened = open_model(model, trust)
     helper = _gradients_of(surrogate, trust)
     dataset = load_data(data, data_dir, limit, seed, image_size)
@@ -138,9 +143,6 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Compare models under a suite of attacks on the same images; --eps may be repeated."""
-    from tfdq.robustness import SUITES
-    from tfdq.robustness import evaluate as run_evaluation
-
     output.after_interrupt = (
         "nothing is kept; with --out FOLDER finished pieces would be"
         if out is None
@@ -149,6 +151,10 @@ def evaluate(
     strengths = [number(text) for text in eps or ["8/255"]]
     if out is not None:
         check_writable(out, is_folder=True)
+    check_call(data, image_size, *models, surrogate)
+    from tfdq.robustness import SUITES
+    from tfdq.robustness import evaluate as run_evaluation
+
     opened = {_name(path): open_model(path, trust) for path in models}
     if len(opened) < len(models):
         raise ValueError(f"the same model is given twice: {', '.join(map(str, models))}")
@@ -179,11 +185,9 @@ def evaluate(
 
 def _gradients_of(surrogate: Path | None, trust: bool) -> Any:
     """Return the surrogate, None if there is none: of a ``.tflite`` file its integer twin."""
-    if surrogate is None or surrogate.suffix != ".tflite" or not surrogate.exists():
+    if surrogate is None or surrogate.suffix != ".tflite":
         return None if surrogate is None else open_model(surrogate, trust)
-    from tflite_export import IntegerTwin
-
-    return IntegerTwin(surrogate)
+    return open_tflite(surrogate, twin=True)
 
 
 def _audits(given: list[str]) -> dict[str, Any]:
@@ -232,19 +236,23 @@ def audit(
 
     Exit status 1 if a check failed.
     """
+    strength = number(eps)
+    if out is not None:
+        check_writable(out, is_folder=True)
+    check_call(data, image_size, model, surrogate, tflite, *(transfer_from or []))
+    if tflite is not None and tflite.suffix != ".tflite":
+        raise ValueError(f"--tflite takes a .tflite file, got {str(tflite)!r}")
     import numpy as np
     from rich.console import Console
 
     from tfdq.robustness import audit as run_audit
 
-    strength = number(eps)
-    if out is not None:
-        check_writable(out, is_folder=True)
     opened = open_model(model, trust)
     helper = _gradients_of(surrogate, trust)
     others = {path: open_model(path, trust) for path in transfer_from or []}
     dataset = load_data(data, data_dir, None, seed, image_size)
-    check_models(dataset, (model, opened), (surrogate, helper), *others.items())
+    twin = None if tflite is None else open_tflite(tflite, twin=True)
+    check_models(dataset, (model, opened), (surrogate, helper), (tflite, twin), *others.items())
     if model.suffix == ".tflite" and surrogate is None and checks is None:
         raise ValueError(
             f"{str(model)!r} gives no gradients, so nearly no check could be run: add --surrogate "
@@ -254,11 +262,6 @@ def audit(
     # The audit takes the first that are classified rightly, and a folder is sorted by class.
     order = np.random.default_rng(seed).permutation(len(y))
     x, y = x[order], y[order]
-    twin = None
-    if tflite is not None:
-        from tflite_export import IntegerTwin
-
-        twin = IntegerTwin(tflite)
     found = run_audit(
         opened,
         x,

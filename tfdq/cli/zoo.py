@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 
 from tfdq.cli.app import app
-from tfdq.cli.options import DataDirOption, JsonOption
+from tfdq.cli.options import DataDirOption, JsonOption, complete_zoo
 from tfdq.cli.output import output, print_result
 
 zoo = typer.Typer(no_args_is_help=True, help="Trained integer files with cards to check them by.")
 app.add_typer(zoo, name="zoo")
 
-NameArgument = Annotated[str, typer.Argument(help="Of the file; see `tfdq zoo list`.")]
+NameArgument = Annotated[
+    str, typer.Argument(help="Of the file; see `tfdq zoo list`.", autocompletion=complete_zoo)
+]
 FolderOption = Annotated[
     Path | None,
     typer.Option("--zoo", help="Folder of the zoo; the one that comes with tfdq by default."),

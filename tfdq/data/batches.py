@@ -45,7 +45,8 @@ def steps_per_epoch(
     steps = count // batch_size if drop_remainder else -(-count // batch_size)
     if steps == 0:
         raise ValueError(
-            f"batch_size is {batch_size}, but {dataset.name} has only {count} {split} images."
+            f"batch_size is {batch_size}, but {dataset.name} has only {count} {split} images: "
+            "lower it (command line: --batch-size)."
         )
     return steps
 

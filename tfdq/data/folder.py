@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,11 @@ def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Datase
     parts = [train, test] if train.is_dir() and test is not None else [path]
     class_names = _subfolders(parts[0])
     if len(class_names) < 2:
+        loose = sum(child.suffix.lower() in _ENDINGS for child in parts[0].iterdir())
+        beside = f" and {loose} images beside them" if loose else ""
         raise ValueError(
-            f"{parts[0]} has {len(class_names)} folders, but must have one per class, at least 2."
+            f"{parts[0]} has {len(class_names)} folders{beside}, but must have one per class, at "
+            "least 2."
         )
     files: list[Path] = []
     labels: list[int] = []
@@ -61,6 +65,7 @@ def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Datase
             files += images
             labels += [label] * len(images)
         counts.append(len(files))
+    _check_memory(len(files), image_size)
     x = _decode(files, image_size)
     y = np.array(labels, np.int64)
     is_test = np.zeros(len(y), bool)
@@ -106,6 +111,20 @@ def _image_files(folder: Path) -> list[Path]:
     if not visible:
         raise ValueError(f"{folder} is empty: a class needs images.")
     return visible
+
+
+def _check_memory(count: int, image_size: tuple[int, ...] | None) -> None:
+    """Refuse a size at which the images would not fit into memory, before one is read."""
+    if image_size is None:
+        return
+    needed = count * image_size[0] * image_size[1] * 3
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"{count} images of {image_size[0]}x{image_size[1]} are {needed / 2**30:,.0f} GiB, "
+            f"but this machine has {there / 2**30:,.0f}: give a smaller image_size (command line: "
+            "--image-size)."
+        )
 
 
 def _decode(files: list[Path], image_size: tuple[int, ...] | None) -> np.ndarray:

@@ -22,7 +22,7 @@ def load(
     data_dir: str | Path | None = None,
     *,
     download: bool = False,
-    image_size: tuple[int, ...] | None = None,
+    image_size: int | tuple[int, ...] | None = None,
 ) -> Dataset:
     """Load an image data set into memory.
 
@@ -35,8 +35,8 @@ def load(
             `~/tensorflow_datasets`. For `mnist` and `fashion_mnist` also a folder of IDX files.
             Debian's package dataset-fashion-mnist is found by itself.
         download: Let TFDS download and prepare a named data set that is not there.
-        image_size: `(height, width)` that the images of a folder are resized to, or `(height,
-            width, channels)`, which makes them grey (1) or colour (3), too.
+        image_size: `(height, width)` that the images of a folder are resized to, or one number for
+            both; `(height, width, channels)` makes them grey (1) or colour (3), too.
 
     Returns:
         The data set, images as bytes.
@@ -46,6 +46,13 @@ def load(
         FileNotFoundError: If the data is not there; says what to run.
     """
     name = str(name_or_path)
+    check_name(name)
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    if isinstance(image_size, str):
+        raise ValueError(
+            f"image_size is {image_size!r}, but must be a number of pixels or (height, width)."
+        )
     if image_size is not None and name in names():
         raise ValueError(f"image_size is for folders of images; {name} has its own size.")
     if name == "digits":
@@ -64,14 +71,24 @@ def load(
         from tfdq.data.archive import load_npz
 
         return load_npz(path)
-    if path.is_dir():
-        from tfdq.data.folder import load_folder
+    from tfdq.data.folder import load_folder
 
-        return load_folder(path, image_size)
-    raise FileNotFoundError(
-        f"there is no data set {name!r}: give one of {', '.join(names())}, the path of an "
-        "existing folder of images, or of an .npz file."
-    )
+    return load_folder(path, image_size)
+
+
+def check_name(name: str) -> None:
+    """Check that a data set is known by that name, or that it names a folder or an `.npz` file.
+
+    Raises:
+        FileNotFoundError: If it is none of them.
+    """
+    path = Path(name).expanduser()
+    # What is wrong with an .npz file is said by its reader.
+    if name not in names() and not path.is_dir() and path.suffix != ".npz":
+        raise FileNotFoundError(
+            f"there is no data set {name!r}: give one of {', '.join(names())}, the path of an "
+            "existing folder of images, or of an .npz file."
+        )
 
 
 def _idx_files(name: str, data_dir: Path | None) -> dict[str, Path] | None:

@@ -282,6 +282,25 @@ def check_fit(model: Any, name: str, dataset: Dataset) -> None:
         )
 
 
+def check_weights(model: tf_keras.Model, name: str) -> None:
+    """Check that the weights of a model are numbers.
+
+    Args:
+        model: the model.
+        name: what it is called in the error.
+
+    Raises:
+        ValueError: some are NaN or infinite; names the first.
+    """
+    for weight in model.weights:
+        values = np.asarray(weight)
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            raise ValueError(
+                f"{name!r} has NaN or infinite weights ({weight.name}): its training diverged; "
+                "train it again with a lower learning rate"
+            )
+
+
 def no_better_than_chance(figures: dict[str, Any], dataset: Dataset) -> str | None:
     """Say it if a test accuracy can't be told from always answering the commonest class.
 

@@ -25,7 +25,7 @@ from tfdq.experiments.folder import write_json
 from tfdq.experiments.networks import build, weights_digest
 from tfdq.experiments.settings import RunSettings
 from tfdq.experiments.strategy import Machines, check_batch, training_batches
-from tfdq.experiments.training import DivergedError, TrainingSettings, compile_for
+from tfdq.experiments.training import DivergedError, StopAtNaN, TrainingSettings, compile_for
 from tfdq.lipschitz.schedules import Ramp
 from tfdq.lipschitz.training import PenaltySchedule
 from tfdq.robustness import AdversarialTraining
@@ -267,7 +267,7 @@ class _Job:
             at = recorder.at
 
     def _callbacks(self, recorder: tf_keras.callbacks.Callback) -> list[Any]:
-        callbacks: list[Any] = [tf_keras.callbacks.TerminateOnNaN()]
+        callbacks: list[Any] = [StopAtNaN()]
         if self.fitted is not self.model:
             part = slice(_MONITORED)
             images = self.dataset.x_train[part].astype(np.float32) / np.float32(255)

@@ -162,6 +162,16 @@ def scaled(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / np.float32(255)
 
 
+class StopAtNaN(tf_keras.callbacks.TerminateOnNaN):
+    """Ends a training whose loss is no number; Keras' own also prints so, among the results."""
+
+    def on_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Stop if the loss of the batch is NaN or infinite."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not np.isfinite(np.asarray(loss)):
+            self.model.stop_training = True
+
+
 def train(
     model: tf_keras.Model,
     dataset: Dataset,
@@ -191,7 +201,7 @@ def train(
     compile_for(fitted, settings, steps)
     augment: Any = settings.augment
     batches = pipeline(dataset, settings.batch_size, augment, settings.seed)
-    callbacks = [tf_keras.callbacks.TerminateOnNaN()]
+    callbacks: list[Any] = [StopAtNaN()]
     if on_epoch is not None:
         callbacks.append(_EpochCallback(on_epoch))
     history = fitted.fit(

@@ -98,8 +98,8 @@ def convert_layer(layer: Any) -> tf_keras.layers.Layer:
         raise UnsupportedError("it is Python code; build it from layers instead")
     if kind not in _SAME_NAMED or type(layer) is not getattr(keras.layers, kind, None):
         raise UnsupportedError(
-            "no tf_keras layer is known to compute the same; replace it, or give custom_layers="
-            f"{{{kind!r}: function}} with a function that makes one"
+            "no tf_keras layer is known to compute the same; replace it, or in Python give "
+            f"custom_layers={{{kind!r}: function}} with a function that makes one"
         )
     return getattr(tf_keras.layers, kind)(**_arguments(kind, layer.get_config()))
 

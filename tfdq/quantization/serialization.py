@@ -107,7 +107,9 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> t
     try:
         return tf_keras.models.load_model(path, safe_mode=safe_mode, **options)
     except OSError as error:
-        raise ValueError(f"{str(path)!r} is not a Keras model file: {error}") from error
+        raise ValueError(
+            f"{str(path)!r} is not a Keras model file, or is cut off: {error}; save the model again"
+        ) from error
 
 
 def _check_kind(path: Path) -> None:

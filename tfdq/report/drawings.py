@@ -9,7 +9,8 @@ import numpy as np
 
 from tfdq.report.page import Figure
 from tfdq.report.subject import Subject
-from tfdq.report.svg import FAINT, legend, new_figure, plain, plain_numbers, style, to_svg
+from tfdq.report.svg import FAINT, legend, new_figure, plain_numbers, style, to_svg
+from tfdq.robustness.plot_text import plain
 from tfdq.robustness.statistics import Proportion
 
 _HEAT = "viridis"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfdq.report.experiment_table import strengths, title
+from tfdq.robustness.plot_text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def plot_experiment(results: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots()
     draw = {"lines": _lines, "bars": _bars, "depth": _depth, "transfer": _transfer}[kind]
     draw(results, axes)
-    axes.set_title(title(results), fontsize=10)
+    axes.set_title(title(results).replace("$", r"\$"), fontsize=10)
     figure.savefig(path, dpi=150)
 
 
@@ -85,14 +86,17 @@ def _lines(results: Mapping[str, Any], axes: Axes) -> None:
                     marker=marker,
                     linestyle=style,
                     capsize=3,
-                    label=f"{group}, {metric}",
+                    label=plain(f"{group}, {metric}"),
                 )
     for shade, name in zip(np.linspace(0.0, 0.6, len(flat)), flat, strict=True):
         for style, metric in zip(_STYLES, asked["metrics"], strict=False):
             figure = _figure(results, name, metric)
             if figure is not None:
                 axes.axhline(
-                    figure["mean"], color=str(shade), linestyle=style, label=f"{name}, {metric}"
+                    figure["mean"],
+                    color=str(shade),
+                    linestyle=style,
+                    label=plain(f"{name}, {metric}"),
                 )
     values = sorted({x for points in groups.values() for x, _ in points})
     if values and min(values) > 0 and max(values) / min(values) > 20:
@@ -123,7 +127,9 @@ def _bars(results: Mapping[str, Any], axes: Axes) -> None:
                 error_kw={"elinewidth": 0.8},
                 label=metric,
             )
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    axes.set_xticks(
+        range(len(names)), [plain(n) for n in names], rotation=35, ha="right", fontsize=8
+    )
     axes.set(ylabel="accuracy", ylim=(0, 1.02))
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
@@ -143,7 +149,7 @@ def _depth(results: Mapping[str, Any], axes: Axes) -> None:
     for index, (name, distances) in enumerate(curves.items()):
         mean = np.mean(distances, axis=0)
         colour, marker = _COLOURS[index % 7], _MARKERS[index % 7]
-        axes.plot(range(len(mean)), mean, color=colour, marker=marker, label=name)
+        axes.plot(range(len(mean)), mean, color=colour, marker=marker, label=plain(name))
     axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", fontsize=7)
     axes.set(ylabel=f"mean ||A(x_adv) - A(x)|| / ||A(x)||, eps {shown}/255")
     axes.grid(alpha=0.3)
@@ -171,6 +177,8 @@ def _transfer(results: Mapping[str, Any], axes: Axes) -> None:
         share = shares[row, column]
         colour = "black" if share > 0.6 else "white"
         axes.text(column, row, f"{100 * share:.1f}", ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(
+        range(len(columns)), [plain(c) for c in columns], rotation=30, ha="right", fontsize=8
+    )
+    axes.set_yticks(range(len(rows)), [plain(r) for r in rows])
     axes.set(xlabel="victim", ylabel="images made on (another seed)")

@@ -66,6 +66,8 @@ def write_report(
     if images < 8:
         raise ValueError(f"images must be at least 8, got {images}")
     paths, out = [Path(run) for run in runs], Path(out)
+    if out.is_dir():
+        raise ValueError(f"{str(out)!r} is a folder; name the HTML file to write")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(out.parent)!r} to write the report to")
     source = ImageSource(data, data_dir, image_size)

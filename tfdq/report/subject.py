@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,20 +135,19 @@ def open_subjects(
         ValueError: no images are named, or the runs are of different data.
     """
     from tfdq.data import load
+    from tfdq.experiments.classifier import check_fit
     from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
     from tfdq.experiments.settings import DataSettings
 
     missing = [str(run) for run in runs if not run.exists()]
     if missing:
-        raise FileNotFoundError(f"there is no {', '.join(missing)}")
+        raise FileNotFoundError(
+            f"there is no {', '.join(missing)}; name folders of runs or Keras model files"
+        )
     opened = [(_open_folder if run.is_dir() else _open_file)(run, trust) for run in runs]
-    names = [subject.name for subject in opened]
-    if len(set(names)) < len(names):
-        opened = [
-            Subject(f"{run.name}", s.model, s.file, s.figures, s.settings, s.environment)
-            for run, s in zip(runs, opened, strict=True)
-        ]
+    names = _told_apart([subject.name for subject in opened], runs)
+    opened = [replace(s, name=name) for name, s in zip(names, opened, strict=True)]
     if source.name is not None:
         dataset = load(source.name, source.directory, image_size=source.size)
     elif source.size is not None:
@@ -165,8 +165,49 @@ def open_subjects(
         if source.directory is not None:
             settings = settings.model_copy(update={"dir": source.directory})
         dataset = load_images(settings)
+    for run, subject in zip(runs, opened, strict=True):
+        check_fit(subject.model, str(run), dataset)
+        if subject.file is not None:
+            check_fit(open_file(subject.file), str(subject.file), dataset)
     x, y = evaluation_images(dataset, images)
     return opened, x, y
+
+
+def _told_apart(names: Sequence[str], runs: Sequence[Path]) -> list[str]:
+    """Return the names, those that several have with as much of the paths as tells them apart.
+
+    Raises:
+        ValueError: a path is given twice.
+    """
+    paths = [run.resolve() for run in runs]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"the same run is given twice: {', '.join(map(str, runs))}")
+    found = list(names)
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [index for index, other in enumerate(names) if other == name]
+        length = max(len(paths[index].parts) for index in same)
+        for count in range(1, length + 1):
+            tails = ["/".join(paths[index].parts[-count:]) for index in same]
+            if len(set(tails)) == len(tails):
+                break
+        for index, tail in zip(same, tails, strict=True):
+            own = name in (paths[index].stem, paths[index].name)
+            found[index] = tail if own else f"{name} ({tail})"
+    return found
+
+
+def open_file(path: Path) -> Any:
+    """Return the interpreter of an integer file.
+
+    Raises:
+        ValueError: it can't be read; names the file.
+    """
+    from tflite_export import Interpreter
+
+    try:
+        return Interpreter(path)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
 
 
 def _open_folder(folder: Path, trust: bool) -> Subject:
@@ -178,10 +219,12 @@ def _open_folder(folder: Path, trust: bool) -> Subject:
             "OUT/runs of `tfdq reproduce`, or a Keras model file"
         )
     described = _read(folder / "settings.json")
-    settings = described.get("settings", {})
+    settings = described.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{str(folder / 'settings.json')!r} was not written by tfdq")
     evaluations = sorted(folder.glob("evaluation-*.json"), key=lambda path: path.stat().st_mtime)
     file = folder / "model.tflite"
-    return Subject(
+    subject = Subject(
         _describe(settings, described.get("seed")) or folder.name,
         tfdq.load_model(folder / "model.keras", compile=False, safe_mode=not trust),
         file if file.exists() else None,
@@ -189,6 +232,27 @@ def _open_folder(folder: Path, trust: bool) -> Subject:
         {"seed": described.get("seed"), **settings} if settings else {},
         _read(folder / "environment.json"),
     )
+    if evaluations:
+        _check_figures(subject, evaluations[-1])
+    return subject
+
+
+def _check_figures(subject: Subject, path: Path) -> None:
+    """Check that the figures of a file are what a report reads.
+
+    Raises:
+        ValueError: they are not.
+    """
+    try:
+        for source in ("model", "tflite"):
+            subject.clean(source)
+            subject.worst(source)
+            for strength, attack in itertools.product(subject.strengths, subject.attacks):
+                subject.robust(attack, strength, source)
+        for check in (subject.figures.get("audit") or {"checks": ()})["checks"]:
+            [check[key] for key in ("name", "status", "criterion", "remark")]
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} was not written by `tfdq reproduce`: {error!r}") from error
 
 
 def _open_file(path: Path, trust: bool) -> Subject:
@@ -218,4 +282,13 @@ def _describe(settings: dict[str, Any], seed: Any) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Return the content of a JSON file that tfdq wrote; nothing if there is none."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: it is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} was not written by tfdq: it holds no object")
+    return content

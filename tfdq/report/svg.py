@@ -67,12 +67,6 @@ def plain_numbers(axis: Any) -> None:
     axis.set_minor_formatter(StrMethodFormatter("{x:g}") if high < 10 * low else NullFormatter())
 
 
-def plain(name: str) -> str:
-    """Return a name as matplotlib draws it letter by letter: no formulas, no hidden labels."""
-    text = name.replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text
-
-
 def legend(axes: Any) -> None:
     """Put the legend where there is room."""
     axes.legend(labelcolor=INK, facecolor="none", edgecolor=LINE, fontsize=8)

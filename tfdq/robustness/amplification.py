@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfdq.robustness.plot_text import plain
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import write_atomically
 
@@ -137,9 +138,17 @@ class ErrorAmplification:
         axes = plot.subplots()
         shown = [c for c in self.curves if np.isnan(chosen) or np.isclose(c.strength, chosen)]
         for curve in shown:
-            axes.plot(range(len(curve.layers)), curve.distance, marker="o", label=curve.model)
+            axes.plot(
+                range(len(curve.layers)), curve.distance, marker="o", label=plain(curve.model)
+            )
         longest = max(shown, key=lambda curve: len(curve.layers)).layers
-        axes.set_xticks(range(len(longest)), longest, rotation=60, ha="right", fontsize=7)
+        axes.set_xticks(
+            range(len(longest)),
+            [plain(name) for name in longest],
+            rotation=60,
+            ha="right",
+            fontsize=7,
+        )
         axes.set(ylabel="mean ||A(x_adv) - A(x)|| / ||A(x)||")
         at = "" if np.isnan(chosen) else f" at eps {chosen:.4g}"
         axes.set_title(f"Error amplification{at}", fontsize=10)
@@ -175,7 +184,7 @@ class ErrorAmplification:
                 [c.strength for c in own],
                 [c.distance[depth] for c in own],
                 marker="o",
-                label=f"{model}, {own[0].layers[depth]}",
+                label=plain(f"{model}, {own[0].layers[depth]}"),
             )
         axes.set(xlabel="perturbation (eps)", ylabel="mean ||A(x_adv) - A(x)|| / ||A(x)||")
         axes.grid(alpha=0.3)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.attacks.base import AttackSpec, Norm, attack_spec, run_attack
-from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings
+from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings, checked_width
 from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.report import AttackRecord, ModelRecord, RobustnessReport
@@ -222,6 +222,8 @@ def _plan(
         raise ValueError(f"epsilons must hold at least one radius, each > 0; got {epsilons}")
     for spec, radius in itertools.product(specs, radii):
         checked_settings(spec.name, spec.norms, radius, norm, clip, batch_size)
+    if norm == "linf":
+        checked_width(radii[-1], clip)
     _only_known("surrogates", surrogates, named)
     _only_known("stand_ins", stand_ins, named)
     _only_known("options", options, {spec.name: spec for spec in specs})

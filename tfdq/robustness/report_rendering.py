@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfdq.robustness.plot_text import plain
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -155,7 +157,7 @@ def figure(report: RobustnessReport, path: str | os.PathLike[str] | None) -> Fig
         shares = [report.robust(record.name, e) for e in report.epsilons]
         shares.insert(0, report.clean(record.name))
         label = f"{record.name} ({report.verdict(record.name)})"
-        (line,) = axes.plot(xs, [s.value for s in shares], marker="o", label=label)
+        (line,) = axes.plot(xs, [s.value for s in shares], marker="o", label=plain(label))
         lows, highs = [s.low for s in shares], [s.high for s in shares]
         axes.fill_between(xs, lows, highs, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xticks(xs, ["clean", *(_label(report, e) for e in report.epsilons)])

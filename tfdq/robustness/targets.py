@@ -359,7 +359,7 @@ def no_gradients_message(name: str) -> str:
     """The error for a gradient asked of a black box."""
     return (
         f"{name} gives no gradients; use a black-box attack ('square', 'spsa'), or pass "
-        "surrogate=<a differentiable model> to take the gradients from"
+        "surrogate=<a differentiable model> to take the gradients from (command line: --surrogate)"
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tfdq.robustness.attacks.base import Norm, attack_spec, run_attack
 from tfdq.robustness.attacks.inputs import checked_settings
 from tfdq.robustness.batches import count_batches, iterate_batches
+from tfdq.robustness.plot_text import plain
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.report import NOT_AUDITED, verdict_text
 from tfdq.robustness.result_store import write_atomically
@@ -155,8 +156,8 @@ class TransferMatrix:
                 colour = "black" if share > 0.6 else "white"
                 axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
         beside = [f"{victim}\n{self.verdict(victim).split(':')[0]}" for victim in self.victims]
-        axes.set_xticks(range(columns), beside, rotation=30, ha="right")
-        axes.set_yticks(range(rows), self.surrogates)
+        axes.set_xticks(range(columns), [plain(name) for name in beside], rotation=30, ha="right")
+        axes.set_yticks(range(rows), [plain(name) for name in self.surrogates])
         axes.set(xlabel="victim", ylabel="surrogate")
         axes.set_title(f"Accuracy (%) under {self._what()}", fontsize=9)
         plot.colorbar(image, ax=axes)

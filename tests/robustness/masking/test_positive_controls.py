@@ -381,3 +381,23 @@ def test_a_constant_model_is_called_one(digits: Any) -> None:
     assert verdict.constant_class == 3
     assert verdict.white_box_accuracy is None
     assert "gives class 3 to every image looked at: it is constant" in verdict.to_markdown()
+    # Nor does it pass what it does not fail.
+    verdict = audit(
+        tf_keras.Model(image, logits), digits.x_test, digits.y_test, eps=EPS, examples=16,
+        checks=["determinism"],
+    )  # fmt: skip
+    assert not verdict.passed
+    assert "FAILED: constant model (1 of 14 checks run)" in verdict.to_markdown()
+    # Images of one class alone do not make a model constant.
+    threes = digits.y_test == 3
+    verdict = audit(
+        tf_keras.Model(image, logits), digits.x_test[threes], digits.y_test[threes], eps=EPS,
+        examples=16, checks=["determinism"],
+    )  # fmt: skip
+    assert verdict.passed
+    assert verdict.constant_class is None
+
+
+def test_a_radius_beyond_the_range_of_the_images_is_refused(float_model: Any, digits: Any) -> None:
+    with pytest.raises(ValueError, match=r"eps 8 is more than .* did you mean 8/255"):
+        audit(float_model, digits.x_test, digits.y_test, eps=8)

@@ -33,6 +33,20 @@ def checked_settings(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
+def checked_width(eps: float, clip: tuple[float, float]) -> None:
+    """Raises if a radius is larger than the range of the images: 8 for 8/255, most likely.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    width = float(clip[1]) - float(clip[0])
+    if eps > width:
+        raise ValueError(
+            f"eps {eps:g} is more than images in [{clip[0]:g}, {clip[1]:g}] have; did you mean "
+            f"{eps:g}/255, or another clip?"
+        )
+
+
 def checked_images_and_labels(
     x: Any, y: Any, clip: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:

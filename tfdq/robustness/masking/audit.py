@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.attacks.base import attack_spec
-from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings
+from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings, checked_width
 from tfdq.robustness.batches import iterate_batches
 from tfdq.robustness.evaluation import SUITES, why_skipped
 from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
@@ -121,6 +121,7 @@ def audit(
     checked_settings("audit", ("linf",), eps, "linf", clip, batch_size)
     if eps == 0:
         raise ValueError("eps must be > 0: there is nothing to audit in an empty ball")
+    checked_width(eps, clip)
     if examples < 8 or queries < 1:
         raise ValueError(f"need examples >= 8 and queries >= 1, got {examples} and {queries}")
     wanted = CHECK_NAMES if checks is None else tuple(checks)
@@ -247,12 +248,14 @@ def _rightly_classified(
     """
     images, labels, have, looked_at = [], [], 0, 0
     answers: set[int] = set()
+    classes: set[int] = set()
     for batch, truth in iterate_batches(x, y, batch_size, clip):
         answer = target.predict(batch)
         right = answer == truth
         checked_label_range(truth, target.num_classes, target.name)
         looked_at += len(truth)
         answers.update(answer.tolist())
+        classes.update(truth.tolist())
         images.append(batch[right])
         labels.append(truth[right])
         have += int(right.sum())
@@ -263,6 +266,6 @@ def _rightly_classified(
             f"{target.name} classifies only {have} of the images rightly; an audit needs at least "
             "8. Are the labels and the clip range right?"
         )
-    constant = answers.pop() if len(answers) == 1 else None
+    constant = answers.pop() if len(answers) == 1 < len(classes) else None
     x_right, y_right = np.concatenate(images)[:examples], np.concatenate(labels)[:examples]
     return x_right, y_right, have / looked_at, constant

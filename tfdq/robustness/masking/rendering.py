@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfdq.robustness.plot_text import plain
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
@@ -59,8 +61,9 @@ def for_terminal(audit: MaskingAudit) -> RenderableType:
 
 def _headline(audit: MaskingAudit) -> str:
     ran = sum(check.status != "not run" for check in audit.checks)
-    verdict = "passed" if audit.passed else "FAILED: " + ", ".join(audit.failures)
-    if not audit.failures and not audit.passed:
+    failed = [*audit.failures, *(["constant model"] if audit.constant_class is not None else [])]
+    verdict = "passed" if audit.passed else "FAILED: " + ", ".join(failed)
+    if not failed and not audit.passed:
         verdict = "not run"
     if 0 < ran < len(audit.checks):
         verdict += f" ({ran} of {len(audit.checks)} checks run)"
@@ -144,7 +147,9 @@ def figure(audit: MaskingAudit, path: str | os.PathLike[str] | None) -> Figure:
         )  # fmt: skip
         listing.text(0.14, height, f"{check.name}   ({check.criterion})", fontsize=8)
     verdict = "passed" if audit.passed else "failed"
-    plot.suptitle(f"Gradient-masking audit of {audit.model}, eps {audit.epsilon:.4g}: {verdict}")
+    plot.suptitle(
+        f"Gradient-masking audit of {plain(audit.model)}, eps {audit.epsilon:.4g}: {verdict}"
+    )
     if path is not None:
         plot.savefig(path, dpi=150)
     return plot

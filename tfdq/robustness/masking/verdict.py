@@ -102,7 +102,8 @@ class MaskingAudit:
             written before it was kept.
         white_box_accuracy: Share of the examples that the white-box attacks leave, in 0..1; None if
             no check ran them.
-        constant_class: The class that the model gives to every image looked at, if it is one.
+        constant_class: The class that the model gives to every image looked at, if it is one and
+            theirs are several.
     """
 
     model: str
@@ -119,8 +120,9 @@ class MaskingAudit:
 
     @property
     def passed(self) -> bool:
-        """Whether some check ran and none that ran failed."""
-        return not self.failures and any(check.status == "passed" for check in self.checks)
+        """Whether some check ran, none that ran failed, and the model is not constant."""
+        ran = any(check.status == "passed" for check in self.checks)
+        return ran and not self.failures and self.constant_class is None
 
     @property
     def complete(self) -> bool:
