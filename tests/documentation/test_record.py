@@ -131,3 +131,15 @@ def test_figures_that_only_square_brings_down_are_named() -> None:
                     f"{variant} ({100 * np.mean(values):.1f} points at eps {strength}/255)" in text
                 )
     assert named == expected > 0
+
+
+def test_the_certified_accuracies() -> None:
+    content = json.loads((RESULTS / "certified_accuracy.json").read_text(encoding="utf-8"))
+    text = " ".join((ROOT / "docs" / "certificates.md").read_text(encoding="utf-8").split())
+    for part in content.values():
+        assert len(part["runs"]) == 3
+        for metric, figure in part["summary"].items():
+            seeds = [run["accuracy"][metric] for run in part["runs"].values()]
+            assert figure["mean"] == pytest.approx(np.mean(seeds))
+            if metric != "abstained":
+                assert cell(figure).replace(" [", " % [") in text, metric
