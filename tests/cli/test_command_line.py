@@ -274,8 +274,8 @@ def test_weights_that_are_no_numbers_are_named(
     kernel = next(weight for weight in model.trainable_weights if "kernel" in weight.name)
     kernel.assign(kernel * float("nan"))
     model.save(tmp_path / "nan.keras")
-    for command in ("run", "attack", "audit", "evaluate"):
-        assert tfdq(command, tmp_path / "nan.keras") == 2
+    for command in ("run", "attack", "audit", "evaluate", "report"):
+        assert tfdq(command, tmp_path / "nan.keras", "--data", "digits") == 2
         assert f"NaN or infinite weights ({kernel.name})" in capsys.readouterr().err
 
 

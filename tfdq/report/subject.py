@@ -135,7 +135,7 @@ def open_subjects(
         ValueError: no images are named, or the runs are of different data.
     """
     from tfdq.data import load
-    from tfdq.experiments.classifier import check_fit
+    from tfdq.experiments.classifier import check_fit, check_weights
     from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
     from tfdq.experiments.settings import DataSettings
@@ -166,6 +166,7 @@ def open_subjects(
             settings = settings.model_copy(update={"dir": source.directory})
         dataset = load_images(settings)
     for run, subject in zip(runs, opened, strict=True):
+        check_weights(subject.model, str(run))
         check_fit(subject.model, str(run), dataset)
         if subject.file is not None:
             check_fit(open_file(subject.file), str(subject.file), dataset)
