@@ -229,6 +229,7 @@ def test_image_folder_is_resized(tmp_path):
     with pytest.raises(ValueError, match="image_size is '8', but must be a number"):
         data.load(tmp_path, image_size="8")
     assert data.load(tmp_path, image_size=8).input_shape == (8, 8, 1)
+    assert data.load(tmp_path, image_size=[8, 9]).input_shape == (8, 9, 1)  # type: ignore[arg-type]
     loaded = data.load(tmp_path, image_size=(8, 8))
     assert "resized to 8x8" in loaded.source
     blocks = ramp.reshape(8, 2, 8, 2).mean((1, 3))

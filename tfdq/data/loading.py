@@ -47,12 +47,12 @@ def load(
     """
     name = str(name_or_path)
     check_name(name)
-    if isinstance(image_size, int):
-        image_size = (image_size, image_size)
     if isinstance(image_size, str):
         raise ValueError(
             f"image_size is {image_size!r}, but must be a number of pixels or (height, width)."
         )
+    if image_size is not None:
+        image_size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
     if image_size is not None and name in names():
         raise ValueError(f"image_size is for folders of images; {name} has its own size.")
     if name == "digits":
