@@ -249,27 +249,12 @@ def open_model(path: Path, trust: bool = False) -> Any:
         ValueError: it is not a model, or it holds code and is not trusted.
     """
     check_call(None, None, path)
-    if path.suffix == ".tflite":
-        return open_tflite(path)
-    from tfdq.experiments.classifier import check_weights
+    from tfdq.experiments.classifier import check_weights, open_integer_file
     from tfdq.quantization import load_model
+
+    if path.suffix == ".tflite":
+        return open_integer_file(path)
 
     model = load_model(path, compile=False, safe_mode=not trust)
     check_weights(model, str(path))
     return model
-
-
-def open_tflite(path: Path, twin: bool = False) -> Any:
-    """Return the interpreter of a .tflite file, or its integer twin, which has gradients.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged or of another kind; names the file.
-    """
-    check_call(None, None, path)
-    from tflite_export import IntegerTwin, Interpreter
-
-    try:
-        return IntegerTwin(path) if twin else Interpreter(path)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r}: {error}") from error

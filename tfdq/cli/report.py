@@ -52,10 +52,9 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML file about trained networks: figures, verdicts, images, certificates."""
-    from tfdq.report.run_report import write_report
-
     check_writable(out, is_folder=False)
     check_call(data, image_size)
+    from tfdq.report.run_report import write_report
 
     def tell(note: str) -> None:
         if not output.quiet:

@@ -25,7 +25,6 @@ from tfdq.cli.options import (
     load_data,
     number,
     open_model,
-    open_tflite,
     test_images,
 )
 from tfdq.cli.output import output, print_result, progress
@@ -187,7 +186,9 @@ def _gradients_of(surrogate: Path | None, trust: bool) -> Any:
     """Return the surrogate, None if there is none: of a ``.tflite`` file its integer twin."""
     if surrogate is None or surrogate.suffix != ".tflite":
         return None if surrogate is None else open_model(surrogate, trust)
-    return open_tflite(surrogate, twin=True)
+    from tfdq.experiments.classifier import open_integer_file
+
+    return open_integer_file(surrogate, twin=True)
 
 
 def _audits(given: list[str]) -> dict[str, Any]:
@@ -245,13 +246,14 @@ def audit(
     import numpy as np
     from rich.console import Console
 
+    from tfdq.experiments.classifier import open_integer_file
     from tfdq.robustness import audit as run_audit
 
     opened = open_model(model, trust)
     helper = _gradients_of(surrogate, trust)
     others = {path: open_model(path, trust) for path in transfer_from or []}
     dataset = load_data(data, data_dir, None, seed, image_size)
-    twin = None if tflite is None else open_tflite(tflite, twin=True)
+    twin = None if tflite is None else open_integer_file(tflite, twin=True)
     check_models(dataset, (model, opened), (surrogate, helper), (tflite, twin), *others.items())
     if model.suffix == ".tflite" and surrogate is None and checks is None:
         raise ValueError(

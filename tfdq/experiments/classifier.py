@@ -282,6 +282,20 @@ def check_fit(model: Any, name: str, dataset: Dataset) -> None:
         )
 
 
+def open_integer_file(path: Path, twin: bool = False) -> Any:
+    """Return the interpreter of a ``.tflite`` file, or its integer twin, which has gradients.
+
+    Raises:
+        ValueError: it is damaged or of another kind; names the file.
+    """
+    from tflite_export import IntegerTwin, Interpreter
+
+    try:
+        return IntegerTwin(path) if twin else Interpreter(path)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
+
+
 def check_weights(model: tf_keras.Model, name: str) -> None:
     """Check that the weights of a model are numbers.
 

@@ -135,7 +135,7 @@ def open_subjects(
         ValueError: no images are named, or the runs are of different data.
     """
     from tfdq.data import load
-    from tfdq.experiments.classifier import check_fit, check_weights
+    from tfdq.experiments.classifier import check_fit, check_weights, open_integer_file
     from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
     from tfdq.experiments.settings import DataSettings
@@ -169,7 +169,7 @@ def open_subjects(
         check_weights(subject.model, str(run))
         check_fit(subject.model, str(run), dataset)
         if subject.file is not None:
-            check_fit(open_file(subject.file), str(subject.file), dataset)
+            check_fit(open_integer_file(subject.file), str(subject.file), dataset)
     x, y = evaluation_images(dataset, images)
     return opened, x, y
 
@@ -195,20 +195,6 @@ def _told_apart(names: Sequence[str], runs: Sequence[Path]) -> list[str]:
             own = name in (paths[index].stem, paths[index].name)
             found[index] = tail if own else f"{name} ({tail})"
     return found
-
-
-def open_file(path: Path) -> Any:
-    """Return the interpreter of an integer file.
-
-    Raises:
-        ValueError: it can't be read; names the file.
-    """
-    from tflite_export import Interpreter
-
-    try:
-        return Interpreter(path)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r}: {error}") from error
 
 
 def _open_folder(folder: Path, trust: bool) -> Subject:
