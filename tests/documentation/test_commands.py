@@ -25,7 +25,12 @@ LANGUAGES = {
     "math",
     "text",
 }
-BESIDE = ["edge/README.md", "zoo/README.md", "CONTRIBUTING.md", "SECURITY.md"]
+BESIDE = [
+    "edge/README.md",
+    "tfdq/experiments/zoo_files/README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+]
 BLOCKS = [block for page in [*pages(), *BESIDE] for block in blocks(page)]
 COMMANDS = [
     pytest.param(command, id=f"{block.page}:{block.line}: {' '.join(command)[:60]}")

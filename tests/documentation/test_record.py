@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.documentation.markdown import ROOT
+from tfdq.experiments.result_files import read_results_file
 from tfdq.report.experiment_table import as_markdown
 from tfdq.report.results_page import page, read_results
 
@@ -16,7 +16,7 @@ RESULTS = ROOT / "results"
 
 
 def summary(name: str) -> dict[str, Any]:
-    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    content = read_results_file(RESULTS / f"{name}.json")
     return content["summary"]  # type: ignore[no-any-return]
 
 
@@ -69,7 +69,7 @@ def test_the_table_of_the_readme(row: str, variant: str) -> None:
 def test_the_ablation_on_observed_ranges(row: str, variant: str) -> None:
     found = summary("lipschitz_ablation")[variant]
     means = " | ".join(f"{100 * found[key]['mean']:.1f}" for key in ("clean", "fgsm@8", "pgd@8"))
-    audits = json.loads((ROOT / "results" / "lipschitz_ablation.json").read_text())["audits"]
+    audits = read_results_file(RESULTS / "lipschitz_ablation.json")["audits"]
     passed = sum(not failed for failed in audits[variant].values())
     line = f"| {row} | {means} | {cell(found['worst@8'])} | {passed} of {len(audits[variant])} |"
     assert line in (ROOT / "docs" / "lipschitz.md").read_text(encoding="utf-8").splitlines()
@@ -93,7 +93,7 @@ def test_a_recompressed_copy_is_never_called_by_the_data_sets_name() -> None:
 
 
 def test_outcomes_of_file_and_network_are_counted() -> None:
-    content = json.loads((RESULTS / "white_box.json").read_text(encoding="utf-8"))
+    content = read_results_file(RESULTS / "white_box.json")
     same = count = 0
     for run in content["runs"]:
         if "suite" not in run["figures"].get("tflite", {}):
@@ -114,11 +114,9 @@ def test_figures_that_only_square_brings_down_are_named() -> None:
     text = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     named = sum(text.count(f"points at eps {strength}/255)") for strength in (4, 8, 16))
     expected = 0
-    for path in RESULTS.glob("*.json"):
+    for content in read_results(RESULTS).values():
         gaps: dict[tuple[str, str], list[float]] = {}
-        for run in json.loads(path.read_text(encoding="utf-8")).get("runs", ()):
-            if not isinstance(run, dict):
-                continue
+        for run in content["runs"]:
             for strength, parts in run["figures"].get("suite", {}).get("eps", {}).items():
                 white, worst = (
                     np.mean([mark == "1" for mark in parts[kind]])
@@ -135,7 +133,7 @@ def test_figures_that_only_square_brings_down_are_named() -> None:
 
 
 def test_a_figure_that_only_square_brings_down_gets_a_note() -> None:
-    results = json.loads((RESULTS / "white_box.json").read_text(encoding="utf-8"))
+    results = read_results_file(RESULTS / "white_box.json")
     before = as_markdown(results)
     figure = results["summary"]["DQ"]
     figure["white_box@8"]["mean"] = figure["worst@8"]["mean"] + 0.021
@@ -147,7 +145,7 @@ def test_a_figure_that_only_square_brings_down_gets_a_note() -> None:
 
 
 def test_the_certified_accuracies() -> None:
-    content = json.loads((RESULTS / "certified_accuracy.json").read_text(encoding="utf-8"))
+    content = read_results_file(RESULTS / "certified_accuracy.json")
     text = " ".join((ROOT / "docs" / "certificates.md").read_text(encoding="utf-8").split())
     for part in content.values():
         assert len(part["runs"]) == 3

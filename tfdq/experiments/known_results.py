@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tfdq.experiments.result_files import read_results_file
 from tfdq.experiments.settings import EvaluationSettings, RunSettings
 
 FORMAT = "tfdq experiment"
@@ -59,10 +59,8 @@ class KnownResults:
 
 def _runs(path: Path) -> list[tuple[EvaluationSettings, dict[str, Any]]]:
     """Read the runs of a file, each with how it was measured, and check what will be used of it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no results file {str(path)!r}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_results_file(path)
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
         found = []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tfdq.experiments.known_results import FORMAT
+from tfdq.experiments.result_files import PACKED, read_results_file
 from tfdq.report.experiment_figure import plot_experiment
 from tfdq.report.experiment_table import as_markdown, title
 from tfdq.robustness.result_store import write_atomically
@@ -29,23 +29,25 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the experiments on record by name of the file, in alphabetical order.
 
     Args:
-        folder: with the ``.json`` files; other formats among them are left out.
+        folder: with the ``.json`` and ``.json.xz`` files; other formats among them are left out.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: a file is no JSON.
+        ValueError: a file is damaged, or two have one name.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {str(folder)!r} with results")
     found = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{str(path)!r} is no JSON: {error}") from error
+    for path in (*folder.glob("*.json"), *folder.glob(f"*.json{PACKED}")):
+        content = read_results_file(path)
         if isinstance(content, dict) and content.get("format") == FORMAT:
-            found[path.stem] = content
-    return found
+            name = path.name.removesuffix(PACKED).removesuffix(".json")
+            if name in found:
+                raise ValueError(
+                    f"{str(folder)!r} holds {name!r} twice, packed and unpacked: remove one"
+                )
+            found[name] = content
+    return dict(sorted(found.items()))
 
 
 def page(results: Mapping[str, Mapping[str, Any]], folder: str) -> str:
