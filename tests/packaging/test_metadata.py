@@ -73,6 +73,15 @@ def test_the_version_stands_in_one_place() -> None:
 
 
 @in_repository
+def test_the_citation_names_the_version_and_the_licence() -> None:
+    import tfdq
+
+    citation = (ROOT / "CITATION.cff").read_text("utf-8").splitlines()
+    assert f"version: {tfdq.__version__}" in citation
+    assert f"license: {PROJECT['license']}" in citation
+
+
+@in_repository
 def test_the_board_gets_the_same_version() -> None:
     import tfdq
 
