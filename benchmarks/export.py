@@ -166,6 +166,7 @@ def export_over_stock() -> list[Row]:
 
     import tflite_export
     from tflite_export.lower import lower
+    from tflite_export.trained import trained
     from tflite_export.write import write
 
     model = _quantized(8)
@@ -178,7 +179,7 @@ def export_over_stock() -> list[Row]:
         return converter.convert()
 
     def written() -> bytes:
-        return write(lower(model).graph)
+        return write(lower(trained(model).description).graph)
 
     def verified() -> Any:
         return tflite_export.convert(

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tf_keras
 
-from tflite_export.biases import align
 from tflite_export.graph import IntegerGraph, integers_in_use
 from tflite_export.inspection import count_macs, describe
 from tflite_export.lower import Lowered, lower
@@ -23,9 +21,10 @@ from tflite_export.metadata import (
     pack_facts,
     pack_golden,
 )
-from tflite_export.parity import ParityReport, verify
+from tflite_export.parity import Pairing, ParityReport, compare
 from tflite_export.reference import dequantize, quantize
 from tflite_export.runtime import Interpreter
+from tflite_export.trained import trained
 from tflite_export.twin import IntegerTwin
 from tflite_export.validate import validate
 from tflite_export.write import write
@@ -116,7 +115,7 @@ class ExportedModel:
 
 
 def convert(
-    qat_model: tf_keras.Model,
+    qat_model: Any,
     path: str | Path | None = None,
     *,
     input_type: str = "int8",
@@ -179,22 +178,26 @@ def convert(
         raise ValueError(f"golden is {golden} (0 or more), min_agreement {min_agreement} (0..1)")
     if verify_samples is not None and verify_samples < 1:
         raise ValueError(f"verify_samples is {verify_samples}, expected at least 1")
-    lowered = lower(qat_model, input_type=input_type, output_type=output_type, weights=weights)
+    source = trained(qat_model)
+    lowered = lower(
+        source.description, input_type=input_type, output_type=output_type, weights=weights
+    )
     if round_biases:
-        align(lowered)
-        lowered = lower(qat_model, input_type=input_type, output_type=output_type, weights=weights)
+        source.shift_offsets(lowered.biases)
     graph = lowered.graph
     if labels is not None:
         _check_labels(graph, labels)
     real = calibration is not None
     data = _inputs(graph, calibration)
     draft = write(graph)
-    validate(draft)
+    checked = validate(draft)
     count = verify_samples or int(
         np.clip(_VERIFY_MACS / max(count_macs(graph), 1), *_VERIFY_SAMPLES)
     )
     sample = [part[:count] for part in data]
-    report = verify(qat_model, draft, sample, kernels=("default",))
+    report = compare(
+        draft, checked, Pairing(source, lowered, checked), sample, kernels=("default",)
+    )
     _require_layers(report, lowered.slack)
     _require_outputs(report, min_agreement if real else 0.0)
     graph.metadata[MODEL_NAME] = pack_facts(
@@ -321,22 +324,15 @@ def _facts(
     grid = _input_grid(graph, graph.inputs[0])
     low, high = integers_in_use(graph).get(graph.inputs[0], (-128, 127))
     ends = [float(grid.scale) * (q - grid.zero_point) for q in (-128, 127)]
-    bits, betas = {}, set()
-    for node in lowered.nodes.nodes:
-        layer = getattr(node.layer, "layer", None)
-        if layer is None:
-            continue
-        bits[layer.name] = list(node.layer.bits)
-        penalty = getattr(layer, "penalty", None)
-        if penalty is not None and hasattr(penalty, "beta"):
-            betas.add(float(penalty.beta))
+    calls = [call for call in lowered.description.calls if call.bits is not None]
+    betas = sorted({call.penalty for call in calls if call.penalty is not None})
     agreement = report.agreement
     return {
         "name": graph.name,
         "labels": list(labels) if labels is not None else None,
         "input": {"range": ends, "integers": [low, high]},
-        "bits": bits,
-        "beta": betas.pop() if len(betas) == 1 else sorted(betas),
+        "bits": {call.label: list(call.bits) for call in calls if call.bits is not None},
+        "beta": betas[0] if len(betas) == 1 else betas,
         "verified": {
             "runtime": report.runtime,
             "kernels": report.kernels,

@@ -1,6 +1,6 @@
-"""From a trained Keras model to an `IntegerGraph`; alone in knowing `tfdq.quantization`.
+"""From the description of a trained model to an `IntegerGraph`.
 
-One function per kind of layer, collected in `LOWERINGS`.
+One function per kind of computation, collected in `LOWERINGS`; nothing here knows a layer.
 """
 
 from __future__ import annotations
@@ -10,24 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tf_keras
 
-from tfdq.quantization import (
-    BitDepthSqueeze,
-    ConvexCombination,
-    FusedAdd,
-    FusedBatchNormalization,
-    FusedConv2D,
-    FusedDense,
-    FusedDepthwiseConv2D,
-    FusedReLU,
-    Graph,
-    Grid,
-    InputQuantizer,
-    MedianSqueeze,
-    QuantizeWrapper,
-    read_graph,
-)
+from tfdq import description as described
+from tfdq.description import Description, Input, Shape
+from tfdq.grid import Grid
 from tflite_export.assemble import Affine, Assembler
 from tflite_export.graph import (
     BATCH,
@@ -43,7 +29,6 @@ from tflite_export.graph import (
 from tflite_export.grids import Target
 from tflite_export.squeezing import median, regrid
 
-L = tf_keras.layers
 INTERFACES = ("int8", "uint8", "float32")
 WEIGHT_TYPES = ("int8", "int4")
 _INT4_BITS = 4
@@ -53,55 +38,58 @@ _RELU6 = 6.0
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a layer that is being lowered.
+    """One call of a description that is being lowered.
 
     Attributes:
         assembler: where operators go.
-        layer: the layer inside the quantize wrapper.
-        wrapper: the wrapper; the layer itself where a squeezer is in front of a quantized model.
+        described: the call.
         sources: tensors that the call reads.
         shape: shape of its result, the batch `BATCH`.
     """
 
     assembler: Assembler
-    layer: Any
-    wrapper: Any
+    described: described.Call
     sources: list[int]
     shape: tuple[int, ...]
 
     @property
     def source(self) -> int:
-        """The only tensor that the call reads."""
+        """The first tensor that the call reads."""
         return self.sources[0]
 
     @property
     def label(self) -> str:
         """Name of the layer."""
-        return str(self.layer.name)
+        return self.described.label
+
+    @property
+    def computation(self) -> Any:
+        """What the call computes: one of the dataclasses of `tfdq.description`."""
+        return self.described.computation
 
     @property
     def target(self) -> Target:
         """Grid of the result, clamped by the fused activation.
 
         Raises:
-            ValueError: the layer has no quantizer of its own, or its range has seen no data.
+            ValueError: the layer has no quantizer of its own.
         """
-        grid = self.wrapper.output_grid()
+        grid = self.described.grid
         if grid is None:
             raise ValueError(
-                f"layer {self.label!r} ({type(self.layer).__name__}) has no output quantizer"
+                f"layer {self.label!r} ({type(self.computation).__name__}) has no output quantizer"
             )
-        return target_of(grid, getattr(self.layer, "fused_activation", "linear"))
+        return target_of(grid, self.described.activation)
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A model in integers, next to the model.
+    """A model in integers, next to its description.
 
     Attributes:
         graph: the integers.
-        nodes: the calls of the Keras model.
-        tensors: for each call by its position, the tensor of the graph that holds its result.
+        description: the model that it is of.
+        tensors: for each value of the description the tensor of the graph that holds it.
         biases: for each layer with weights, by name, the bias as the integers have it, float64
             ``(channels,)``.
         slack: for each tensor whose layer rounds more than once, by name, how many steps beyond one
@@ -109,8 +97,8 @@ class Lowered:
     """
 
     graph: IntegerGraph
-    nodes: Graph
-    tensors: dict[int, int]
+    description: Description
+    tensors: tuple[int, ...]
     biases: dict[str, np.ndarray]
     slack: dict[str, int]
 
@@ -128,16 +116,16 @@ def target_of(grid: Grid, activation: str) -> Target:
 
 
 def lower(
-    model: tf_keras.Model,
+    description: Description,
     *,
     input_type: str = "int8",
     output_type: str | None = None,
     weights: str = "int8",
 ) -> Lowered:
-    """The integers of a trained model made by ``tfdq.quantize_model``.
+    """The integers of a trained model.
 
     Args:
-        model: the model; every range must have seen data.
+        description: the model (`tflite_export.trained.trained` has it of a model).
         input_type: what the caller of the exported file gives: ``"int8"``, ``"uint8"`` or
             ``"float32"``.
         output_type: what the caller gets; None for the same as ``input_type``.
@@ -149,9 +137,8 @@ def lower(
         layer's result is.
 
     Raises:
-        TypeError: it is no tf_keras model.
-        ValueError: it is not a quantized model, a layer is in float or can't be exported, a range
-            has seen no data, or an argument is unknown.
+        ValueError: a computation has no integer form, a call lacks its grid, or an argument is
+            unknown.
     """
     output_type = output_type or input_type
     for name, value in (("input_type", input_type), ("output_type", output_type)):
@@ -159,77 +146,39 @@ def lower(
             raise ValueError(f"{name} is {value!r}; choose from {', '.join(INTERFACES)}")
     if weights not in WEIGHT_TYPES:
         raise ValueError(f"weights is {weights!r}; choose from {', '.join(WEIGHT_TYPES)}")
-    if not isinstance(model, tf_keras.Model):
-        raise TypeError(
-            f"expected a tf_keras model of tfdq.quantize_model, got {type(model).__name__}"
-        )
-    nodes = read_graph(model)
-    if not any(isinstance(node.layer, InputQuantizer) for node in nodes.nodes):
-        raise ValueError(
-            f"model {model.name!r} is not quantized; make it quantization-aware first: "
-            "tfdq.quantize_model(model)"
-        )
-    assembler = Assembler(model.name, int4=weights == "int4")
-    produced: dict[int, int] = {}
-    inputs: dict[int, int] = {}
-    for node in nodes.nodes:
-        shape = tuple(BATCH if size is None else int(size) for size in node.shape)
-        if not node.inputs:
-            inputs[node.index] = -1
-            continue
-        if isinstance(node.layer, InputQuantizer) and node.inputs[0] not in produced:
-            index = _input(assembler, node.layer, shape, input_type)
-            inputs[node.inputs[0]], produced[node.index] = index
-            continue
-        missing = [i for i in node.inputs if i not in produced]
-        if not missing and isinstance(node.layer, (*_SQUEEZERS, InputQuantizer)):
-            call = Call(assembler, node.layer, node.layer, [produced[node.inputs[0]]], shape)
-            produced[node.index] = LOWERINGS[type(node.layer)](call)
-            continue
-        if missing and isinstance(node.layer, _SQUEEZERS):
-            raise ValueError(
-                f"squeezer {node.layer.name!r} takes images that are not quantized; put it in "
-                "front of a quantized model with tfdq.robustness.squeeze, which puts the model's "
-                "input quantizer before it, or squeeze the float model and quantize that"
-            )
-        if missing or not isinstance(node.layer, QuantizeWrapper):
-            raise ValueError(
-                f"layer {node.layer.name!r} ({type(node.layer).__name__}) is not quantized by "
-                "tfdq, so it has no "
-                "integer form; quantize it too (no skip=, no QuantizeConfig of another kind), or "
-                "remove it"
-            )
-        lowering = LOWERINGS.get(type(node.layer.layer))
+    assembler = Assembler(description.name, int4=weights == "int4")
+    ends = [_input(assembler, entry, input_type) for entry in description.inputs]
+    values = [inner for _, inner in ends]
+    for call in description.calls:
+        lowering = LOWERINGS.get(type(call.computation))
         if lowering is None:
             raise ValueError(
-                f"layer {node.layer.layer.name!r} ({type(node.layer.layer).__name__}) has no "
-                "integer form; "
+                f"layer {call.label!r} ({type(call.computation).__name__}) has no integer form; "
                 f"supported: {', '.join(sorted(kind.__name__ for kind in LOWERINGS))}"
             )
-        sources = [produced[i] for i in node.inputs]
-        call = Call(assembler, node.layer.layer, node.layer, sources, shape)
-        produced[node.index] = lowering(call)
+        sources = [values[i] for i in call.sources]
+        values.append(lowering(Call(assembler, call, sources, _open(call.shape))))
     graph = assembler.graph
-    graph.inputs = tuple(inputs[i] for i in nodes.inputs)
-    graph.outputs = tuple(_output(assembler, produced[i], output_type) for i in nodes.outputs)
-    graph.signature_inputs = tuple(nodes.nodes[i].layer.name for i in nodes.inputs)
-    graph.signature_outputs = tuple(
-        getattr(nodes.nodes[i].layer, "layer", nodes.nodes[i].layer).name for i in nodes.outputs
-    )
+    graph.inputs = tuple(outer for outer, _ in ends)
+    graph.outputs = tuple(_output(assembler, values[i], output_type) for i in description.outputs)
+    graph.signature_inputs = tuple(entry.name for entry in description.inputs)
+    graph.signature_outputs = tuple(description.label(i) for i in description.outputs)
+    results = zip(description.calls, values[len(ends) :], strict=True)
     slack = {
-        graph.tensors[produced[node.index]].name: assembler.slack[node.layer.layer.name]
-        for node in nodes.nodes
-        if isinstance(node.layer, QuantizeWrapper) and node.layer.layer.name in assembler.slack
+        graph.tensors[index].name: assembler.slack[call.label]
+        for call, index in results
+        if call.label in assembler.slack
     }
-    return Lowered(graph, nodes, produced, assembler.biases, slack)
+    return Lowered(graph, description, tuple(values), assembler.biases, slack)
 
 
-def _input(
-    assembler: Assembler, layer: InputQuantizer, shape: tuple[int, ...], kind: str
-) -> tuple[int, int]:
+def _open(shape: Shape) -> tuple[int, ...]:
+    return tuple(BATCH if size is None else int(size) for size in shape)
+
+
+def _input(assembler: Assembler, entry: Input, kind: str) -> tuple[int, int]:
     """The tensor the caller fills and the int8 tensor behind it."""
-    target = target_of(layer.output_grid(), "linear")
-    name = layer.name.removeprefix("quant_")
+    target, shape, name = target_of(entry.grid, "linear"), _open(entry.shape), entry.label
     if kind == "int8":
         index = assembler.value(name, shape, target)
         return index, index
@@ -257,40 +206,42 @@ def _output(assembler: Assembler, index: int, kind: str) -> int:
 
 def _affine(call: Call, layout: Callable[[np.ndarray], np.ndarray], axis: int) -> Affine:
     """Kernel, bias and BatchNorm of a layer; a negative factor goes into the integers."""
-    integers, scale = call.wrapper.quantized_kernel()
-    multiplier, offset = call.layer.folded()
-    weights = layout(integers.astype(np.int64))
-    sign = np.where(multiplier < 0, -1, 1)
+    kernel: described.Kernel = call.computation.kernel
+    weights = layout(kernel.integers.astype(np.int64))
+    sign = np.where(kernel.multiplier < 0, -1, 1)
     along = [1] * weights.ndim
     along[axis] = -1
-    steps = np.abs(multiplier) * np.broadcast_to(scale.astype(np.float64), multiplier.shape)
-    bits = call.wrapper.bits[0] or 8
-    packed = call.assembler.int4 and bits <= _INT4_BITS
+    scale = np.broadcast_to(kernel.scale.astype(np.float64), kernel.multiplier.shape)
+    steps = np.abs(kernel.multiplier) * scale
+    packed = call.assembler.int4 and kernel.bits <= _INT4_BITS
     largest = _INT4_LARGEST if packed else 127
-    return Affine(weights * sign.reshape(along), steps, offset, largest)
+    return Affine(weights * sign.reshape(along), steps, kernel.offset, largest)
 
 
-def _geometry(layer: Any, multiplier: int = 1) -> Convolution:
+def _geometry(
+    computation: described.Conv2D | described.DepthwiseConv2D, multiplier: int = 1
+) -> Convolution:
     return Convolution(
-        padding=layer.padding.upper(),
-        stride_w=layer.strides[1],
-        stride_h=layer.strides[0],
-        dilation_w=layer.dilation_rate[1],
-        dilation_h=layer.dilation_rate[0],
+        padding=computation.padding.upper(),
+        stride_w=computation.strides[1],
+        stride_h=computation.strides[0],
+        dilation_w=computation.dilation[1],
+        dilation_h=computation.dilation[0],
         depth_multiplier=multiplier,
     )
 
 
 def _conv_2d(call: Call) -> int:
     affine = _affine(call, lambda kernel: np.transpose(kernel, (3, 0, 1, 2)), 0)
+    options = _geometry(call.computation)
     return call.assembler.weighted(
-        "CONV_2D", call.source, affine, call.target, _geometry(call.layer), call.shape, call.label
+        "CONV_2D", call.source, affine, call.target, options, call.shape, call.label
     )
 
 
 def _depthwise_conv_2d(call: Call) -> int:
     affine = _affine(call, lambda kernel: kernel.reshape(1, *kernel.shape[:2], -1), 3)
-    options = _geometry(call.layer, call.layer.depth_multiplier)
+    options = _geometry(call.computation, call.computation.kernel.integers.shape[3])
     return call.assembler.weighted(
         "DEPTHWISE_CONV_2D", call.source, affine, call.target, options, call.shape, call.label
     )
@@ -322,46 +273,33 @@ def _dense(call: Call) -> int:
     return assembler.reshape(result, call.shape, call.label)
 
 
-def _batch_normalization(call: Call) -> int:
-    factor, offset = call.layer.folded()
+def _rescale(call: Call) -> int:
+    factor, offset = call.computation.factor, call.computation.offset
     return call.assembler.rescale(call.source, call.target, call.label, factor, offset)
 
 
-def _relu(call: Call) -> int:
+def _activation(call: Call) -> int:
     return call.assembler.rescale(call.source, call.target, call.label)
 
 
-def _rescaling(call: Call) -> int:
-    layer = call.layer
-    return call.assembler.rescale(
-        call.source, call.target, call.label, np.asarray(layer.scale), np.asarray(layer.offset)
-    )
-
-
 def _add(call: Call) -> int:
-    return call.assembler.add([(source, 1.0) for source in call.sources], call.target, call.label)
-
-
-def _convex_combination(call: Call) -> int:
-    coefficients = [float(value) for value in call.layer.coefficients()]
-    terms = list(zip(call.sources, coefficients, strict=True))
+    terms = list(zip(call.sources, call.computation.coefficients, strict=True))
     return call.assembler.add(terms, call.target, call.label)
 
 
 def _concatenate(call: Call) -> int:
-    axis = call.layer.axis % len(call.shape)
-    own = call.wrapper.output_grid()
+    own = call.described.grid
     target = call.assembler.grid(call.source) if own is None else call.target
-    return call.assembler.concatenate(call.sources, axis, target, call.label)
+    return call.assembler.concatenate(call.sources, call.computation.axis, target, call.label)
 
 
-def _pooling(layer: Any) -> Pooling:
+def _pooling(computation: described.MaxPool2D | described.AveragePool2D) -> Pooling:
     return Pooling(
-        layer.padding.upper(),
-        layer.strides[1],
-        layer.strides[0],
-        layer.pool_size[1],
-        layer.pool_size[0],
+        computation.padding.upper(),
+        computation.strides[1],
+        computation.strides[0],
+        computation.pool_size[1],
+        computation.pool_size[0],
     )
 
 
@@ -371,7 +309,7 @@ def _whole_image(call: Call) -> Pooling:
 
 
 def _max_pooling(call: Call) -> int:
-    return call.assembler.max_pool(call.source, _pooling(call.layer), call.label)
+    return call.assembler.max_pool(call.source, _pooling(call.computation), call.label)
 
 
 def _global_max_pooling(call: Call) -> int:
@@ -380,11 +318,13 @@ def _global_max_pooling(call: Call) -> int:
 
 
 def _average_pooling(call: Call) -> int:
-    if tuple(call.layer.pool_size) == call.assembler.shape(call.source)[1:3] and (
-        call.layer.padding == "valid" or call.shape[1:3] == (1, 1)
+    pooling = _pooling(call.computation)
+    window = (pooling.filter_h, pooling.filter_w)
+    if window == call.assembler.shape(call.source)[1:3] and (
+        pooling.padding == "VALID" or call.shape[1:3] == (1, 1)
     ):
         return _global_average_pooling(call)
-    return call.assembler.average_pool(call.source, _pooling(call.layer), call.target, call.label)
+    return call.assembler.average_pool(call.source, pooling, call.target, call.label)
 
 
 def _global_average_pooling(call: Call) -> int:
@@ -392,23 +332,12 @@ def _global_average_pooling(call: Call) -> int:
     return call.assembler.reshape(pooled, call.shape, call.label)
 
 
-def _bit_depth(call: Call) -> int:
-    target = target_of(call.layer.grid(), "linear")
-    return regrid(call.assembler, call.source, target, call.label, _trained(call.wrapper))
-
-
-def _second_input(call: Call) -> int:
-    """The input quantizer of a quantized model that squeezers are in front of."""
-    target = target_of(call.layer.output_grid(), "linear")
-    return regrid(call.assembler, call.source, target, call.label, _trained(call.layer))
-
-
-def _trained(layer: Any) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda reals: np.asarray(layer(reals))
+def _requantize(call: Call) -> int:
+    return regrid(call.assembler, call.source, call.target, call.label, call.computation)
 
 
 def _median(call: Call) -> int:
-    return median(call.assembler, call.source, call.layer.size, call.label)
+    return median(call.assembler, call.source, call.computation.size, call.label)
 
 
 def _reshape(call: Call) -> int:
@@ -416,10 +345,10 @@ def _reshape(call: Call) -> int:
 
 
 def _zero_padding(call: Call) -> int:
-    return call.assembler.pad(call.source, call.layer.padding, call.label)
+    return call.assembler.pad(call.source, call.computation.amounts, call.label)
 
 
-def _dropout(call: Call) -> int:
+def _identity(call: Call) -> int:
     return call.source
 
 
@@ -427,29 +356,23 @@ def _softmax(call: Call) -> int:
     return call.assembler.softmax(call.source, call.label)
 
 
-_SQUEEZERS = (BitDepthSqueeze, MedianSqueeze)
-
 LOWERINGS: dict[type, Callable[[Call], int]] = {
-    FusedConv2D: _conv_2d,
-    FusedDepthwiseConv2D: _depthwise_conv_2d,
-    FusedDense: _dense,
-    FusedBatchNormalization: _batch_normalization,
-    FusedReLU: _relu,
-    FusedAdd: _add,
-    ConvexCombination: _convex_combination,
-    BitDepthSqueeze: _bit_depth,
-    MedianSqueeze: _median,
-    InputQuantizer: _second_input,
-    L.Rescaling: _rescaling,
-    L.Concatenate: _concatenate,
-    L.MaxPooling2D: _max_pooling,
-    L.GlobalMaxPooling2D: _global_max_pooling,
-    L.AveragePooling2D: _average_pooling,
-    L.GlobalAveragePooling2D: _global_average_pooling,
-    L.Flatten: _reshape,
-    L.Reshape: _reshape,
-    L.ZeroPadding2D: _zero_padding,
-    L.Dropout: _dropout,
-    L.Softmax: _softmax,
+    described.Activation: _activation,
+    described.Add: _add,
+    described.Affine: _rescale,
+    described.AveragePool2D: _average_pooling,
+    described.Concatenate: _concatenate,
+    described.Conv2D: _conv_2d,
+    described.Dense: _dense,
+    described.DepthwiseConv2D: _depthwise_conv_2d,
+    described.GlobalAveragePool2D: _global_average_pooling,
+    described.GlobalMaxPool2D: _global_max_pooling,
+    described.Identity: _identity,
+    described.MaxPool2D: _max_pooling,
+    described.Median2D: _median,
+    described.Requantize: _requantize,
+    described.Reshape: _reshape,
+    described.Softmax: _softmax,
+    described.ZeroPad2D: _zero_padding,
 }
-"""The integer form of every layer that ``tfdq.quantize_model`` makes."""
+"""The integer form of every computation of `tfdq.description`."""

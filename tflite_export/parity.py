@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tflite_export.exposed import expose
 from tflite_export.graph import IntegerGraph, Tensor
 from tflite_export.read import load
-from tflite_export.reference import quantize
+from tflite_export.reference import dequantize, quantize
 from tflite_export.runtime import Interpreter
 from tflite_export.validate import validate
+
+if TYPE_CHECKING:
+    from tfdq.description import TrainedModel
+    from tflite_export.lower import Lowered
 
 _BATCH = 32
 
@@ -147,11 +151,59 @@ def verify(
         ValueError: if the file is damaged, ``x`` is empty or of a wrong shape, or the file was not
             exported from the model.
     """
-    from tflite_export.twin import IntegerTwin
-
     content = getattr(tflite, "content", None)
     content = content if isinstance(content, bytes) else load(tflite)
     graph = validate(content)
+    pairing = None if model is None else _paired(model, graph)
+    return compare(content, graph, pairing, x, layers=layers, kernels=kernels, threads=threads)
+
+
+def _paired(model: Any, graph: IntegerGraph) -> Pairing:
+    """The model next to a file's graph."""
+    from tflite_export.lower import lower
+    from tflite_export.trained import trained
+
+    source = trained(model)
+    kinds = [graph.tensors[i].dtype for i in (graph.inputs[0], graph.outputs[0])]
+    int4 = any(tensor.dtype == "int4" for tensor in graph.tensors)
+    lowered = lower(
+        source.description,
+        input_type=kinds[0],
+        output_type=kinds[1],
+        weights="int4" if int4 else "int8",
+    )
+    return Pairing(source, lowered, graph)
+
+
+def compare(
+    content: bytes,
+    graph: IntegerGraph,
+    pairing: Pairing | None,
+    x: Any,
+    *,
+    layers: bool = True,
+    kernels: Sequence[str] = ("default", "builtin", "reference"),
+    threads: int = 1,
+) -> ParityReport:
+    """`verify` for a file that has been checked already.
+
+    Args:
+        content: the file.
+        graph: its graph.
+        pairing: the trained model next to it, or None.
+        x: as for `verify`.
+        layers: as for `verify`.
+        kernels: as for `verify`.
+        threads: as for `verify`.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: ``x`` is empty or of a wrong shape.
+    """
+    from tflite_export.twin import IntegerTwin
+
     interpreters = [
         Interpreter(content, kernels=name, threads=threads, batch_size=_BATCH) for name in kernels
     ]
@@ -161,7 +213,6 @@ def verify(
         raise ValueError("x is empty; give some inputs to compare on")
     twin = IntegerTwin(graph, kernels=first.kernel_set)
     tally = _Tally()
-    pairing = None if model is None else _Pairing(model, graph)
     exposed = expose(first) if layers else None
     names = {interpreter: _named(interpreter) for interpreter in interpreters}
     single = len(feeds) == 1
@@ -246,50 +297,53 @@ class _Tally:
         )
 
 
-class _Pairing:
-    """A trained model next to its integer graph, to give each layer the graph's values."""
+class Pairing:
+    """A trained model next to its integer graph, to give each layer the graph's values.
 
-    def __init__(self, model: Any, graph: IntegerGraph) -> None:
-        from tflite_export.lower import lower
+    Args:
+        source: the trained model.
+        lowered: its integers, lowered as those of the graph were.
+        graph: the graph of the file.
 
-        kinds = [graph.tensors[i].dtype for i in (graph.inputs[0], graph.outputs[0])]
-        int4 = any(tensor.dtype == "int4" for tensor in graph.tensors)
-        self.lowered = lower(
-            model, input_type=kinds[0], output_type=kinds[1], weights="int4" if int4 else "int8"
-        )
-        if [t.name for t in self.lowered.graph.tensors] != [t.name for t in graph.tensors]:
+    Raises:
+        ValueError: the graph is not that of the model.
+    """
+
+    def __init__(self, source: TrainedModel, lowered: Lowered, graph: IntegerGraph) -> None:
+        names = [tensor.name for tensor in graph.tensors]
+        if sorted(names) != sorted(tensor.name for tensor in lowered.graph.tensors):
             raise ValueError(
-                f"the file was not exported from model {model.name!r}: their layers differ; "
-                "export the model again"
+                f"the file was not exported from model {lowered.description.name!r}: their layers "
+                "differ; export the model again"
             )
-        self.model = model
-        self.graph = graph
+        self._source = source
+        self._description = lowered.description
+        self._graph = graph
+        self._tensors = [names.index(lowered.graph.tensors[i].name) for i in lowered.tensors]
 
     def outputs(self, part: list[np.ndarray]) -> list[np.ndarray]:
         """The trained model's outputs, floats."""
-        result = self.model(part[0] if len(part) == 1 else part, training=False)
-        return [np.asarray(value) for value in _as_list(result)]
+        return self._source.outputs(part)
 
     def layers(
         self, part: list[np.ndarray], activations: dict[int, np.ndarray]
     ) -> list[tuple[Tensor, np.ndarray, np.ndarray]]:
         """Each layer given the graph's integers: (tensor, model's integers, graph's integers)."""
-        nodes = self.lowered.nodes
-        reals: dict[int, np.ndarray] = dict(zip(nodes.inputs, part, strict=True))
+        reals: list[np.ndarray] = []
         found = []
-        for node in nodes.nodes:
-            if not node.inputs:
-                continue
-            given = [reals[i] for i in node.inputs]
-            result = np.asarray(node.layer(given if len(given) > 1 else given[0], training=False))
-            index = self.lowered.tensors[node.index]
-            tensor = self.graph.tensors[index]
+        for value, index in enumerate(self._tensors):
+            position = value - len(part)
+            sources = (
+                [part[value]]
+                if position < 0
+                else [reals[i] for i in self._description.calls[position].sources]
+            )
+            result = self._source.infer(value, sources)
+            tensor = self._graph.tensors[index]
             ours = activations.get(index)
             if ours is None:
-                reals[node.index] = result
+                reals.append(result)
                 continue
             found.append((tensor, quantize(result, tensor), ours))
-            reals[node.index] = tensor.scale * (
-                ours.astype(np.float32) - np.float32(tensor.zero_point)
-            )
+            reals.append(dequantize(ours, tensor))
         return found

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tfdq.description import Requantize
 from tflite_export.assemble import Assembler
 from tflite_export.graph import MirrorPadding, NoOptions
 from tflite_export.grids import Target, on_grid
-from tflite_export.reference import dequantize, quantize, run_operator
+from tflite_export.reference import quantize, run_operator
 
 Node = int | None
 """A value in a sorting network; None is above every value."""
@@ -164,7 +165,7 @@ def regrid(
     source: int,
     target: Target,
     label: str,
-    trained: Callable[[np.ndarray], np.ndarray],
+    table: Requantize,
 ) -> int:
     """Integers of one grid on another, proven to be what the trained layer makes of each.
 
@@ -176,13 +177,14 @@ def regrid(
         source: the input; all its integers in use are tried.
         target: grid of the result.
         label: name of the layer.
-        trained: the trained layer, floats in and out, ``(n, 1, 1, 1)``.
+        table: what the trained layer makes of each integer.
 
     Returns:
         The result; the source itself where the grids are the same.
 
     Raises:
-        ValueError: an integer would not become what the trained layer makes of it.
+        ValueError: an integer would not become what the trained layer makes of it, or is not in
+            the table.
     """
     begin = len(assembler.graph.operators)
     low, high = assembler.in_use[source]
@@ -195,7 +197,14 @@ def regrid(
     graph = assembler.graph
     integers = np.arange(low, high + 1, dtype=np.int8).reshape(-1, 1, 1, 1)
     output = graph.tensors[result]
-    wanted = quantize(trained(dequantize(integers, graph.tensors[source])), output)
+    first = low - assembler.grid(source).zero_point - table.first
+    if first < 0 or first + len(integers) > len(table.values):
+        raise ValueError(
+            f"layer {label!r} has a table of {len(table.values)} values from {table.first} on, but "
+            f"its source has the integers {low} to {high}, zero point "
+            f"{assembler.grid(source).zero_point}: its description is of another grid"
+        )
+    wanted = quantize(table.values[first : first + len(integers)].reshape(integers.shape), output)
     value = np.repeat(integers, assembler.shape(source)[-1], axis=3)
     for operator in graph.operators[begin:]:
         if operator.kind == "DEPTHWISE_CONV_2D":

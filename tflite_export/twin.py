@@ -166,8 +166,9 @@ def graph_of(model: Any) -> IntegerGraph:
     if isinstance(content, bytes):
         return validate(content)
     from tflite_export.lower import lower
+    from tflite_export.trained import trained
 
-    return lower(model).graph
+    return lower(trained(model).description).graph
 
 
 def _open(shape: tuple[int, ...]) -> tuple[int | None, ...]:

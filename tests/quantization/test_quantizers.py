@@ -6,13 +6,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfdq.grid import nudged_grid, zero_aligned_range
 from tfdq.quantization import (
     FixedRangeQuantizer,
     InputQuantizer,
     KernelQuantizer,
     ObservedRangeQuantizer,
 )
-from tfdq.quantization.grid import nudged_grid, zero_aligned_range
 
 BITS = range(1, 9)
 

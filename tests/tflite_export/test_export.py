@@ -212,8 +212,8 @@ def test_a_file_that_computes_something_else_is_an_error(small_model, monkeypatc
 
     qat, _, images, _ = small_model
 
-    def wrong(model, **options):
-        lowered = lower(model, **options)
+    def wrong(description, **options):
+        lowered = lower(description, **options)
         kernel = next(t for t in lowered.graph.tensors if t.name == "stem_conv/weights")
         kernel.data[0, 1, 1] = -kernel.data[0, 1, 1] - 3
         return lowered

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import median_filter
 
 from tests.tflite_export.trained import digits
+from tfdq.description import Requantize
 from tflite_export.assemble import Assembler
 from tflite_export.grids import Target
 from tflite_export.reference import KERNEL_SETS, run
@@ -222,10 +223,9 @@ def test_bit_depth_of_every_integer_in_the_runtime(bits, shape):
     levels = np.arange(256) * steps
     wanted = (levels + 127) // 255  # in whole numbers; no tie, so how they round is no matter
 
-    def trained(reals):
-        return (np.rint(reals * steps) / steps).astype(np.float32)
-
-    result = regrid(assembler, source, target, "levels", trained)
+    reals = np.arange(256, dtype=np.float32) * np.float32(GRID.scale)
+    table = Requantize(0, (np.rint(reals * steps) / steps).astype(np.float32))
+    result = regrid(assembler, source, target, "levels", table)
     graph = assembler.graph
     graph.inputs, graph.outputs = (source,), (result,)
     if bits == 8:
@@ -262,8 +262,10 @@ def test_what_has_no_integer_form_is_refused(plain):
     assembler = Assembler("tie")
     source = assembler.value("image", (-1, 8), Target(1 / 254, -128))
 
-    def upward(reals):
-        return np.floor(reals + 0.5).astype(np.float32)
-
+    reals = np.arange(256, dtype=np.float32) / np.float32(254)
+    upward = Requantize(0, np.floor(reals + 0.5).astype(np.float32))
     with pytest.raises(ValueError, match="1 of 256 would differ"):
         regrid(assembler, source, Target(1.0, -128, -128, -127), "tie", upward)
+    short = Requantize(0, upward.values[:255])
+    with pytest.raises(ValueError, match="table of 255 values"):
+        regrid(assembler, source, Target(1.0, -128, -128, -127), "tie", short)

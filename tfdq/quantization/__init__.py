@@ -4,10 +4,10 @@ Importing this package registers its classes with Keras, so that ``tf_keras.mode
 reads saved models without further ado.
 """
 
+from tfdq.grid import Grid
 from tfdq.lipschitz.regularizers import OrthogonalityRegularizer
 from tfdq.quantization.configs import DefensiveQuantizeConfig
 from tfdq.quantization.graph import Graph, Node, read_graph, walk
-from tfdq.quantization.grid import Grid
 from tfdq.quantization.keras3 import from_keras3
 from tfdq.quantization.lagging_statistics import LaggingStatisticsWarning
 from tfdq.quantization.layers import (

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from tfdq.quantization.grid import Grid, nudged_grid
+from tfdq.grid import Grid, nudged_grid
 
 Variables = dict[str, tf.Variable]
 RangeUpdate = Literal["moving_average", "extremes"]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import tf_keras
 
+from tfdq.grid import zero_aligned_range
 from tfdq.lipschitz.names import get_regularizer
 from tfdq.lipschitz.regularizers import (
     KernelRegularizer,
@@ -16,7 +17,6 @@ from tfdq.lipschitz.regularizers import (
     check_placement,
 )
 from tfdq.lipschitz.targets import Target, check_target
-from tfdq.quantization.grid import zero_aligned_range
 from tfdq.quantization.layers import RELUS
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,

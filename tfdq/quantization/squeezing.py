@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfdq.quantization.grid import Grid, nudged_grid
+from tfdq.grid import Grid, nudged_grid
 
 
 def _check_gradient(gradient: str, known: Sequence[str]) -> str:

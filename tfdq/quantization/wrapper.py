@@ -12,9 +12,9 @@ import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras import quantize_wrapper
 
+from tfdq.grid import Grid
 from tfdq.lipschitz.fused_penalties import PenalizedKernel, evaluate_penalties
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
-from tfdq.quantization.grid import Grid
 from tfdq.quantization.layers import FusedKernel
 from tfdq.quantization.packing import pack, unpack
 from tfdq.quantization.quantizers import (

@@ -1,0 +1,375 @@
+"""The description of a quantized tf_keras model: what each of its layers computes in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tf_keras
+
+from tfdq.description import (
+    Activation,
+    Add,
+    Affine,
+    AveragePool2D,
+    Call,
+    Computation,
+    Concatenate,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Description,
+    GlobalAveragePool2D,
+    GlobalMaxPool2D,
+    Identity,
+    Input,
+    Kernel,
+    MaxPool2D,
+    Median2D,
+    Requantize,
+    Reshape,
+    Softmax,
+    ZeroPad2D,
+)
+from tfdq.grid import Grid
+from tfdq.quantization.graph import Graph, Node, read_graph
+from tfdq.quantization.layers import (
+    ConvexCombination,
+    FusedAdd,
+    FusedBatchNormalization,
+    FusedConv2D,
+    FusedDense,
+    FusedDepthwiseConv2D,
+    FusedReLU,
+)
+from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
+from tfdq.quantization.wrapper import InputQuantizer, QuantizeWrapper
+
+L = tf_keras.layers
+_SQUEEZERS = (BitDepthSqueeze, MedianSqueeze)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A layer that is being described.
+
+    Attributes:
+        layer: the layer inside the quantize wrapper.
+        wrapper: the wrapper; the layer itself where a squeezer is in front of a quantized model.
+        rank: number of axes of the result, the batch axis counted.
+        sources: how many tensors the call takes.
+        grid: grid of the first of them.
+    """
+
+    layer: Any
+    wrapper: Any
+    rank: int
+    sources: int
+    grid: Grid
+
+
+class TrainedKerasModel:
+    """A quantized tf_keras model as a `tfdq.description.TrainedModel`.
+
+    Args:
+        model: the model; every range must have seen data.
+
+    Raises:
+        TypeError: it is no tf_keras model.
+        ValueError: it is not a quantized model, or a layer is in float or has no description.
+    """
+
+    def __init__(self, model: tf_keras.Model) -> None:
+        if not isinstance(model, tf_keras.Model):
+            raise TypeError(
+                f"expected a tf_keras model of tfdq.quantize_model, got {type(model).__name__}"
+            )
+        self.model = model
+        self._graph = read_graph(model)
+        if not any(isinstance(node.layer, InputQuantizer) for node in self._graph.nodes):
+            raise ValueError(
+                f"model {model.name!r} is not quantized; make it quantization-aware first: "
+                "tfdq.quantize_model(model)"
+            )
+        self._inputs, self._calls = _split(self._graph)
+        ordered = [*self._inputs, *self._calls]
+        self._values = {node.index: value for value, node in enumerate(ordered)}
+
+    @property
+    def description(self) -> Description:
+        """The model as it is now.
+
+        Raises:
+            ValueError: a range has seen no data, or a layer's settings have no integer form.
+        """
+        inputs = tuple(
+            Input(
+                self._graph.nodes[node.inputs[0]].layer.name,
+                node.layer.name.removeprefix("quant_"),
+                node.shape,
+                node.layer.output_grid(),
+            )
+            for node in self._inputs
+        )
+        grids = [entry.grid for entry in inputs]
+        calls = []
+        for node in self._calls:
+            sources = tuple(self._values[i] for i in node.inputs)
+            call = _call(node, sources, grids[sources[0]])
+            calls.append(call)
+            grids.append(call.grid or grids[sources[0]])
+        outputs = tuple(self._values[i] for i in self._graph.outputs)
+        return Description(self.model.name, inputs, tuple(calls), outputs)
+
+    def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the model's outputs at inference, see `tfdq.description.TrainedModel`."""
+        result = self.model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+        return [np.asarray(part) for part in (result if isinstance(result, list) else [result])]
+
+    def infer(self, value: int, sources: Sequence[np.ndarray]) -> np.ndarray:
+        """Return what the layer of a value makes of its sources at inference."""
+        layer = [*self._inputs, *self._calls][value].layer
+        return np.asarray(layer(sources[0] if len(sources) == 1 else list(sources), training=False))
+
+    def shift_offsets(self, stored: Mapping[str, np.ndarray]) -> float:
+        """Set biases or BatchNorms' beta to what a file stores, in place."""
+        largest = 0.0
+        for node in self._calls:
+            layer: Any = getattr(node.layer, "layer", None)
+            offset = None if layer is None else stored.get(layer.name)
+            if offset is None or not hasattr(layer, "folded") or not _has_bias(layer):
+                continue
+            multiplier, present = layer.folded()
+            change = offset - present
+            if not change.any():
+                continue
+            largest = max(largest, float(np.abs(change).max()))
+            _shift(layer, change, multiplier)
+        return largest
+
+
+def _split(graph: Graph) -> tuple[list[Node], list[Node]]:
+    """Return the input quantizers in the order of the inputs, and the calls behind them.
+
+    Raises:
+        ValueError: a call is in float, or its layer is none that is described.
+    """
+    quantizers: dict[int, Node] = {}
+    known: set[int] = set()
+    calls = []
+    for node in graph.nodes:
+        if not node.inputs:
+            continue
+        source = node.inputs[0]
+        if isinstance(node.layer, InputQuantizer) and source in graph.inputs:
+            if source in quantizers:
+                raise ValueError(
+                    f"input {graph.nodes[source].layer.name!r} goes to two input quantizers, "
+                    f"{quantizers[source].layer.name!r} and {node.layer.name!r}; give both parts "
+                    "of the model the output of one"
+                )
+            quantizers[source] = node
+        else:
+            _check(node, known.issuperset(node.inputs))
+            calls.append(node)
+        known.add(node.index)
+    missing = [graph.nodes[i].layer.name for i in graph.inputs if i not in quantizers]
+    if missing:
+        raise ValueError(f"input {missing[0]!r} has no quantizer and is used by no layer")
+    return [quantizers[i] for i in graph.inputs], calls
+
+
+def _check(node: Node, is_quantized: bool) -> None:
+    """Check that a call takes integers and has a description.
+
+    Raises:
+        ValueError: it does not.
+    """
+    layer = node.layer
+    if is_quantized and isinstance(layer, (*_SQUEEZERS, InputQuantizer)):
+        return
+    if isinstance(layer, _SQUEEZERS):
+        raise ValueError(
+            f"squeezer {layer.name!r} takes images that are not quantized; put it in "
+            "front of a quantized model with tfdq.robustness.squeeze, which puts the model's "
+            "input quantizer before it, or squeeze the float model and quantize that"
+        )
+    if not is_quantized or not isinstance(layer, QuantizeWrapper):
+        raise ValueError(
+            f"layer {layer.name!r} ({type(layer).__name__}) is not quantized by tfdq, so it has no "
+            "integer form; quantize it too (no skip=, no QuantizeConfig of another kind), or "
+            "remove it"
+        )
+    if type(layer.layer) not in DESCRIPTIONS:
+        raise ValueError(
+            f"layer {layer.layer.name!r} ({type(layer.layer).__name__}) has no integer form; "
+            f"supported: {', '.join(sorted(kind.__name__ for kind in DESCRIPTIONS))}"
+        )
+
+
+def _call(node: Node, sources: tuple[int, ...], source_grid: Grid) -> Call:
+    """Return the description of one call."""
+    wrapper = node.layer
+    trained = isinstance(wrapper, QuantizeWrapper)
+    layer = wrapper.layer if trained else wrapper
+    subject = Subject(layer, wrapper, len(node.shape), len(sources), source_grid)
+    computation = DESCRIPTIONS[type(layer)](subject)
+    if isinstance(layer, BitDepthSqueeze):
+        grid = layer.grid()
+    elif isinstance(layer, MedianSqueeze):
+        grid = None
+    else:
+        grid = wrapper.output_grid()
+    penalty = getattr(getattr(layer, "penalty", None), "beta", None)
+    return Call(
+        layer.name,
+        computation,
+        sources,
+        node.shape,
+        grid,
+        getattr(layer, "fused_activation", "linear"),
+        wrapper.bits if trained else None,
+        None if penalty is None else float(penalty),
+    )
+
+
+def _kernel(subject: Subject) -> Kernel:
+    integers, scale = subject.wrapper.quantized_kernel()
+    multiplier, offset = subject.layer.folded()
+    return Kernel(integers, scale, multiplier, offset, subject.wrapper.bits[0])
+
+
+def _conv_2d(subject: Subject) -> Computation:
+    layer = subject.layer
+    return Conv2D(_kernel(subject), layer.padding, layer.strides, layer.dilation_rate)
+
+
+def _depthwise_conv_2d(subject: Subject) -> Computation:
+    layer = subject.layer
+    return DepthwiseConv2D(_kernel(subject), layer.padding, layer.strides, layer.dilation_rate)
+
+
+def _dense(subject: Subject) -> Computation:
+    return Dense(_kernel(subject))
+
+
+def _batch_normalization(subject: Subject) -> Computation:
+    return Affine(*subject.layer.folded())
+
+
+def _relu(subject: Subject) -> Computation:
+    return Activation()
+
+
+def _rescaling(subject: Subject) -> Computation:
+    layer = subject.layer
+    return Affine(np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64))
+
+
+def _add(subject: Subject) -> Computation:
+    return Add((1.0,) * subject.sources)
+
+
+def _convex_combination(subject: Subject) -> Computation:
+    return Add(tuple(float(share) for share in subject.layer.coefficients()))
+
+
+def _concatenate(subject: Subject) -> Computation:
+    return Concatenate(subject.layer.axis % subject.rank)
+
+
+def _max_pooling(subject: Subject) -> Computation:
+    layer = subject.layer
+    return MaxPool2D(layer.pool_size, layer.strides, layer.padding)
+
+
+def _average_pooling(subject: Subject) -> Computation:
+    layer = subject.layer
+    return AveragePool2D(layer.pool_size, layer.strides, layer.padding)
+
+
+def _global_max_pooling(subject: Subject) -> Computation:
+    return GlobalMaxPool2D()
+
+
+def _global_average_pooling(subject: Subject) -> Computation:
+    return GlobalAveragePool2D()
+
+
+def _reshape(subject: Subject) -> Computation:
+    return Reshape()
+
+
+def _zero_padding(subject: Subject) -> Computation:
+    return ZeroPad2D(subject.layer.padding)
+
+
+def _identity(subject: Subject) -> Computation:
+    return Identity()
+
+
+def _softmax(subject: Subject) -> Computation:
+    return Softmax()
+
+
+def _requantize(subject: Subject) -> Computation:
+    """Return the table of what a layer makes of every integer of its source."""
+    grid = subject.grid
+    steps = np.arange(grid.qmin, grid.qmax + 1) - grid.zero_point
+    reals = np.float32(grid.scale) * steps.astype(np.float32)
+    values = np.asarray(subject.wrapper(reals.reshape(-1, 1, 1, 1))).reshape(-1)
+    return Requantize(int(steps[0]), values)
+
+
+def _median(subject: Subject) -> Computation:
+    return Median2D(subject.layer.size)
+
+
+DESCRIPTIONS: dict[type, Callable[[Subject], Computation]] = {
+    FusedConv2D: _conv_2d,
+    FusedDepthwiseConv2D: _depthwise_conv_2d,
+    FusedDense: _dense,
+    FusedBatchNormalization: _batch_normalization,
+    FusedReLU: _relu,
+    FusedAdd: _add,
+    ConvexCombination: _convex_combination,
+    BitDepthSqueeze: _requantize,
+    InputQuantizer: _requantize,
+    MedianSqueeze: _median,
+    L.Rescaling: _rescaling,
+    L.Concatenate: _concatenate,
+    L.MaxPooling2D: _max_pooling,
+    L.GlobalMaxPooling2D: _global_max_pooling,
+    L.AveragePooling2D: _average_pooling,
+    L.GlobalAveragePooling2D: _global_average_pooling,
+    L.Flatten: _reshape,
+    L.Reshape: _reshape,
+    L.ZeroPadding2D: _zero_padding,
+    L.Dropout: _identity,
+    L.Softmax: _softmax,
+}
+"""What every layer that ``tfdq.quantize_model`` makes computes in integers."""
+
+
+def _has_bias(layer: Any) -> bool:
+    return isinstance(layer, tf_keras.layers.BatchNormalization) or bool(
+        layer.batch_norm is not None or layer.use_bias
+    )
+
+
+def _shift(layer: Any, change: np.ndarray, multiplier: np.ndarray) -> None:
+    """Add ``change`` to the layer's offset through whichever variable it has for it."""
+    norm = layer if isinstance(layer, tf_keras.layers.BatchNormalization) else layer.batch_norm
+    if norm is None:
+        _shift_variable(layer.bias, change)
+    elif norm.center:
+        _shift_variable(norm.beta, change)
+    else:
+        divisor = np.where(multiplier == 0.0, 1.0, multiplier)
+        _shift_variable(norm.moving_mean, -change / divisor)
+
+
+def _shift_variable(variable: Any, change: np.ndarray) -> None:
+    variable.assign((np.asarray(variable, np.float64) + change).astype(np.float32))
