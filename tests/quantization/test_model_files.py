@@ -300,7 +300,7 @@ def test_an_archive_that_unpacks_to_too_much(
     monkeypatch.setattr("tfdq.quantization.model_files._LARGEST_CONFIG", 1 << 19)
     with pytest.raises(UnsafeModelError, match="larger than"):
         check_model_file(path)
-    monkeypatch.setattr("tfdq.quantization.model_files._LARGEST_ARCHIVE", 1 << 18)
+    monkeypatch.setattr("tfdq.quantization.model_files._LARGEST_FILE", 1 << 18)
     with pytest.raises(UnsafeModelError, match="unpacks to more"):
         check_model_file(path)
 

@@ -24,7 +24,8 @@ from tfdq.quantization.keras3_layers import (
     convert_layer,
     convert_operation,
 )
-from tfdq.quantization.model_files import UnsafeModelError, check_model_file
+from tfdq.quantization.model_configuration import Registry, UnsafeModelError
+from tfdq.quantization.model_files import checked_copy
 
 CustomLayers = Mapping[str, Callable[[Any], tf_keras.layers.Layer]]
 
@@ -74,10 +75,8 @@ def load_keras3(
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        check_model_file(
-            path, lambda name: keras.saving.get_registered_object(name, None) is not None
-        )
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with checked_copy(path, Registry(keras.saving)) as copy:
+            model = keras.saving.load_model(copy, compile=False, safe_mode=True)
     except UnsafeModelError as error:
         raise UnsafeModelError(
             f"Keras {keras.__version__} can't load {path}: {error}. Rebuild it with layers of "

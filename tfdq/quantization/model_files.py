@@ -1,121 +1,114 @@
 """Check a Keras model file before Keras reads it: a model file is untrusted input.
 
 Keras' own safe mode stops pickled lambdas in ``.keras`` files only: those in ``.h5`` files and in
-SavedModels are run, and a configuration may name any importable function, or any TensorFlow
-operation, as a layer. The check is one of names, on the configuration alone; nothing of the model
-is built.
+SavedModels are run, and a configuration may name any class of Keras, and of any other module, those
+that load programs among them. What a file may name is decided by ``model_configuration``; here are
+the containers: archives and HDF5 files, and the copy that is both checked and loaded.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 
-from tfdq.quantization.model_names import (
-    PACKAGES,
-    is_function_module,
-    is_module_of_packages,
-    known_classes,
-    known_functions,
+from tfdq.quantization.model_configuration import (
+    Registry,
+    UnsafeModelError,
+    check_configuration,
+    check_training,
 )
 
 _LARGEST_CONFIG = 64 << 20
 """Bytes of a configuration that are read; that of ResNet-152 has 0.3 MiB."""
 
-_REGISTER = (
-    "register a class of your own with register_keras_serializable before loading, in Python: the "
-    "command line knows no classes of yours"
-)
+_LARGEST_FILE = 32 << 30
+"""Bytes that a file may have, an archive unpacked, the arrays of an HDF5 file in memory."""
 
-_LARGEST_ARCHIVE = 32 << 30
-"""Bytes that an archive may hold unpacked."""
+_LARGEST_EXPANSION = 100
+"""Times its size in the file that a member of an archive, or an array, may have in memory."""
 
-_CODE = {
-    "Lambda": "Python code",
-    "__lambda__": "Python code",
-    "TorchModuleWrapper": "pickled Python objects",
-    "TFSMLayer": "the path of a SavedModel",
-    "JaxLayer": "a compiled function",
-    "FlaxLayer": "a compiled function",
-    "TensorFlowOpLayer": "a raw TensorFlow operation",
-    "ClassMethod": "a call of a TensorFlow class",
-    "InstanceMethod": "a call of a TensorFlow object",
-    "InstanceProperty": "an attribute of a TensorFlow object",
-}
-
-_OPERATION_LAYERS = ("TFOpLambda", "SlicingOpLambda")
-# Values and types that Keras writes as objects; they are built from their own contents.
-_VALUES = re.compile(r"__(?!lambda)\w+__|TensorShape|TypeSpec|CompositeTensor")
-
-_OPERATIONS = (
-    "__operators__.",
-    "math.",
-    "nn.",
-    "linalg.",
-    "image.resize",
-    "image.rgb",
-    "image.per",
-)
-_MORE_OPERATIONS = frozenset(
-    """
-    abs add argmax argmin broadcast_to cast clip_by_value concat cos divide exp expand_dims gather
-    identity maximum minimum multiply one_hot ones_like pad reduce_max reduce_mean reduce_min
-    reduce_sum reshape reverse round shape sigmoid sign sin slice split sqrt square squeeze stack
-    stop_gradient strided_slice subtract tanh tile transpose unstack where zeros_like
-    compat.v1.transpose compat.v1.squeeze compat.v1.expand_dims compat.v1.shape
-    """.split()  # noqa: SIM905 (a table of words)
-)
+_EXPANDS_FREELY = 64 << 20
+"""Bytes up to which the expansion does not count."""
 
 
-class _Names(NamedTuple):
-    """What a configuration may name."""
-
-    is_registered: Callable[[str], bool]
-    classes: frozenset[str]
-    functions: frozenset[str]
-
-
-class UnsafeModelError(ValueError):
-    """A model file could run code, or reach other files, when it is loaded."""
-
-
-def check_model_file(
-    path: str | Path, is_registered: Callable[[str], bool] = lambda name: False
-) -> None:
+def check_model_file(path: str | Path, registry: Registry | None = None) -> None:
     """Refuse a model file that could do more than make a model of layers.
 
     Args:
         path: a ``.keras`` or ``.h5`` file, or a SavedModel folder.
-        is_registered: whether a class or function of that name is known in this process, so that
-            Keras takes that one and imports nothing.
+        registry: what the caller has registered; by default with tf_keras.
 
     Raises:
-        UnsafeModelError: it is a SavedModel, which is a program; or holds Python code, the name of
-            a function or module outside Keras and tfdq, an operation that is not arithmetic, a
-            link to another file, or a path that leads out of the archive.
-        ValueError: its configuration is not JSON.
+        UnsafeModelError: it is a SavedModel, which is a program; or names a class or function that
+            is neither known to be harmless nor registered, an operation that is not arithmetic, a
+            file to be read; or holds a link to another file, or a path that leads out of the
+            archive; or is no model.
+        ValueError: it is neither an archive nor an HDF5 file, or its configuration is not JSON.
+    """
+    _check(Path(path), Path(path), registry or Registry())
+
+
+@contextmanager
+def checked_copy(path: str | Path, registry: Registry | None = None) -> Iterator[Path]:
+    """Copy a model file to a private folder and check the copy, so that no other is loaded.
+
+    Args:
+        path: a ``.keras`` or ``.h5`` file.
+        registry: as for ``check_model_file``.
+
+    Yields:
+        The copy, which has the same name and is deleted afterwards.
+
+    Raises:
+        UnsafeModelError: as ``check_model_file``, or it is larger than any model.
+        ValueError: as ``check_model_file``, or it is no regular file.
     """
     path = Path(path)
+    if path.is_dir():
+        check_model_file(path, registry)
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is no regular file; copy the model to one")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise UnsafeModelError(
+            f"{str(path)!r} is not loaded: it is larger than {_LARGEST_FILE >> 30} GiB"
+        )
+    with tempfile.TemporaryDirectory(prefix="tfdq-") as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        _check(copy, path, registry or Registry())
+        yield copy
+
+
+def _check(path: Path, shown: Path, registry: Registry) -> None:
+    """Check a file, which goes by another path in messages."""
     try:
         if path.is_dir():
             raise UnsafeModelError("a SavedModel is a program, free to read and write files")
-        if zipfile.is_zipfile(path):
-            _check_archive(path, is_registered)
-        if h5py.is_hdf5(path):
+        # A file may be both; Keras takes the one or the other by the suffix.
+        archive, hdf5 = zipfile.is_zipfile(path), h5py.is_hdf5(path)
+        if archive:
+            _check_archive(path, shown, registry)
+        if hdf5:
             with h5py.File(path, "r") as file:
-                _check_links(file)
-                _check_configurations(file, is_registered)
+                _check_contents(file)
+                _check_attributes(file, shown, registry)
+        if not archive and not hdf5:
+            raise ValueError(f"{str(shown)!r} is not a Keras model file, or is cut off")
     except UnsafeModelError as error:
-        raise UnsafeModelError(f"{str(path)!r} is not loaded: {error}") from error
+        raise UnsafeModelError(f"{str(shown)!r} is not loaded: {error}") from error
+    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{str(shown)!r} is damaged: {error}; save the model again") from error
 
 
-def _check_archive(path: Path, is_registered: Callable[[str], bool]) -> None:
+def _check_archive(path: Path, shown: Path, registry: Registry) -> None:
     """Check names, sizes and contents of a ``.keras`` file."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -124,18 +117,19 @@ def _check_archive(path: Path, is_registered: Callable[[str], bool]) -> None:
             raise UnsafeModelError("its archive holds two files of one name")
         for member in members:
             _check_member(member)
-        if sum(member.file_size for member in members) > _LARGEST_ARCHIVE:
-            raise UnsafeModelError(f"it unpacks to more than {_LARGEST_ARCHIVE >> 30} GiB")
-        if "config.json" in names:
-            if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
-                raise UnsafeModelError(
-                    f"its configuration is larger than {_LARGEST_CONFIG >> 20} MiB"
-                )
-            _check_configuration(_parsed(archive.read("config.json"), path), is_registered)
+        if sum(member.file_size for member in members) > _LARGEST_FILE:
+            raise UnsafeModelError(f"it unpacks to more than {_LARGEST_FILE >> 30} GiB")
+        if "model.weights.npz" in names:
+            raise UnsafeModelError("its weights are NumPy's archive, where Keras writes HDF5")
+        if "config.json" not in names:
+            raise ValueError(f"{str(shown)!r} is an archive without a config.json: no model")
+        if archive.getinfo("config.json").file_size > _LARGEST_CONFIG:
+            raise UnsafeModelError(f"its configuration is larger than {_LARGEST_CONFIG >> 20} MiB")
         for name in names:
             if name.endswith((".h5", ".hdf5")):
                 with archive.open(name) as stored:
                     _check_weights(stored)
+        check_configuration(_parsed(archive.read("config.json"), shown), registry)
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
@@ -146,6 +140,12 @@ def _check_member(member: zipfile.ZipInfo) -> None:
     # The upper half of the attributes is the mode of a Unix file; 0o120000 marks a link.
     if (member.external_attr >> 16) & 0o170000 == 0o120000:
         raise UnsafeModelError(f"its archive holds a link, {name!r}")
+    _check_expansion(name, member.file_size, member.compress_size)
+
+
+def _check_expansion(name: str, size: int, stored: int) -> None:
+    if size > max(_EXPANDS_FREELY, _LARGEST_EXPANSION * stored):
+        raise UnsafeModelError(f"{name!r} in it has {size} bytes, but {stored} in the file")
 
 
 def _check_weights(stored: Any) -> None:
@@ -155,11 +155,12 @@ def _check_weights(stored: Any) -> None:
         # No HDF5 file; Keras reads it with the same library and says so.
         return
     with file:
-        _check_links(file)
+        _check_contents(file)
 
 
-def _check_links(file: h5py.File) -> None:
-    """Refuse links, storage and views that lead into other files."""
+def _check_contents(file: h5py.File) -> None:
+    """Refuse links, storage and views that lead into other files, and arrays of absurd sizes."""
+    total = 0
     seen: set[int] = set()
     groups: list[h5py.Group] = [file]
     while groups:
@@ -169,144 +170,53 @@ def _check_links(file: h5py.File) -> None:
             continue
         seen.add(address)
         for name in group:
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise UnsafeModelError(f"{name!r} in it is a link to the file {link.filename!r}")
+            _check_link(group, name)
             child = group.get(name)
             if isinstance(child, h5py.Group):
                 groups.append(child)
-            elif isinstance(child, h5py.Dataset) and (child.external or child.is_virtual):
-                raise UnsafeModelError(f"{name!r} in it is stored in another file")
+            elif isinstance(child, h5py.Dataset):
+                if child.external or child.is_virtual:
+                    raise UnsafeModelError(f"{name!r} in it is stored in another file")
+                _check_expansion(name, child.nbytes, child.id.get_storage_size())
+                total += child.nbytes
+    if total > _LARGEST_FILE:
+        raise UnsafeModelError(f"its arrays have more than {_LARGEST_FILE >> 30} GiB")
 
 
-def _check_configurations(file: h5py.File, is_registered: Callable[[str], bool]) -> None:
-    for name in ("model_config", "training_config"):
-        if name in file.attrs:
-            _check_configuration(_parsed(file.attrs[name], file.filename), is_registered)
-
-
-def _parsed(text: str | bytes, path: str | Path) -> Any:
+def _check_link(group: h5py.Group, name: str) -> None:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is damaged: its configuration is not JSON") from error
+        link = group.get(name, getlink=True)
+    except TypeError as error:
+        raise UnsafeModelError(f"{name!r} in it is a link of an unknown kind") from error
+    if isinstance(link, h5py.ExternalLink):
+        raise UnsafeModelError(f"{name!r} in it is a link to the file {link.filename!r}")
 
 
-def _check_configuration(config: Any, is_registered: Callable[[str], bool]) -> None:
-    """Check every class and function that a configuration names."""
-    names = _Names(is_registered, known_classes(), known_functions())
-    for item in _dictionaries(config):
-        for layer in item.get("layers", ()) if isinstance(item.get("layers"), list) else ():
-            if isinstance(layer, dict) and layer.get("class_name") == "function":
-                raise UnsafeModelError(f"the function {layer.get('config')!r} is one of its layers")
-        kind = item.get("class_name")
-        if isinstance(kind, str):
-            _check_object(item, kind, names)
-        elif kind is not None:
-            raise UnsafeModelError(f"it names a class by {kind!r}, which is no name")
-        elif isinstance(item.get("module"), str):
-            _check_module(item["module"], "an object")
-
-
-def _check_object(item: dict[str, Any], kind: str, names: _Names) -> None:
-    inner = item.get("config")
-    settings = inner if isinstance(inner, dict) else {}
-    name = str(settings.get("name") or item.get("name") or kind)
-    registered = item.get("registered_name")
-    for known_as in (kind, registered):
-        short = str(known_as).rpartition(">")[2]
-        if short in _CODE:
-            raise UnsafeModelError(f"its layer {name!r} ({short}) is {_CODE[short]}")
-        if short in _OPERATION_LAYERS:
-            _check_operation(str(settings.get("function")), name)
-    if isinstance(settings.get("vocabulary"), str):
-        raise UnsafeModelError(f"its layer {name!r} reads the file {settings['vocabulary']!r}")
-    module = item.get("module")
-    if kind == "function":
-        _check_function(inner, module, registered, names)
-    elif kind == "__typespec__":
-        _check_type(item.get("spec_name"), module, registered)
-    elif not _VALUES.fullmatch(kind):
-        _check_class(kind, module, registered, names)
-
-
-def _check_class(kind: str, module: Any, registered: Any, names: _Names) -> None:
-    """Check what Keras makes a class of: the registered name, or the class's in the module.
-
-    Files differ in which of the two counts, so that each has to be good by itself.
-    """
-
-    def good(name: Any) -> bool:
-        return isinstance(name, str) and (names.is_registered(name) or name in names.classes)
-
-    if isinstance(registered, str) and names.is_registered(registered):
-        # Keras writes the name of the class beside it, which need not be registered, too.
-        if good(kind) or kind == registered.rpartition(">")[2] or _is_class_name(kind):
-            return
-    elif good(kind) and (registered is None or ">" in str(registered) or good(registered)):
-        if module is not None and not names.is_registered(kind):
-            _check_module(str(module), f"the class {kind!r}")
-        return
-    if module is not None:
-        _check_module(str(module), f"the class {kind!r}")
-    raise UnsafeModelError(
-        f"it names the class {kind!r}, which neither Keras nor tfdq has; {_REGISTER}"
-    )
-
-
-def _is_class_name(name: str) -> bool:
-    """Tell a class by the capital letter that it begins with, underscores aside."""
-    return name.isidentifier() and name.lstrip("_")[:1].isupper()
-
-
-def _check_module(module: str, what: str) -> None:
-    if not is_module_of_packages(module):
-        raise UnsafeModelError(
-            f"it names {what} of the module {module!r}, which is not of {', '.join(PACKAGES)}; "
-            f"{_REGISTER}"
-        )
-
-
-def _check_function(name: Any, module: Any, registered: Any, names: _Names) -> None:
-    """Check what Keras makes a function of: its name alone, or in the module, or the other name."""
-    if isinstance(name, str) and names.is_registered(name):
-        return
-    if not (
-        isinstance(name, str)
-        and name in names.functions
-        and (module in (None, "builtins") or is_function_module(str(module)))
-        and (registered in (None, "function") or registered in names.functions)
+def _check_attributes(file: h5py.File, shown: Path, registry: Registry) -> None:
+    """Check what Keras makes a model and its optimizer of."""
+    for name, check in (
+        ("model_config", check_configuration),
+        ("training_config", check_training),
     ):
-        raise UnsafeModelError(
-            f"it names the function {name!r} of the module {module!r}; functions of Keras are "
-            "taken, those of others when they are registered with register_keras_serializable"
-        )
+        if name in file.attrs:
+            text = file.attrs[name]
+            check(_parsed(text.decode() if isinstance(text, bytes) else text, shown), registry)
 
 
-def _check_type(name: Any, module: Any, registered: Any) -> None:
-    """Check a type of tensors, which Keras takes from any module as well."""
-    if not (
-        registered is None
-        and str(module).split(".")[0] == "tensorflow"
-        and re.fullmatch(r"\w*Spec", str(name))
-    ):
-        raise UnsafeModelError(f"it names the type {name!r} of the module {module!r}")
+def _parsed(text: Any, shown: Path) -> Any:
+    if isinstance(text, (str, bytes)) and len(text) > _LARGEST_CONFIG:
+        raise UnsafeModelError(f"its configuration is larger than {_LARGEST_CONFIG >> 20} MiB")
+    try:
+        return json.loads(text, object_pairs_hook=_dictionary)
+    except UnsafeModelError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{str(shown)!r} is damaged: its configuration is not JSON") from error
 
 
-def _check_operation(symbol: str, name: str) -> None:
-    if not (symbol.startswith(_OPERATIONS) or symbol in _MORE_OPERATIONS):
-        raise UnsafeModelError(
-            f"its layer {name!r} calls tf.{symbol}, which is not known to be mere arithmetic"
-        )
-
-
-def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
-    """Return all dictionaries in a JSON value."""
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            yield item
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
+def _dictionary(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the dictionary, whose keys have one value each, whichever a reader takes."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise UnsafeModelError("its configuration gives one key two values")
+    return result

@@ -26,10 +26,13 @@ def unpack(packed: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
         custom_objects: more classes, name -> class.
 
     Raises:
-        ValueError: the class is not known.
+        ValueError: the class is not known, or there are more entries than ``pack`` writes.
     """
     if not isinstance(packed, Mapping):
         return packed
+    if set(packed) != {"class_name", "config"}:
+        # The check of a model file goes by the module and the registered name where they stand.
+        raise ValueError(f"expected 'class_name' and 'config', got the keys {sorted(packed)}")
     name = packed["class_name"]
     kind = (
         tf_keras.saving.get_registered_object(name, custom_objects)

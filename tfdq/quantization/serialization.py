@@ -20,7 +20,8 @@ from tfdq.quantization.layers import (
     FusedDepthwiseConv2D,
     FusedReLU,
 )
-from tfdq.quantization.model_files import UnsafeModelError, check_model_file
+from tfdq.quantization.model_configuration import Registry, UnsafeModelError
+from tfdq.quantization.model_files import checked_copy
 from tfdq.quantization.quantized_model import QuantizedModel
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
@@ -69,7 +70,9 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> t
     """Load a saved model, quantization-aware or float; one of Keras 3 is converted to tf_keras.
 
     A file is checked before Keras reads it (``tfdq.quantization.model_files``), because Keras' own
-    safe mode covers pickled lambdas in ``.keras`` files only.
+    safe mode covers pickled lambdas in ``.keras`` files only. It may name the classes and functions
+    listed in ``tfdq.quantization.harmless_classes``, those that are registered with tf_keras, and
+    those in ``custom_objects``; what is checked is a private copy, and that is loaded.
 
     Args:
         path: a ``.keras`` or ``.h5`` file, or (with ``safe_mode=False``) a SavedModel folder.
@@ -93,23 +96,30 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> t
     _check_kind(path)
     if is_keras3_file(path):
         return load_keras3(path)
-    if safe_mode:
-        custom = options.get("custom_objects")
-        try:
-            check_model_file(
-                path, lambda name: tf_keras.saving.get_registered_object(name, custom) is not None
-            )
-        except UnsafeModelError as error:
-            raise UnsafeModelError(
-                f"{error}. If you trust where it comes from, load it with safe_mode=False "
-                "(command line: --trust)."
-            ) from error
+    if not safe_mode:
+        return _read(path, path, safe_mode=False, **options)
     try:
-        return tf_keras.models.load_model(path, safe_mode=safe_mode, **options)
+        with checked_copy(path, Registry(tf_keras.saving, options.get("custom_objects"))) as copy:
+            return _read(copy, path, safe_mode=True, **options)
+    except UnsafeModelError as error:
+        raise UnsafeModelError(
+            f"{error}. If you trust where it comes from, load it with safe_mode=False "
+            "(command line: --trust)."
+        ) from error
+
+
+def _read(path: Path, shown: Path, **options: Any) -> tf_keras.Model:
+    """Load what Keras takes for a model file, which goes by another path in messages."""
+    try:
+        model = tf_keras.models.load_model(path, **options)
     except OSError as error:
         raise ValueError(
-            f"{str(path)!r} is not a Keras model file, or is cut off: {error}; save the model again"
+            f"{str(shown)!r} is not a Keras model file, or is cut off: {error}; save the model "
+            "again"
         ) from error
+    if not isinstance(model, tf_keras.Model):
+        raise ValueError(f"{str(shown)!r} holds a {type(model).__name__}, no model of tf_keras")
+    return model
 
 
 def _check_kind(path: Path) -> None:
