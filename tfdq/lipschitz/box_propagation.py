@@ -7,7 +7,12 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfdq.lipschitz.layer_maps import has_kernel, unwrap
+from tfdq.lipschitz.layer_maps import (
+    check_known_call,
+    has_kernel,
+    layer_activation,
+    unwrap,
+)
 from tfdq.quantization.graph import Graph, Node
 
 Box = tuple[tf.Tensor, tf.Tensor]
@@ -59,8 +64,9 @@ def check_box_propagation(graph: Graph) -> None:
             f"{len(graph.inputs)} and {len(graph.outputs)}"
         )
     for node in graph.nodes[: softmax_begins(graph)]:
+        check_known_call(node.layer, node.call)
         inner = unwrap(node.layer)
-        name = getattr(getattr(inner, "activation", None), "__name__", "linear")
+        name = layer_activation(node.layer)
         kernel = has_kernel(node.layer)
         known = kernel or isinstance(
             inner,
@@ -77,6 +83,7 @@ def check_box_propagation(graph: Graph) -> None:
             raise ValueError(
                 f"no interval rule for layer {node.layer.name!r} ({type(inner).__name__})"
             )
+        _check_monotone(node.layer)
         last = node.index == graph.outputs[0]
         if name not in _RISING and not (kernel and last and name == "softmax"):
             raise ValueError(
@@ -85,10 +92,30 @@ def check_box_propagation(graph: Graph) -> None:
             )
 
 
+def _check_monotone(layer: Any) -> None:
+    """Say whether the arguments of a layer leave it monotone.
+
+    Raises:
+        ValueError: a negative slope, or an interpolation with negative weights.
+    """
+    inner = unwrap(layer)
+    if isinstance(inner, _layers.LeakyReLU) and not float(inner.alpha) >= 0:
+        raise ValueError(
+            f"layer {layer.name!r}: alpha={float(inner.alpha)} is a falling slope, so it has no "
+            "interval rule; alpha must be >= 0"
+        )
+    rising = ("nearest", "bilinear")
+    if isinstance(inner, _layers.UpSampling2D) and inner.interpolation not in rising:
+        raise ValueError(
+            f"layer {layer.name!r}: {inner.interpolation!r} interpolation has negative weights, so "
+            f"it has no interval rule; known are {', '.join(rising)}"
+        )
+
+
 def softmax_begins(graph: Graph) -> int:
     """Return how many nodes come before a softmax layer at the end, all if there is none."""
     last = unwrap(graph.nodes[graph.outputs[0]].layer)
-    name = getattr(getattr(last, "activation", None), "__name__", "")
+    name = layer_activation(last)
     is_layer = isinstance(last, _layers.Softmax) or (
         isinstance(last, _layers.Activation) and name == "softmax"
     )
@@ -207,9 +234,8 @@ def _activated(layer: Any, box: Box) -> Box:
     low, high = box
     if hasattr(inner, "activate"):
         low, high = inner.activate(low), inner.activate(high)
-    activation: Any = getattr(inner, "activation", None)
-    if getattr(activation, "__name__", "softmax") not in ("linear", "softmax"):
-        low, high = activation(low), activation(high)
+    if layer_activation(layer) not in ("linear", "softmax"):
+        low, high = inner.activation(low), inner.activation(high)
     quantizer = getattr(layer, "output_quantizer", None)
     if quantizer is not None:
         variables = layer._output_variables
@@ -251,7 +277,7 @@ def worst_logits(graph: Graph, boxes: dict[int, Box], labels: tf.Tensor) -> tf.T
 
 def _is_last_dense(node: Node) -> bool:
     inner = unwrap(node.layer)
-    name = getattr(getattr(inner, "activation", None), "__name__", "linear")
+    name = layer_activation(node.layer)
     plain = getattr(inner, "fused_activation", "linear") == "linear"
     return isinstance(inner, _layers.Dense) and name in ("linear", "softmax") and plain
 
@@ -259,5 +285,5 @@ def _is_last_dense(node: Node) -> bool:
 def ends_in_softmax(graph: Graph) -> bool:
     """Tell whether a model's output is probabilities."""
     last = unwrap(graph.nodes[graph.outputs[0]].layer)
-    name = getattr(getattr(last, "activation", None), "__name__", "")
+    name = layer_activation(last)
     return isinstance(last, _layers.Softmax) or name == "softmax"

@@ -49,6 +49,18 @@ _MONOTONE = (
     "SLICE",
 )
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_TAKE_FLOATS = (
+    "CONCATENATION",
+    "DEQUANTIZE",
+    "MAXIMUM",
+    "MINIMUM",
+    "MIRROR_PAD",
+    "QUANTIZE",
+    "RESHAPE",
+    "SLICE",
+)
+# Sums of exponentials below this may have lost their digits to underflow.
+_SMALLEST_SUM = 1e-280
 # Of values up to 512 steps; further out the output is clamped in any case. Five float32 roundings
 # lie between an accumulator and its steps, for each of the two that are compared.
 _FLOAT32_SLACK = 2 * 512 * 5 * 2.0**-24
@@ -69,15 +81,22 @@ def check_intervals(graph: IntegerGraph) -> None:
     """Say whether every operator of a graph has an interval rule.
 
     Raises:
-        ValueError: naming the operators that have none, or for a graph with several inputs or
-            outputs.
+        ValueError: naming the operator that has none and the tensor that it computes, or for a
+            graph with several inputs or outputs.
     """
     known = (*_MONOTONE, *_WEIGHTED, "SOFTMAX")
-    unknown = sorted({op.kind for op in graph.operators} - set(known))
-    if unknown:
-        raise ValueError(
-            f"no interval rule for {', '.join(unknown)}; there is one for {', '.join(known)}"
-        )
+    for operator in graph.operators:
+        tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
+        where = f"operator {operator.kind}, which computes {tensors[-1].name!r},"
+        if operator.kind not in known:
+            raise ValueError(
+                f"{where} has no interval rule, so nothing can be certified; there is one for "
+                f"{', '.join(known)}"
+            )
+        if operator.kind not in _TAKE_FLOATS and any(t.dtype == "float32" for t in tensors):
+            raise ValueError(f"{where} runs on float32; only integer arithmetic is certified")
+        if operator.kind == "MUL" and sum(t.is_constant for t in tensors[:-1]) != 1:
+            raise ValueError(f"{where} is not the product of an activation with one constant")
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise ValueError(
             f"a graph with one input and one output is certified, this has {len(graph.inputs)} "
@@ -240,7 +259,10 @@ def _softmax(step: Step, box: Box) -> Box:
     for mine, others, sign in ((low, high, -1), (high, low, 1)):
         shift = np.max(high, axis=-1, keepdims=True)
         own, rest = np.exp(mine - shift), np.exp(others - shift)
-        share = own / (own + rest @ _all_but_one(rest.shape[-1]))
+        total = own + rest @ _all_but_one(rest.shape[-1])
+        known = total > _SMALLEST_SUM
+        # Where all exponentials underflow, a probability may be anything from 0 to 1.
+        share = np.where(known, own / np.where(known, total, 1.0), max(sign, 0))
         steps = np.floor(share / float(step.output.scale) + 0.5) + sign
         ends.append(np.clip(steps + step.output.zero_point, *INTEGER_RANGES[step.output.dtype]))
     kind = DTYPES[step.output.dtype]
@@ -377,5 +399,5 @@ def _by_probabilities(
     shift = np.max(high, axis=1, keepdims=True)
     tops, own = np.exp(high - shift), np.exp(low - shift)[rows, classes]
     total = own + (tops @ _all_but_one(tops.shape[1]))[rows, classes]
-    least = (own[:, None] - tops) / total[:, None]
-    return least > float(graph.tensors[operator.outputs[0]].scale) * 1.01
+    needed = float(graph.tensors[operator.outputs[0]].scale) * 1.01 * total
+    return (own[:, None] - tops > needed[:, None]) & (total > _SMALLEST_SUM)[:, None]

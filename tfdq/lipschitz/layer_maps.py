@@ -50,6 +50,9 @@ _ACTIVATIONS = {
 }
 
 
+_OUR_MODULES = ("tf_keras", "keras", "tensorflow", "tfdq")
+
+
 def unwrap(layer: Any) -> Any:
     """Return the layer inside a quantize wrapper, or the layer itself."""
     return layer.layer if hasattr(layer, "quantize_config") else layer
@@ -61,6 +64,73 @@ def has_kernel(layer: Any) -> bool:
     if isinstance(inner, (_layers.Conv2DTranspose, _layers.SeparableConv2D)):
         return False
     return isinstance(inner, (_layers.Conv2D, _layers.DepthwiseConv2D, _layers.Dense))
+
+
+def check_known_call(layer: Any, call: Any = None) -> None:
+    """Say whether a layer computes what its class stands for, at inference.
+
+    Args:
+        layer: the layer, or a quantize wrapper around it.
+        call: Keras' record of its call (`tfdq.quantization.graph.Node.call`); None: not checked.
+
+    Raises:
+        ValueError: the layer's own class defines another computation, or the call has arguments
+            that change it, such as ``training=True``.
+    """
+    kind = type(unwrap(layer))
+    for method in ("call", "convolution_op"):
+        owner = next((c for c in kind.__mro__ if method in vars(c)), None)
+        if owner is not None and owner.__module__.split(".")[0] not in _OUR_MODULES:
+            raise ValueError(
+                f"layer {layer.name!r}: {owner.__name__}.{method} is not known, so it has no "
+                "Lipschitz constant; express it with layers that have one"
+            )
+    if call is None:
+        return
+    given = [repr(value) for value in call.call_args[1:] if value is not None]
+    for name, value in call.call_kwargs.items():
+        if value is not None and not (name == "training" and value is False):
+            given.append(f"{name}={value!r}")
+    if given:
+        raise ValueError(
+            f"layer {layer.name!r} is called with {', '.join(given)}, which may change what it "
+            "computes at inference; only plain calls are measured"
+        )
+
+
+def layer_activation(layer: Any) -> str:
+    """Return the name of a layer's own activation, ``"linear"`` if it has none.
+
+    Raises:
+        ValueError: it is a function that neither Keras nor TensorFlow defines, whatever its name.
+    """
+    inner = unwrap(layer)
+    return (
+        activation_name(inner.activation, layer.name) if hasattr(inner, "activation") else "linear"
+    )
+
+
+def activation_name(activation: Any, layer: str = "") -> str:
+    """Return the name of an activation function of Keras or TensorFlow.
+
+    Args:
+        activation: the function, or its name.
+        layer: whose activation it is, for the error.
+
+    Raises:
+        ValueError: somebody else defines the function, so that its name says nothing.
+    """
+    if activation is None or isinstance(activation, str):
+        return activation or "linear"
+    name = getattr(activation, "__name__", type(activation).__name__)
+    module = str(getattr(activation, "__module__", None))
+    if module.split(".")[0] not in _OUR_MODULES:
+        where = f"layer {layer!r}: " if layer else ""
+        raise ValueError(
+            f"{where}the Lipschitz constant of activation {name!r} ({module}) is not known; known "
+            f"are those of Keras: {', '.join(sorted(_ACTIVATIONS))}"
+        )
+    return name
 
 
 def check_kernel_choice(kernel: str) -> None:
@@ -187,7 +257,7 @@ def activation_constant(activation: Any) -> float:
     Raises:
         ValueError: the activation is unknown or has no finite constant.
     """
-    name = activation if isinstance(activation, str) else getattr(activation, "__name__", "?")
+    name = activation_name(activation)
     if name not in _ACTIVATIONS:
         raise ValueError(
             f"the Lipschitz constant of activation {name!r} is not known; known are "
@@ -218,13 +288,16 @@ def lipschitz_constant(layer: Any, input_shape: tuple[int | None, ...]) -> float
         ValueError: the layer's constant is not known, not finite, or depends on a size that is
             not fixed.
     """
+    check_known_call(layer)
     inner = unwrap(layer)
     if isinstance(inner, _ISOMETRIES) or type(inner).__name__ in ("InputQuantizer", "FusedReLU"):
         return 1.0
     if isinstance(inner, _layers.BatchNormalization):
         return float(np.max(np.abs(batch_norm_factor(inner)))) * _ROUNDING
     if isinstance(inner, (_layers.Activation, _layers.Softmax)):
-        return activation_constant(getattr(inner, "activation", "softmax"))
+        return activation_constant(
+            layer_activation(layer) if isinstance(inner, _layers.Activation) else "softmax"
+        )
     if isinstance(inner, (_layers.ReLU, _layers.LeakyReLU, _layers.PReLU, _layers.ELU)):
         return _rectifier_constant(inner)
     if isinstance(inner, (_layers.Rescaling, _layers.Normalization, _layers.UpSampling2D)):
@@ -248,6 +321,8 @@ def lipschitz_constant(layer: Any, input_shape: tuple[int | None, ...]) -> float
 
 
 def _pool_size(layer: Any, input_shape: tuple[int | None, ...]) -> tuple[int, int]:
+    if unwrap(layer).data_format != "channels_last":
+        raise ValueError(f"layer {layer.name!r} is channels_first; only channels_last is measured")
     if len(input_shape) != 3 or input_shape[0] is None or input_shape[1] is None:
         raise ValueError(
             f"the input size of {layer.name!r} is not fixed ({input_shape}), and the constant of "
@@ -272,7 +347,8 @@ def _scaling_constant(layer: Any) -> float:
         return float(np.max(np.abs(np.asarray(layer.scale, np.float64))))
     if isinstance(layer, _layers.Normalization):
         deviation = np.sqrt(np.asarray(layer.variance, np.float64))
-        return float(1.0 / np.min(np.maximum(deviation, 1e-7)))
+        deviation = np.maximum(deviation, tf_keras.backend.epsilon())
+        return float(np.max(deviation if layer.invert else 1.0 / deviation)) * _ROUNDING
     if layer.interpolation != "nearest":
         raise ValueError(f"layer {layer.name!r}: only nearest up-sampling has a known constant")
     return math.sqrt(math.prod(layer.size)) * _ROUNDING

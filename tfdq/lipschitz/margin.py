@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,13 @@ import tf_keras
 
 from tfdq.lipschitz.certificate import Certificate, check_examples
 from tfdq.lipschitz.integer_network import integer_network
-from tfdq.lipschitz.layer_maps import KernelChoice, effective_kernel, has_kernel, unwrap
+from tfdq.lipschitz.layer_maps import (
+    KernelChoice,
+    effective_kernel,
+    has_kernel,
+    layer_activation,
+    unwrap,
+)
 from tfdq.lipschitz.linear_maps import Array
 from tfdq.lipschitz.network import LayerRow, compose, report
 from tfdq.quantization.graph import Graph, Node, read_graph
@@ -39,11 +45,14 @@ class OutputSensitivity:
         slope: float64 ``(classes, classes)``.
         offset: float64 ``(classes, classes)``, what rounding may add; 0 for a float network.
         network: the bound of the network's Lipschitz constant, up to the logits.
+        apart: what a logit must be above all others so that the rounded probabilities behind it
+            differ too; 0 where the logits decide.
     """
 
     slope: Array
     offset: Array
     network: float
+    apart: float = 0.0
 
 
 def rounding_distances(rows: Sequence[LayerRow], own: Sequence[float]) -> list[float]:
@@ -99,19 +108,18 @@ def lipschitz_certificate(
     """
     images, labels = check_examples(x, y)
     if isinstance(model, IntegerGraph):
-        logits, sensitivity = _integer_logits(model, images, kernels, batch_size)
+        logits, predicted, sensitivity = _integer_logits(model, images, kernels, batch_size)
     else:
-        logits, sensitivity = _keras_logits(model, images, kernel, batch_size)
+        logits, predicted, sensitivity = _keras_logits(model, images, kernel, batch_size)
     if labels.max() >= logits.shape[1]:
         raise ValueError(f"label {labels.max()} is beyond the network's {logits.shape[1]} classes")
-    predicted = np.argmax(logits, axis=1)
     rows = np.arange(len(logits))
     margin = logits[rows, predicted][:, None] - logits
     slope, offset = sensitivity.slope[predicted], sensitivity.offset[predicted]
     other = np.ones(margin.shape, bool)
     other[rows, predicted] = False
     with np.errstate(divide="ignore", invalid="ignore"):
-        reach = np.where(other, (margin - offset) / slope, np.inf)
+        reach = np.where(other, (margin - offset - sensitivity.apart) / slope, np.inf)
     radius = np.maximum(np.min(np.nan_to_num(reach, nan=0.0, posinf=np.inf), axis=1), 0.0)
     correct = predicted == labels
     closest = np.min(np.where(other, margin, np.inf), axis=1)
@@ -157,33 +165,62 @@ def pair_sensitivity(
     return OutputSensitivity(slope * _ROUND_UP, offset * _ROUND_UP, constant)
 
 
+def tie_margin(step: float, beta: float, classes: int) -> float:
+    """Return the margin of logits at which rounded probabilities can no longer tie.
+
+    With a logit ``m`` above all others, its probability is above each other one by at least
+    ``(1 - e) / (1 + (classes - 1) e)`` with ``e = exp(-beta m)``; more than a step of their grid
+    makes their integers differ.
+
+    Args:
+        step: of the probabilities' grid.
+        beta: factor in front of the logits.
+        classes: number of logits.
+    """
+    needed = 1.01 * step
+    if needed >= 1.0:
+        return math.inf
+    return -math.log((1.0 - needed) / (1.0 + needed * (classes - 1))) / beta
+
+
 def _keras_logits(
     model: tf_keras.Model,
     images: npt.NDArray[np.float32],
     kernel: KernelChoice,
     batch_size: int,
-) -> tuple[Array, OutputSensitivity]:
-    """Return the logits of a Keras model and how they move."""
+) -> tuple[Array, npt.NDArray[np.intp], OutputSensitivity]:
+    """Return the logits of a Keras model, its predictions, and how the logits move."""
     graph = read_graph(model)
     rows = report(model, kernel=kernel).rows
     own = [_keras_rounding(node) for node in graph.nodes]
     distances = rounding_distances(rows, own)
     output, fused_softmax = _logits_node(graph)
     outputs = np.asarray(model.predict(images, batch_size=batch_size, verbose=0), np.float64)
+    predicted = np.argmax(outputs, axis=1)
+    apart = 0.0
+    last = graph.nodes[graph.outputs[0]]
+    if fused_softmax and _has_grid(last):
+        raise ValueError(
+            f"layer {last.layer.name!r} rounds the probabilities of its own softmax, whose logits "
+            "are not known; put the softmax in a layer of its own"
+        )
     if output != graph.outputs[0] or fused_softmax:
         # Differences of log-probabilities are differences of logits.
         outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
-        if output != graph.outputs[0] and _has_grid(graph.nodes[graph.outputs[0]]):
+        grid = _grid(last)
+        if output != graph.outputs[0] and grid is not None:
+            apart = tie_margin(float(grid.scale), 1.0, outputs.shape[1])
             logits = tf_keras.Model(model.inputs, _logits_tensor(model))
             found = logits.predict(images, batch_size=batch_size, verbose=0)
             outputs = np.asarray(found, np.float64)
     constant = rows[output].cumulative * (2.0 if fused_softmax else 1.0)
-    return outputs, pair_sensitivity(
+    sensitivity = pair_sensitivity(
         constant,
         distances[output],
         outputs.shape[1],
         _last_dense(graph, output, rows, distances, kernel),
     )
+    return outputs, predicted, replace(sensitivity, apart=apart)
 
 
 def _keras_rounding(node: Node) -> float:
@@ -191,7 +228,13 @@ def _keras_rounding(node: Node) -> float:
     grid = _grid(node)
     if grid is None:
         return 0.0
-    return float(grid.scale) * math.sqrt(math.prod(size or 1 for size in node.shape[1:]))
+    sizes = [size for size in node.shape[1:] if size is not None]
+    if len(sizes) != len(node.shape) - 1:
+        raise ValueError(
+            f"layer {node.layer.name!r} has an output of open size {node.shape[1:]}, and what its "
+            "rounding adds depends on it: build the model with a fixed size"
+        )
+    return float(grid.scale) * math.sqrt(math.prod(sizes))
 
 
 def _grid(node: Node) -> Any:
@@ -207,7 +250,7 @@ def _logits_node(graph: Graph) -> tuple[int, bool]:
     """Return the node of the logits, and whether a softmax is part of its own layer."""
     index = graph.outputs[0]
     inner = unwrap(graph.nodes[index].layer)
-    name = getattr(getattr(inner, "activation", None), "__name__", "")
+    name = layer_activation(inner)
     if has_kernel(graph.nodes[index].layer):
         return index, name == "softmax"
     if isinstance(inner, tf_keras.layers.Softmax) or name == "softmax":
@@ -230,8 +273,9 @@ def _last_dense(
     """Return what `pair_sensitivity` needs when the logits come from a dense layer."""
     node = graph.nodes[index]
     inner = unwrap(node.layer)
-    activation = getattr(getattr(inner, "activation", None), "__name__", "linear")
-    if not isinstance(inner, tf_keras.layers.Dense) or activation not in ("linear", "softmax"):
+    if not isinstance(inner, tf_keras.layers.Dense):
+        return None
+    if layer_activation(inner) not in ("linear", "softmax"):
         return None
     if getattr(inner, "fused_activation", "linear") != "linear" or len(node.shape) != 2:
         return None
@@ -244,21 +288,33 @@ def _last_dense(
 
 def _integer_logits(
     graph: IntegerGraph, images: npt.NDArray[np.float32], kernels: str, batch_size: int
-) -> tuple[Array, OutputSensitivity]:
-    """Return the dequantized logits of an integer graph and how they move."""
+) -> tuple[Array, npt.NDArray[np.intp], OutputSensitivity]:
+    """Return the dequantized logits of an integer graph, its predictions, and how logits move."""
     network = integer_network(graph, kernels)
     distances = rounding_distances(network.rows, network.roundings)
     row = network.tensors.index(graph.outputs[0])
-    while network.rows[row].kind in ("DEQUANTIZE", "SOFTMAX"):
+    softmax: int | None = None
+    while network.rows[row].kind == "DEQUANTIZE" or (
+        network.rows[row].kind == "SOFTMAX" and softmax is None
+    ):
+        softmax = row if network.rows[row].kind == "SOFTMAX" else softmax
         row = network.rows[row].inputs[0]
     tensor = graph.tensors[network.tensors[row]]
     source = graph.tensors[graph.inputs[0]]
-    parts = []
+    parts, predictions = [], []
     for begin in range(0, len(images), batch_size):
         part = images[begin : begin + batch_size]
         fed = part if source.dtype == "float32" else quantize(part, source)
-        values = run(graph, [fed], kernels)[network.tensors[row]]
-        parts.append(values.reshape(len(part), -1).astype(np.float64))
+        values = run(graph, [fed], kernels)
+        parts.append(values[network.tensors[row]].reshape(len(part), -1).astype(np.float64))
+        predictions.append(values[graph.outputs[0]].reshape(len(part), -1).argmax(axis=1))
     logits = (np.concatenate(parts) - tensor.zero_point) * float(tensor.scale)
-    constant = network.rows[row].cumulative
-    return logits, pair_sensitivity(constant, distances[row], logits.shape[1], None)
+    sensitivity = pair_sensitivity(
+        network.rows[row].cumulative, distances[row], logits.shape[1], None
+    )
+    if softmax is not None:
+        # The operator's own norm is half of the factor in front of its logits.
+        beta = 2.0 * network.rows[softmax].sigma
+        step = float(graph.tensors[network.tensors[softmax]].scale)
+        sensitivity = replace(sensitivity, apart=tie_margin(step, beta, logits.shape[1]))
+    return logits, np.concatenate(predictions), sensitivity

@@ -14,7 +14,9 @@ from tfdq.lipschitz.layer_maps import (
     activation_constant,
     batch_norm_factor,
     check_kernel_choice,
+    check_known_call,
     has_kernel,
+    layer_activation,
     linear_map,
     lipschitz_constant,
     unwrap,
@@ -193,6 +195,7 @@ class _Measurement:
 
     def row(self, node: Node) -> LayerRow:
         """Measure one node and compose it with what comes before it."""
+        check_known_call(node.layer, node.call)
         inner = unwrap(node.layer)
         reshaped: float | None = None
         stacked = isinstance(inner, tf_keras.layers.Concatenate)
@@ -224,7 +227,6 @@ class _Measurement:
         )
 
     def _measure_kernel(self, node: Node) -> tuple[float, float, float]:
-        inner = unwrap(node.layer)
         scale = None
         if node.index in self.folded:
             scale = batch_norm_factor(self.graph.nodes[self.folded[node.index]].layer)
@@ -233,7 +235,7 @@ class _Measurement:
         norm = measure(convolution, self.tolerance, self.certify)
         if self.keep_spectra:
             self.spectra[node.layer.name] = singular_values(convolution)[0]
-        slope = activation_constant(getattr(inner, "activation", "linear"))
+        slope = activation_constant(layer_activation(node.layer))
         return norm.sigma * slope, norm.upper * slope, norm.reshaped
 
 
@@ -243,6 +245,7 @@ def branch_constants(layer: Any, branches: int) -> tuple[float, ...]:
     Raises:
         ValueError: the layer is not Add, Subtract, Average, Concatenate or ConvexCombination.
     """
+    check_known_call(layer)
     inner = unwrap(layer)
     if hasattr(inner, "coefficients"):
         return tuple(abs(float(a)) for a in inner.coefficients())
@@ -282,7 +285,9 @@ def _batch_norms_to_fold(graph: Graph) -> dict[int, int]:
             continue
         follower = graph.nodes[takers[node.index][0]]
         linear = _is_linear(node.layer)
-        plain = isinstance(follower.layer, tf_keras.layers.BatchNormalization)
+        plain = isinstance(follower.layer, tf_keras.layers.BatchNormalization) and (
+            list(follower.layer.axis) == [len(node.shape) - 1]
+        )
         if linear and plain and node.index not in graph.outputs:
             pairs[node.index] = follower.index
     return pairs
@@ -291,5 +296,7 @@ def _batch_norms_to_fold(graph: Graph) -> dict[int, int]:
 def _is_linear(layer: Any) -> bool:
     """Tell whether a layer with a kernel has no activation of its own."""
     inner = unwrap(layer)
-    name = getattr(getattr(inner, "activation", None), "__name__", "linear")
-    return name == "linear" and getattr(inner, "fused_activation", "linear") == "linear"
+    return (
+        layer_activation(layer) == "linear"
+        and getattr(inner, "fused_activation", "linear") == "linear"
+    )
