@@ -28,6 +28,7 @@ from tflite_export.graph import (
     activation_range,
 )
 from tflite_export.rounding import (
+    Rescale,
     mean_in_float32,
     requantization_scale,
     round_half_away_array,
@@ -35,41 +36,47 @@ from tflite_export.rounding import (
     scale_in_eights,
     scale_in_float32,
     scale_mean,
+    scale_on_avx2,
+    scale_once,
     scale_upward,
+    weighted_factors,
 )
-
-Rescale = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class KernelSet:
-    """A family of kernels, by how each rescales its accumulator; None: in float32.
+    """A family of kernels, by how each rescales its accumulator.
 
     Attributes:
-        convolution: fixed-point rounding of ``CONV_2D``.
+        convolution: rounding of ``CONV_2D``.
         depthwise: of ``DEPTHWISE_CONV_2D``.
         dense: of ``FULLY_CONNECTED``.
+        sixteens: ``ADD`` takes sixteen integers at a time, and rounds these otherwise.
+        divides: ``QUANTIZE`` divides floats by the scale; else it multiplies by its inverse.
         xnnpack: XNNPACK runs first and leaves to the above only what it does not take.
     """
 
-    convolution: Rescale | None
-    depthwise: Rescale | None
-    dense: Rescale | None
+    convolution: Rescale
+    depthwise: Rescale
+    dense: Rescale
+    sixteens: bool = False
+    divides: bool = False
     xnnpack: bool = False
 
 
 KERNEL_SETS: dict[str, KernelSet] = {
-    "xnnpack": KernelSet(scale_upward, scale_in_eights, scale_upward, xnnpack=True),
-    "builtin": KernelSet(scale_upward, scale_in_eights, scale_upward),
-    "reference": KernelSet(scale_away, scale_away, None),
+    "xnnpack": KernelSet(scale_upward, scale_in_eights, scale_upward, sixteens=True, xnnpack=True),
+    "builtin": KernelSet(scale_upward, scale_in_eights, scale_upward, sixteens=True),
+    "reference": KernelSet(scale_away, scale_away, scale_once, divides=True),
     "builtin-2.14": KernelSet(scale_upward, scale_away, scale_upward),
-    "reference-2.14": KernelSet(scale_away, scale_away, scale_away),
+    "reference-2.14": KernelSet(scale_away, scale_away, scale_away, divides=True),
 }
 """The kernel sets whose arithmetic is known.
 
 ``xnnpack`` is what LiteRT runs by default, ``builtin`` its own kernels without XNNPACK,
 ``reference`` the plain C++ ones; ``-2.14`` are those of tflite-runtime 2.14, which uses no XNNPACK
-for int8 by itself. TensorFlow Lite Micro computes as ``reference-2.14``.
+for int8 by itself. TensorFlow Lite Micro computes as ``reference-2.14``. The vectors are those of
+x86-64 with AVX2.
 """
 
 
@@ -176,15 +183,16 @@ def _finish(step: Step, scaled: np.ndarray, activation: str) -> np.ndarray:
     return np.clip(scaled + step.output.zero_point, low, high)
 
 
-def _rescale(step: Step, accumulator: np.ndarray, fixed: Rescale | None) -> np.ndarray:
+def _rescale(step: Step, accumulator: np.ndarray, fixed: Rescale) -> np.ndarray:
     """From accumulator to output steps, for the operators that multiply by weights."""
-    source, target = step.inputs[0].scale, step.output.scale
     grid = step.inputs[1].quantization
     if grid is None:
         raise ValueError(f"the weights {step.inputs[1].name!r} have no scale")
-    if fixed is None or step.xnnpack:
-        return scale_in_float32(accumulator, requantization_scale(source, grid.scale, target))
-    factors = np.float64(source) * grid.scale.astype(np.float64) / np.float64(target)
+    if step.xnnpack:
+        factors = requantization_scale(step.inputs[0].scale, grid.scale, step.output.scale)
+        return scale_in_float32(accumulator, factors)
+    dense = step.operator.kind == "FULLY_CONNECTED"
+    factors = weighted_factors(step.inputs[0].scale, grid.scale, step.output.scale, fixed, dense)
     return fixed(accumulator, np.broadcast_to(factors, accumulator.shape[-1:]))
 
 
@@ -258,8 +266,14 @@ def _add(step: Step, operands: list[np.ndarray]) -> np.ndarray:
     assert isinstance(options, Elementwise)
     terms = [v.astype(np.int64) - t.zero_point for v, t in zip(operands, step.inputs, strict=True)]
     scales = [t.scale for t in step.inputs]
-    scaled = _add_xnnpack if step.xnnpack else _add_builtin
-    return _finish(step, scaled(terms, scales, step.output.scale), options.activation)
+    if step.xnnpack:
+        return _finish(step, _add_xnnpack(terms, scales, step.output.scale), options.activation)
+    sums = _add_builtin(terms, scales, step.output.scale, scale_away)
+    if step.kernels.sixteens:
+        whole = sums.size // 16 * 16
+        vectors = _add_builtin(terms, scales, step.output.scale, scale_on_avx2)
+        sums.reshape(-1)[:whole] = vectors.reshape(-1)[:whole]
+    return _finish(step, sums, options.activation)
 
 
 def add_multipliers(scales: Sequence[np.float32], output: np.float32) -> tuple[list[int], int]:
@@ -277,11 +291,11 @@ def _add_xnnpack(
 
 
 def _add_builtin(
-    terms: list[np.ndarray], scales: list[np.float32], output: np.float32
+    terms: list[np.ndarray], scales: list[np.float32], output: np.float32, first: Rescale
 ) -> np.ndarray:
     largest = 2.0 * max(float(scale) for scale in scales)
     shifted = [
-        scale_away(term << 20, np.array([float(scale) / largest]))
+        first(term << 20, np.array([float(scale) / largest]))
         for term, scale in zip(terms, scales, strict=True)
     ]
     return scale_away(shifted[0] + shifted[1], np.array([largest / (2**20 * float(output))]))
@@ -294,11 +308,9 @@ def _mul(step: Step, operands: list[np.ndarray]) -> np.ndarray:
         v.astype(np.int64) - t.zero_point for v, t in zip(operands, step.inputs, strict=True)
     )
     scales = [tensor.scale for tensor in step.inputs]
-    if step.xnnpack:
-        factor = requantization_scale(scales[0], scales[1].reshape(1), step.output.scale)
-        return _finish(step, scale_in_float32(left * right, factor), options.activation)
-    real = float(scales[0]) * float(scales[1]) / float(step.output.scale)
-    return _finish(step, scale_away(left * right, np.array([real])), options.activation)
+    factor = requantization_scale(scales[0], scales[1].reshape(1), step.output.scale)
+    scale = scale_in_float32 if step.xnnpack else scale_away
+    return _finish(step, scale(left * right, factor), options.activation)
 
 
 def _max_pool_2d(step: Step, operands: list[np.ndarray]) -> np.ndarray:
@@ -410,7 +422,8 @@ def _softmax(step: Step, operands: list[np.ndarray]) -> np.ndarray:
 def _quantize(step: Step, operands: list[np.ndarray]) -> np.ndarray:
     source = step.inputs[0]
     if source.dtype == "float32":
-        return quantize(operands[0], step.output)
+        divides = step.kernels.divides
+        return (quantize_by_division if divides else quantize)(operands[0], step.output)
     return _finish(step, operands[0].astype(np.int64) - source.zero_point, "NONE")
 
 
@@ -438,6 +451,14 @@ def quantize(values: np.ndarray, grid: Tensor) -> np.ndarray:
     steps = reals * (np.float32(1.0) / grid.scale)
     bounded = np.clip(steps, low - grid.zero_point, high - grid.zero_point)
     return (np.rint(bounded) + grid.zero_point).astype(DTYPES[grid.dtype])
+
+
+def quantize_by_division(values: np.ndarray, grid: Tensor) -> np.ndarray:
+    """`quantize` as the reference kernel does: ``x / scale`` in float32, ties away from zero."""
+    low, high = INTEGER_RANGES[grid.dtype]
+    steps = (np.asarray(values, np.float32) / grid.scale).astype(np.float64)
+    rounded = np.sign(steps) * np.floor(np.abs(steps) + 0.5)
+    return np.clip(rounded + grid.zero_point, low, high).astype(DTYPES[grid.dtype])
 
 
 def dequantize(integers: np.ndarray, grid: Tensor) -> np.ndarray:

@@ -13,8 +13,12 @@ Each function here was found equal to its kernels on every one of millions of ra
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+
+Rescale = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From accumulators, channels last, and factors to whole steps of the output."""
 
 
 def requantization_scale(
@@ -32,6 +36,35 @@ def requantization_scale(
     """
     product = np.float32(input_scale) * np.asarray(weight_scale, np.float32)
     return (product / np.float32(output_scale)).astype(np.float32)
+
+
+def weighted_factors(
+    input_scale: np.float32,
+    weight_scale: np.ndarray,
+    output_scale: np.float32,
+    fixed: Rescale,
+    dense: bool,
+) -> np.ndarray:
+    """The real factors that built-in and reference kernels make of the scales.
+
+    With one scale for all weights, fixed-point dense kernels multiply the scales of input and
+    weights in float32; all others compute in float64.
+
+    Args:
+        input_scale: step of the input grid.
+        weight_scale: steps of the weight grids, ``(1,)`` or ``(channels,)``.
+        output_scale: step of the output grid.
+        fixed: the rounding of the kernel.
+        dense: the operator is ``FULLY_CONNECTED``.
+
+    Returns:
+        float64, the shape of ``weight_scale``.
+    """
+    if dense and weight_scale.size == 1 and fixed is not scale_once:
+        products = (np.float32(input_scale) * weight_scale).astype(np.float64)
+    else:
+        products = np.float64(input_scale) * weight_scale.astype(np.float64)
+    return products / np.float64(output_scale)
 
 
 def scale_in_float32(accumulator: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -108,6 +141,25 @@ def scale_in_eights(accumulator: np.ndarray, factors: np.ndarray) -> np.ndarray:
     upward = scale_upward(accumulator[..., :whole], factors[:whole])
     away = scale_away(accumulator[..., whole:], factors[whole:])
     return np.concatenate([upward, away], axis=-1)
+
+
+def scale_once(accumulator: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """The reference dense kernel: one product in float64, ties away from zero.
+
+    Arguments and result as in `scale_away`.
+    """
+    products = accumulator.astype(np.float64) * factors
+    return (np.sign(products) * np.floor(np.abs(products) + 0.5)).astype(np.int64)
+
+
+def scale_on_avx2(accumulator: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """The built-in addition in vectors of sixteen: the high product is cut off, then ties go up.
+
+    Arguments and result as in `scale_away`.
+    """
+    multiplier, left, right = _factors(factors)
+    high = ((accumulator.astype(np.int64) << left) * multiplier) >> 31
+    return (high + ((np.int64(1) << right) >> 1)) >> right
 
 
 def _factors(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ import tf_keras
 
 from tflite_export.graph import DTYPES, IntegerGraph, Tensor, integers_in_use
 from tflite_export.reference import KERNEL_SETS
-from tflite_export.twin_kernels import KERNELS, Kernel, Site, to_centred
+from tflite_export.twin_kernels import KERNELS, Kernel, Site
+from tflite_export.twin_rounding import to_centred
 from tflite_export.validate import check_graph, validate
 
 

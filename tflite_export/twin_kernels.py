@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from tflite_export.graph import (
-    INTEGER_RANGES,
     Concatenation,
     Convolution,
     Elementwise,
@@ -28,7 +27,6 @@ from tflite_export.graph import (
 )
 from tflite_export.reference import (
     KERNEL_SETS,
-    Rescale,
     add_multipliers,
     mean_factors,
     pool_counts,
@@ -36,7 +34,14 @@ from tflite_export.reference import (
     softmax_table,
     xnnpack_takes,
 )
-from tflite_export.rounding import mean_multiplier, requantization_scale, scale_away
+from tflite_export.rounding import (
+    Rescale,
+    mean_multiplier,
+    requantization_scale,
+    scale_away,
+    scale_on_avx2,
+    weighted_factors,
+)
 from tflite_export.twin_rounding import (
     Reach,
     multiplier_rescaler,
@@ -44,6 +49,7 @@ from tflite_export.twin_rounding import (
     rescaler,
     shift_right,
     straight_through,
+    to_centred,
     with_gradient,
 )
 
@@ -105,7 +111,7 @@ def _weighted(
     site: Site,
     multiply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     axis: int,
-    fixed: Rescale | None,
+    fixed: Rescale,
 ) -> Kernel:
     """Convolution or matrix product, bias, rescaling.
 
@@ -113,7 +119,7 @@ def _weighted(
         site: where.
         multiply: (centred input, weights in TensorFlow's layout) to sums.
         axis: the dimension of the weights in the file that the output channels are on.
-        fixed: the fixed-point rounding if XNNPACK does not take the operator; None for float32.
+        fixed: the rounding if XNNPACK does not take the operator.
     """
     weights = np.asarray(site.inputs[1].data)
     grid = site.inputs[1].quantization
@@ -132,19 +138,11 @@ def _weighted(
     narrow = int((np.abs(rows).sum(axis=1) * site.largest + np.abs(bias)).max()) < EXACT
     whole = len(parts) == 1
     offset = site.constant(bias.astype(np.float32) if narrow else bias.astype(np.int32))
-    factors = requantization_scale(site.inputs[0].scale, grid.scale, site.output.scale)
-    scale = site.constant(np.broadcast_to(factors, (channels,)))
-    real = (
-        np.float64(site.inputs[0].scale)
-        * grid.scale.astype(np.float64)
-        / np.float64(site.output.scale)
-    )
+    scales = (site.inputs[0].scale, grid.scale, site.output.scale)
+    scale = site.constant(np.broadcast_to(requantization_scale(*scales), (channels,)))
+    real = weighted_factors(*scales, fixed, site.operator.kind == "FULLY_CONNECTED")
     reach = reach_of_sums(rows, bias, site.spans[0], np.broadcast_to(real, (channels,)))
-    rescale = (
-        None
-        if fixed is None or site.xnnpack
-        else rescaler(fixed, np.broadcast_to(real, (channels,)))
-    )
+    rescale = None if site.xnnpack else rescaler(fixed, np.broadcast_to(real, (channels,)))
 
     def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
         centred = operands[0]
@@ -300,17 +298,28 @@ def _add_xnnpack(site: Site) -> Kernel:
 
 def _add_builtin(site: Site) -> Kernel:
     largest = 2.0 * max(float(tensor.scale) for tensor in site.inputs)
-    factors = [rescaler(scale_away, np.array([float(t.scale) / largest])) for t in site.inputs]
     last = rescaler(scale_away, np.array([largest / (2**20 * float(site.output.scale))]))
 
-    def sums(operands: Sequence[tf.Tensor]) -> tf.Tensor:
-        shifted = [
-            factor(tf.cast(operand, tf.int64) * (1 << 20))
-            for factor, operand in zip(factors, operands, strict=True)
-        ]
-        return last(tf.add_n(shifted))
+    def sums_by(rounding: Rescale) -> Kernel:
+        factors = [rescaler(rounding, np.array([float(t.scale) / largest])) for t in site.inputs]
 
-    return sums
+        def sums(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+            shifted = [
+                factor(tf.cast(operand, tf.int64) * (1 << 20))
+                for factor, operand in zip(factors, operands, strict=True)
+            ]
+            return last(tf.add_n(shifted))
+
+        return sums
+
+    rest, vectors = sums_by(scale_away), sums_by(scale_on_avx2)
+
+    def mixed(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        places = tf.reshape(tf.range(tf.size(operands[0])), tf.shape(operands[0]))
+        whole = tf.size(operands[0]) // 16 * 16
+        return tf.where(places < whole, vectors(operands), rest(operands))
+
+    return mixed if KERNEL_SETS[site.kernels].sixteens else rest
 
 
 def _mul(site: Site) -> Kernel:
@@ -318,8 +327,7 @@ def _mul(site: Site) -> Kernel:
     values = np.asarray(constant.data).astype(np.float32) - np.float32(constant.zero_point)
     factors = site.constant(values)
     scale = requantization_scale(source.scale, constant.scale.reshape(1), site.output.scale)
-    real = float(source.scale) * float(constant.scale) / float(site.output.scale)
-    fixed = None if site.xnnpack else rescaler(scale_away, np.array([real]))
+    fixed = None if site.xnnpack else rescaler(scale_away, scale.astype(np.float64))
 
     def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
         product = operands[0] * factors
@@ -459,21 +467,13 @@ def _finish_softmax(site: Site, exact: tf.Tensor, smooth: tf.Tensor) -> tf.Tenso
 def _quantize(site: Site) -> Kernel:
     if site.inputs[0].dtype != "float32":
         return lambda operands: operands[0]
-    return lambda operands: to_centred(operands[0], site.output)
+    divides = KERNEL_SETS[site.kernels].divides
+    return lambda operands: to_centred(operands[0], site.output, divides)
 
 
 def _dequantize(site: Site) -> Kernel:
     scale = site.inputs[0].scale
     return lambda operands: operands[0] * scale
-
-
-def to_centred(reals: tf.Tensor, grid: Tensor) -> tf.Tensor:
-    """Floats to centred integers of a grid: ``clip(rint(x * (1 / scale)))``, straight-through."""
-    low, high = INTEGER_RANGES[grid.dtype]
-    steps = reals * (np.float32(1.0) / grid.scale)
-    return straight_through(
-        tf.round(steps), steps, low - grid.zero_point, high - grid.zero_point, False
-    )
 
 
 KERNELS: dict[str, Callable[[Site], Kernel]] = {

@@ -7,8 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tflite_export.reference import Rescale
-from tflite_export.rounding import fixed_point, scale_away, scale_upward
+from tflite_export.graph import INTEGER_RANGES, Tensor
+from tflite_export.rounding import (
+    Rescale,
+    fixed_point,
+    scale_in_eights,
+    scale_on_avx2,
+    scale_once,
+    scale_upward,
+)
 
 Reach = tuple[np.ndarray, np.ndarray]
 """The least and the greatest real number that each channel can come to, float64 ``(channels,)``."""
@@ -73,6 +80,25 @@ def reach_of_sums(
     )
 
 
+def to_centred(reals: tf.Tensor, grid: Tensor, divides: bool = False) -> tf.Tensor:
+    """Floats to centred integers of a grid: ``clip(rint(x * (1 / scale)))``, straight-through.
+
+    Args:
+        reals: floats.
+        grid: a tensor with one scale and zero point.
+        divides: as in `KernelSet`: divide by the scale, ties away from zero.
+    """
+    low, high = INTEGER_RANGES[grid.dtype]
+    if divides:
+        steps = reals / grid.scale
+        wide = tf.cast(steps, tf.float64)
+        exact = tf.cast(tf.sign(wide) * tf.floor(tf.abs(wide) + 0.5), tf.float32)
+    else:
+        steps = reals * (np.float32(1.0) / grid.scale)
+        exact = tf.round(steps)
+    return straight_through(exact, steps, low - grid.zero_point, high - grid.zero_point, False)
+
+
 @tf.custom_gradient
 def with_gradient(exact: tf.Tensor, smooth: tf.Tensor) -> tuple[tf.Tensor, Callable]:
     """The value of ``exact`` with the gradient of ``smooth``."""
@@ -81,15 +107,22 @@ def with_gradient(exact: tf.Tensor, smooth: tf.Tensor) -> tuple[tf.Tensor, Calla
 
 
 def rescaler(rounding: Rescale, factors: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The 31-bit fixed-point rescalings of `rounding`, on int64 tensors.
+    """The rescalings of `rounding`, on int64 tensors.
 
     Args:
-        rounding: `scale_away`, `scale_upward` or `scale_in_eights`.
+        rounding: `scale_away`, `scale_upward`, `scale_in_eights`, `scale_on_avx2` or `scale_once`.
         factors: real factors, ``(1,)`` or ``(channels,)``.
 
     Returns:
         From an accumulator, channels last, to whole steps of the output.
     """
+    if rounding is scale_once:
+
+        def rescale(accumulator: tf.Tensor) -> tf.Tensor:
+            products = tf.cast(accumulator, tf.float64) * factors
+            return tf.cast(tf.sign(products) * tf.floor(tf.abs(products) + 0.5), tf.int64)
+
+        return rescale
     return multiplier_rescaler(rounding, [fixed_point(float(factor)) for factor in factors])
 
 
@@ -100,8 +133,9 @@ def multiplier_rescaler(
     pairs = np.array(multipliers, np.int64).reshape(-1, 2)
     multiplier, left, right = pairs[:, 0], np.maximum(pairs[:, 1], 0), np.maximum(-pairs[:, 1], 0)
     count = len(pairs)
-    upward = np.full(count, rounding is scale_upward)
-    if rounding not in (scale_upward, scale_away):
+    upward = np.full(count, rounding is scale_upward or rounding is scale_on_avx2)
+    nudge = 0 if rounding is scale_on_avx2 else 1 << 30
+    if rounding is scale_in_eights:
         upward = np.arange(count) < count // 8 * 8
     mask = (np.int64(1) << right) - 1
 
@@ -110,7 +144,7 @@ def multiplier_rescaler(
             tf.bitwise.left_shift(accumulator, tf.broadcast_to(left, tf.shape(accumulator)))
             * multiplier
         )
-        high_up = shift_right(product + (1 << 30), 31)
+        high_up = shift_right(product + nudge, 31)
         high_away = tf.where(product >= 0, high_up, -shift_right(-(product + (1 - (1 << 30))), 31))
         high = tf.where(upward, high_up, high_away)
         remainder = tf.bitwise.bitwise_and(high, tf.broadcast_to(mask, tf.shape(high)))

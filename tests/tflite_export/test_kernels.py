@@ -35,11 +35,7 @@ def test_reference_equals_runtime(name, kernels):
         values = feeds(graph, 9, seed)
         expected = _runtime(write(graph), values, kernels)
         ours = run(graph, values, CHOICES[kernels])[graph.outputs[0]]
-        if name == "quantize" and kernels == "reference":
-            # this kernel divides by the scale where the others multiply by its inverse
-            assert np.abs(ours.astype(int) - expected.astype(int)).max() <= 1
-            assert (ours != expected).mean() < 1e-3
-        elif name == "dequantize" and kernels == "builtin":
+        if name == "dequantize" and kernels == "builtin":
             # floats out; this kernel multiplies q and zero point by the scale one by one
             largest = 256 * graph.tensors[graph.inputs[0]].scale
             np.testing.assert_allclose(ours, expected, rtol=0, atol=float(largest) * 2.0**-22)

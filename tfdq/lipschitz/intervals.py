@@ -150,6 +150,15 @@ def _operate(graph: IntegerGraph, operator: Operator, values: dict[int, Box], ke
         return _softmax(step, boxes[0])
     rule = KERNELS[operator.kind]
     lower, upper = (rule(step, [box[side] for box in boxes]) for side in (0, 1))
+    if operator.kind == "ADD" and step.kernels.sixteens and not step.xnnpack:
+        # How an entry is rounded depends on its place in the batch: take the worse of both ways.
+        alone = replace(step, kernels=replace(step.kernels, sixteens=False))
+        count = len(lower)
+        for side in (0, 1):
+            vectors = rule(step, [np.concatenate([box[side]] * 16) for box in boxes])[:count]
+            single = rule(alone, [box[side] for box in boxes])
+            lower = np.minimum(lower, np.minimum(vectors, single)) if side == 0 else lower
+            upper = np.maximum(upper, np.maximum(vectors, single)) if side == 1 else upper
     if operator.kind == "MUL":
         # By a constant: falling where that is negative.
         lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)

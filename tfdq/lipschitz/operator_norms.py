@@ -20,9 +20,9 @@ from tflite_export.reference import Step, add_multipliers
 _ROUND_UP = 1 + 1e-12
 # An output beyond 512 steps is clamped whatever its error; five float32 roundings lie before it.
 _FLOAT32 = 512 * 5 * 2.0**-24
-# Fixed-point kernels round twice, the first time in halves of a step or finer; the factor of a
-# mean has 29 bits.
-_FIXED_POINT = 0.25 + 512 * 2.0**-28
+# Fixed-point kernels round twice, the first time in halves of a step or finer; their factors may
+# come from products in float32.
+_FIXED_POINT = 0.25 + _FLOAT32
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,188 @@
+"""Graphs of one operator whose results lie half-way between two integers, or a hair beside it."""
+
+import numpy as np
+
+from tflite_export.graph import (
+    Convolution,
+    Elementwise,
+    FullyConnected,
+    IntegerGraph,
+    NoOptions,
+    Operator,
+    Options,
+    Pooling,
+    Quantization,
+    Reduction,
+    Softmax,
+    Tensor,
+)
+
+grid = Quantization.per_tensor
+CHANNELS = 2000
+
+
+def one_operator(
+    kind: str, operands: list[Tensor], output: Tensor, options: Options
+) -> IntegerGraph:
+    graph = IntegerGraph([*operands, output])
+    indices = tuple(range(len(operands)))
+    graph.operators.append(Operator(kind, indices, (len(operands),), options))
+    graph.inputs = tuple(i for i in indices if not operands[i].is_constant)
+    graph.outputs = (len(operands),)
+    return graph
+
+
+def _scale(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.float32(np.exp(rng.uniform(np.log(low), np.log(high)))))
+
+
+def weighted(kind: str, seed: int, per_channel: bool):
+    """A weight of 1 and an input of 0: the bias is the accumulator, drawn next to a tie.
+
+    Even seeds have steps whose quotient is a power of 2, so that ties are exact.
+    """
+    rng = np.random.default_rng(seed)
+    source = _scale(rng, 1e-3, 0.5)
+    weights = np.float32([_scale(rng, 5e-3, 0.05) for _ in range(CHANNELS if per_channel else 1)])
+    output = float(np.float32(source * float(weights.max()) * np.exp(rng.uniform(0.7, 11))))
+    if seed % 2 == 0:
+        source = float(2.0 ** rng.integers(-8, 0))
+        weights = np.float32(2.0 ** rng.integers(-8, -4, weights.size))
+        output = source * float(weights.max()) * 2.0 ** int(rng.integers(1, 12))
+    factors = source * weights.astype(np.float64) / output
+    ties = (rng.integers(-127, 127, CHANNELS) + 0.5) / factors
+    bias = (np.rint(ties) + rng.integers(-1, 2, CHANNELS)).astype(np.int32)
+    shape = {
+        "CONV_2D": (CHANNELS, 1, 1, 1),
+        "DEPTHWISE_CONV_2D": (1, 1, 1, CHANNELS),
+        "FULLY_CONNECTED": (CHANNELS, 1),
+    }[kind]
+    axis = 3 if kind == "DEPTHWISE_CONV_2D" else 0
+    unit = np.float32(source) * weights
+    options: Options = Convolution()
+    if kind == "DEPTHWISE_CONV_2D":
+        options = Convolution(depth_multiplier=CHANNELS)
+    image: tuple[int, ...] = (-1, 1, 1, 1)
+    if kind == "FULLY_CONNECTED":
+        options, image = FullyConnected(), (-1, 1)
+    operands = [
+        Tensor("x", image, "int8", grid(source, 0)),
+        Tensor(
+            "w",
+            shape,
+            "int8",
+            Quantization.per_channel(weights, axis) if per_channel else grid(float(weights[0])),
+            np.ones(shape, np.int8),
+        ),
+        Tensor("b", (CHANNELS,), "int32", Quantization.per_channel(unit, 0), bias),
+    ]
+    result = Tensor("y", (*image[:-1], CHANNELS), "int8", grid(output, int(rng.integers(-9, 9))))
+    return one_operator(kind, operands, result, options), [np.zeros((1, *image[1:]), np.int8)]
+
+
+def product(seed: int):
+    """Every int8 times every int8."""
+    rng = np.random.default_rng(seed)
+    left, right = _scale(rng, 1e-3, 0.5), _scale(rng, 1e-3, 0.5)
+    output = left * right * float(rng.choice([2.0, 4.0, 6.0, 128.0, rng.uniform(2, 250)]))
+    constant = np.arange(-128, 128, dtype=np.int8)[None]
+    operands = [
+        Tensor("x", (-1, 256), "int8", grid(left, int(rng.integers(-128, 128)))),
+        Tensor("c", (1, 256), "int8", grid(right, int(rng.integers(-128, 128))), constant),
+    ]
+    result = Tensor("y", (-1, 256), "int8", grid(output, int(rng.integers(-20, 20))))
+    values = np.repeat(np.arange(-128, 128, dtype=np.int8)[:, None], 256, axis=1)
+    return one_operator("MUL", operands, result, Elementwise()), [values]
+
+
+def addition(seed: int):
+    """Every int8 and every int8; even seeds have steps of whole quotients."""
+    rng = np.random.default_rng(seed)
+    left, right = _scale(rng, 1e-3, 0.5), _scale(rng, 1e-3, 0.5)
+    output = (left + right) * float(rng.uniform(0.5, 1.5))
+    if seed % 2 == 0:
+        left = float(np.float32(left))
+        right, output = left * int(rng.integers(1, 4)), left * int(rng.integers(2, 9))
+    operands = [
+        Tensor(name, (-1, 256), "int8", grid(scale, int(rng.integers(-128, 128))))
+        for name, scale in (("a", left), ("b", right))
+    ]
+    result = Tensor("y", (-1, 256), "int8", grid(output, int(rng.integers(-20, 20))))
+    every = np.arange(-128, 128, dtype=np.int8)
+    values = [np.repeat(every[:, None], 256, axis=1), np.repeat(every[None], 256, axis=0)]
+    return one_operator("ADD", operands, result, Elementwise()), values
+
+
+def _sums(height: int, width: int) -> np.ndarray:
+    """Images of one channel, one for each sum that their pixels can have."""
+    count = height * width
+    total = np.arange(-128 * count, 127 * count + 1)
+    low, more = np.divmod(total + 128 * count, count)
+    pixels = (low - 128)[:, None] + (np.arange(count)[None] < more[:, None])
+    return pixels.astype(np.int8).reshape(-1, height, width, 1)
+
+
+def mean(seed: int):
+    """Every sum of an image; even seeds have steps whose quotient is simple."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(n) for n in rng.integers(1, 9, 2))
+    source = _scale(rng, 1e-3, 0.5)
+    output = source * float(rng.choice([1, 0.5, 0.25]) if seed % 2 == 0 else rng.uniform(0.1, 2))
+    operands = [
+        Tensor("x", (-1, height, width, 1), "int8", grid(source, int(rng.integers(-128, 128)))),
+        Tensor("axes", (2,), "int32", None, np.array([1, 2], np.int32)),
+    ]
+    result = Tensor("y", (-1, 1), "int8", grid(output, int(rng.integers(-128, 128))))
+    return one_operator("MEAN", operands, result, Reduction()), [_sums(height, width)]
+
+
+def average_pool(seed: int):
+    """Every sum of a window."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(n) for n in rng.integers(1, 9, 2))
+    step = grid(_scale(rng, 1e-3, 0.5), int(rng.integers(-128, 128)))
+    source = Tensor("x", (-1, height, width, 1), "int8", step)
+    result = Tensor("y", (-1, 1, 1, 1), "int8", step)
+    options = Pooling("VALID", 1, 1, width, height)
+    return one_operator("AVERAGE_POOL_2D", [source], result, options), [_sums(height, width)]
+
+
+def softmax(seed: int):
+    """Rows of two to ten classes, most of them with one logit far above or all near each other."""
+    rng = np.random.default_rng(seed)
+    classes = int(rng.integers(2, 11))
+    spread = rng.integers(1, 256, (3000, 1))
+    values = (rng.integers(0, 256, (3000, classes)) % spread - 128).astype(np.int8)
+    source = Tensor("x", (-1, classes), "int8", grid(_scale(rng, 1e-3, 1.0), 0))
+    result = Tensor("y", (-1, classes), "int8", grid(1 / 256, -128))
+    return one_operator("SOFTMAX", [source], result, Softmax(float(rng.choice([1.0, 0.3])))), [
+        values
+    ]
+
+
+def quantization(seed: int):
+    """Floats half-way between two steps, and the floats next to them."""
+    rng = np.random.default_rng(seed)
+    scale = np.float32(_scale(rng, 1e-4, 5.0) if seed % 2 else 2.0 ** rng.integers(-9, 3))
+    ties = (np.arange(-140, 140) + 0.5).astype(np.float32) * scale
+    values = np.concatenate([ties, np.nextafter(ties, -np.inf), np.nextafter(ties, np.inf)])
+    source = Tensor("x", (-1, 1), "float32")
+    result = Tensor("y", (-1, 1), "int8", grid(float(scale), int(rng.integers(-20, 20))))
+    graph = one_operator("QUANTIZE", [source], result, NoOptions())
+    return graph, [values.astype(np.float32)[:, None]]
+
+
+NEAR_TIES = {
+    "convolution": lambda seed: weighted("CONV_2D", seed, False),
+    "convolution_per_channel": lambda seed: weighted("CONV_2D", seed, True),
+    "depthwise": lambda seed: weighted("DEPTHWISE_CONV_2D", seed, False),
+    "depthwise_per_channel": lambda seed: weighted("DEPTHWISE_CONV_2D", seed, True),
+    "fully_connected": lambda seed: weighted("FULLY_CONNECTED", seed, False),
+    "fully_connected_per_channel": lambda seed: weighted("FULLY_CONNECTED", seed, True),
+    "multiply": product,
+    "add": addition,
+    "mean": mean,
+    "average_pool": average_pool,
+    "softmax": softmax,
+    "quantize": quantization,
+}

@@ -1,0 +1,72 @@
+"""Results half-way between two integers: reference and twin against LiteRT, every kernel set."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.tflite_export.near_ties import NEAR_TIES
+from tflite_export.operator_rules import RULES
+from tflite_export.reference import run
+from tflite_export.runtime import Interpreter
+from tflite_export.twin import IntegerTwin
+from tflite_export.validate import check_graph
+from tflite_export.write import write
+
+CHOICES = {"default": "xnnpack", "builtin": "builtin", "reference": "reference"}
+MOVING = {
+    "CONCATENATION",
+    "DEQUANTIZE",
+    "MAXIMUM",
+    "MAX_POOL_2D",
+    "MINIMUM",
+    "MIRROR_PAD",
+    "PAD",
+    "RESHAPE",
+    "SLICE",
+}
+
+
+def test_every_operator_that_rounds_is_tried() -> None:
+    kinds = {make(0)[0].operators[0].kind for make in NEAR_TIES.values()}
+    assert kinds | MOVING == set(RULES)
+
+
+@pytest.mark.parametrize("kernels", CHOICES)
+@pytest.mark.parametrize("name", NEAR_TIES)
+def test_near_ties_round_as_in_the_runtime(name, kernels) -> None:
+    for seed in range(8):
+        graph, values = NEAR_TIES[name](seed)
+        check_graph(graph)
+        expected = np.asarray(Interpreter(write(graph), kernels=kernels).invoke(values)[0])
+        ours = run(graph, values, CHOICES[kernels])[graph.outputs[0]]
+        if name == "softmax" and kernels == "reference":
+            # this kernel computes exponentials in fixed point, a thousandth of a step off
+            assert np.abs(ours.astype(int) - expected.astype(int)).max() <= 1
+            assert (ours != expected).mean() < 1e-4
+        else:
+            np.testing.assert_array_equal(ours, expected, err_msg=f"seed {seed}")
+        if seed < 3:
+            twin = IntegerTwin(graph, kernels=CHOICES[kernels])
+            given = values if len(values) > 1 else values[0]
+            np.testing.assert_array_equal(twin.integers(given).numpy(), ours)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_a_built_in_sum_is_rounded_in_vectors_of_sixteen(rows) -> None:
+    """Rows of 15: which entries are in a vector depends on the batch."""
+    differing = 0
+    for seed in (4, 28, 36):
+        graph, values = NEAR_TIES["add"](seed)
+        graph.tensors = [_narrow(tensor) for tensor in graph.tensors]
+        for first in range(0, 240, 15):
+            part = [np.ascontiguousarray(v[1 : 1 + rows, first : first + 15]) for v in values]
+            expected = Interpreter(write(graph), kernels="builtin").invoke(part)[0]
+            ours = run(graph, part, "builtin")[graph.outputs[0]]
+            np.testing.assert_array_equal(ours, expected)
+            differing += int((ours != run(graph, part, "reference")[graph.outputs[0]]).sum())
+    assert (differing > 0) == (rows > 1)
+
+
+def _narrow(tensor):
+    return dataclasses.replace(tensor, shape=(-1, 15))
