@@ -137,8 +137,8 @@ def lower(
         layer's result is.
 
     Raises:
-        ValueError: a computation has no integer form, a call lacks its grid, or an argument is
-            unknown.
+        ValueError: a computation has no integer form, a call lacks its grid, an input has a size of
+            None, or an argument is unknown.
     """
     output_type = output_type or input_type
     for name, value in (("input_type", input_type), ("output_type", output_type)):
@@ -146,6 +146,7 @@ def lower(
             raise ValueError(f"{name} is {value!r}; choose from {', '.join(INTERFACES)}")
     if weights not in WEIGHT_TYPES:
         raise ValueError(f"weights is {weights!r}; choose from {', '.join(WEIGHT_TYPES)}")
+    _check_sizes(description)
     assembler = Assembler(description.name, int4=weights == "int4")
     ends = [_input(assembler, entry, input_type) for entry in description.inputs]
     values = [inner for _, inner in ends]
@@ -170,6 +171,18 @@ def lower(
         if call.label in assembler.slack
     }
     return Lowered(graph, description, tuple(values), assembler.biases, slack)
+
+
+def _check_sizes(description: Description) -> None:
+    """Raise if an input has a size of None besides the batch: a file's sizes are fixed."""
+    for entry in description.inputs:
+        if None in entry.shape[1:]:
+            raise ValueError(
+                f"input {entry.name!r} has shape {tuple(entry.shape)}, but the sizes in a file are "
+                "fixed: build the model again with an Input of numbers, copy the weights with "
+                "set_weights(model.get_weights()), and quantize that; a trained quantized model "
+                "hands its weights over in the same way"
+            )
 
 
 def _open(shape: Shape) -> tuple[int, ...]:

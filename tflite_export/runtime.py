@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ _RESOLVERS = {
     "reference": "BUILTIN_REF",
 }
 _QUIET_SECONDS = 2.0
+_MOST_THREADS = max(256, os.cpu_count() or 1)
 
 
 class Interpreter:
@@ -42,7 +44,8 @@ class Interpreter:
 
     Args:
         model: path or bytes of a ``.tflite`` file.
-        threads: number of threads, at least 1.
+        threads: number of threads, 1 to 256, or to the number of the processor's cores where that
+            is larger; more threads than cores gain nothing.
         kernels: ``"default"`` (XNNPACK where the runtime has it), ``"builtin"`` or ``"reference"``.
         runtime: ``"ai-edge-litert"``, ``"tflite-runtime"``, ``"tensorflow"``, or None for the first
             installed.
@@ -69,9 +72,9 @@ class Interpreter:
         batch_size: int = 64,
         trusted: bool = False,
     ) -> None:
-        for name, value in (("threads", threads), ("batch_size", batch_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
+        check_threads(threads)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
         if kernels not in _RESOLVERS:
             raise ValueError(f"kernels is {kernels!r}; choose from {', '.join(_RESOLVERS)}")
         self.content = load(model)
@@ -279,6 +282,19 @@ class Interpreter:
             parts.append(self.invoke([feed[start : start + step] for feed in feeds]))
             report(min(start + step, total), total)
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def check_threads(threads: int) -> None:
+    """Check a number of threads; the runtime itself starts as many as it is asked for.
+
+    Raises:
+        ValueError: it is no whole number, below 1, or too large.
+    """
+    if not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
+        raise ValueError(
+            f"threads is {threads!r}, expected a whole number in 1 to {_MOST_THREADS}; as many as "
+            "the processor has cores are best"
+        )
 
 
 def find_runtime(name: str | None = None) -> tuple[Any, str, str]:

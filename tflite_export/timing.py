@@ -14,7 +14,7 @@ import numpy as np
 from tflite_export.graph import DTYPES, INTEGER_RANGES
 from tflite_export.memory import peak_memory
 from tflite_export.read import load
-from tflite_export.runtime import Interpreter
+from tflite_export.runtime import Interpreter, check_threads
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def benchmark(
         raise ValueError(f"calls {calls}, warm_up {warm_up}, batches {tuple(batches)}: too small")
     files = [Path(model)] + ([] if other is None else [Path(other)])
     counts = list(threads) if threads is not None else thread_counts()
+    for count in counts:
+        check_threads(count)
     results = []
     for thread_count in counts:
         loaded = [

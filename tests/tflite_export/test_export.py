@@ -206,6 +206,29 @@ def test_models_without_an_integer_form_are_named():
         tflite_export.convert(partly)
 
 
+@pytest.mark.parametrize("calibration", [None, np.zeros((4, 8, 8, 1), np.float32)])
+def test_inputs_of_unknown_size_are_named_with_the_remedy(calibration):
+    """And the remedy works: a model of a fixed size takes the weights over."""
+
+    def network(size):
+        image = L.Input((size, size, 1), name="image")
+        x = L.ReLU()(L.Conv2D(4, 3)(image))
+        return tf_keras.Model(image, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+
+    images = np.random.default_rng(0).uniform(size=(16, 8, 8, 1)).astype(np.float32)
+    trained = tfdq.calibrate(tfdq.quantize_model(network(None), 0.0), images)
+    with pytest.raises(ValueError, match=r"'image' has shape \(None, None, None, 1\).*set_weights"):
+        tflite_export.convert(trained, calibration=calibration)
+    fixed = tfdq.quantize_model(network(8), 0.0)
+    fixed.set_weights(trained.get_weights())
+    exported = tflite_export.convert(fixed, calibration=images)
+    np.testing.assert_allclose(
+        exported.interpreter().predict(images),
+        trained.predict_on_batch(images),
+        atol=1.5 * exported.graph.tensors[exported.graph.outputs[0]].scale,
+    )
+
+
 def test_a_file_that_computes_something_else_is_an_error(small_model, monkeypatch):
     """Flip one weight between lowering and writing: the layer's own check finds it."""
     import tflite_export.export as export

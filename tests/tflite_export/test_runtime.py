@@ -6,6 +6,7 @@ import pytest
 import tflite_export
 from tests.tflite_export.graphs import GRAPHS
 from tflite_export.runtime import Interpreter, find_runtime
+from tflite_export.timing import benchmark, thread_counts
 from tflite_export.write import write
 
 
@@ -102,7 +103,9 @@ def test_several_inputs():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 0}, "threads"),
+        ({"threads": 0}, "threads is 0, expected a whole number in 1 to "),
+        ({"threads": 10**6}, "threads is 1000000, expected a whole number in 1 to "),
+        ({"threads": 2.0}, "threads is 2.0, expected a whole number"),
         ({"batch_size": 0}, "batch_size"),
         ({"kernels": "fast"}, "default, builtin, reference"),
         ({"runtime": "onnx"}, "ai-edge-litert"),
@@ -111,6 +114,20 @@ def test_several_inputs():
 def test_wrong_arguments_are_named(small_model, options, message):
     with pytest.raises(ValueError, match=message):
         small_model[1].interpreter(**options)
+
+
+def test_a_benchmark_checks_all_numbers_of_threads_before_it_runs(small_file):
+    said = []
+    with pytest.raises(ValueError, match="threads is 1000000"):
+        benchmark(small_file, threads=[1, 10**6], progress=said.append)
+    assert said == []
+
+
+def test_as_many_threads_as_the_processor_has_are_taken(small_model):
+    images = small_model[2][:3]
+    count = max(thread_counts())
+    threaded = small_model[1].interpreter(threads=count).integers(images)
+    np.testing.assert_array_equal(threaded, small_model[1].interpreter().integers(images))
 
 
 def test_wrong_inputs_are_named(small_model):

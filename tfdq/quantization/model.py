@@ -10,6 +10,7 @@ import tf_keras
 
 from tfdq.lipschitz.regularizers import Placement
 from tfdq.lipschitz.targets import Target
+from tfdq.quantization.calibration_images import calibration_batches
 from tfdq.quantization.graph import read_graph
 from tfdq.quantization.keras3 import from_keras3, is_keras3_model
 from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
@@ -181,24 +182,26 @@ def calibrate(model: tf_keras.Model, images: Any, batch_size: int = 128) -> tf_k
 
     Args:
         model: made by ``quantize_model``.
-        images: array ``(n, ...)`` in the range the model takes, or a ``tf.data.Dataset`` of
-            batches (a second component is ignored).
-        batch_size: images in a batch, where ``images`` is an array.
+        images: array ``(n, ...)`` in the range the model takes; a list of such images or of
+            batches of them; or a ``tf.data.Dataset`` of batches. Labels, as the second of a pair,
+            are ignored. For a model of several inputs one array for each: a list, or a dictionary
+            by name.
+        batch_size: images in a batch, where ``images`` is no dataset.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: the model has no observed ranges, or there are no images.
+        TypeError: ``images`` is of a kind that holds no images.
+        ValueError: the model has no observed ranges; there are no images, or they do not fit the
+            model's inputs, or are not finite.
     """
     if not any(isinstance(_quantizer(layer), ObservedRangeQuantizer) for layer in model.layers):
         raise ValueError(f"{model.name!r} has no layer whose range is observed")
-    if not isinstance(images, tf.data.Dataset):
-        images = tf.data.Dataset.from_tensor_slices(images).batch(batch_size)
     seen = 0
     with observing():
-        for batch in images:
-            model(batch[0] if isinstance(batch, tuple) else batch, training=False)
+        for batch in calibration_batches(model, images, batch_size):
+            model(batch, training=False)
             seen += 1
     if not seen:
         raise ValueError("there are no images to calibrate on")

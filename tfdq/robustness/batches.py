@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from tfdq.robustness.attacks.datasets import (
+    check_finite,
+    has_labels,
+    is_dataset,
+    is_unbatched,
+)
 from tfdq.robustness.attacks.inputs import checked_images_and_labels
 
 Batch = tuple[np.ndarray, np.ndarray]
-
-
-def is_dataset(x: Any) -> bool:
-    """Return whether `x` is a `tf.data.Dataset`, without importing TensorFlow."""
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(x, tensorflow.data.Dataset)
 
 
 def count_batches(x: Any, batch_size: int) -> int | None:
@@ -24,9 +23,9 @@ def count_batches(x: Any, batch_size: int) -> int | None:
     if not is_dataset(x):
         return -(-len(x) // batch_size)
     size = int(x.cardinality())
-    if size < 0 or not _has_labels(x):
+    if size < 0 or not has_labels(x):
         return None
-    return -(-size // batch_size) if _unbatched(x) else None
+    return -(-size // batch_size) if is_unbatched(x) else None
 
 
 def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) -> Iterator[Batch]:
@@ -64,26 +63,13 @@ def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) 
         return
     if y is not None:
         raise ValueError("x is a dataset and must hold the labels itself: pass y=None")
-    if not _has_labels(x):
+    if not has_labels(x):
         raise ValueError(f"the dataset must give (image, label), it gives {x.element_spec}")
-    if int(x.cardinality()) == -1:
-        raise ValueError("the dataset is infinite: use dataset.take(n)")
-    cut = x.batch(batch_size) if _unbatched(x) else x.rebatch(batch_size)
+    check_finite(x)
+    cut = x.batch(batch_size) if is_unbatched(x) else x.rebatch(batch_size)
     empty = True
     for element in cut.as_numpy_iterator():
         empty = False
         yield checked_images_and_labels(element[0], element[1], clip)
     if empty:
         raise ValueError("the dataset is empty")
-
-
-def _has_labels(dataset: Any) -> bool:
-    return isinstance(dataset.element_spec, tuple) and len(dataset.element_spec) >= 2
-
-
-def _unbatched(dataset: Any) -> bool:
-    """Whether the elements are single examples: a label is then a scalar or a one-hot vector."""
-    image, label = dataset.element_spec[0], dataset.element_spec[1]
-    if label.shape.rank != 1:
-        return label.shape.rank == 0
-    return label.shape[0] is not None and label.shape[0] != image.shape[0]

@@ -267,12 +267,31 @@ def test_bad_input_is_named(change, error, message, float_model, sample):
         )
 
 
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_an_unbatched_dataset_is_attacked_as_arrays_are(float_model, sample, one_hot):
+    x, y = sample.x[:20], sample.y[:20]
+    labels = np.eye(10)[y] if one_hot else y
+    dataset = tf.data.Dataset.from_tensor_slices((x, labels))
+    from_dataset = run_attack("pgd", float_model, dataset, None, 0.1, steps=3)
+    from_arrays = run_attack("pgd", float_model, x, y, 0.1, steps=3)
+    np.testing.assert_array_equal(from_dataset.x_adv, from_arrays.x_adv)
+    np.testing.assert_array_equal(from_dataset.labels, y)
+
+
 def test_bad_datasets_are_named(float_model, sample):
     pairs = tf.data.Dataset.from_tensor_slices((sample.x[:8], sample.y[:8]))
     with pytest.raises(ValueError, match="y was given as well"):
         run_attack("fgsm", float_model, pairs.batch(4), sample.y[:8], 0.1)
     with pytest.raises(ValueError, match="empty"):
         run_attack("fgsm", float_model, pairs.take(0).batch(4), None, 0.1)
+    with pytest.raises(ValueError, match=r"infinite: use dataset\.take"):
+        run_attack("fgsm", float_model, pairs.repeat(), None, 0.1)
+    images = tf.data.Dataset.from_tensor_slices(sample.x[:8])
+    with pytest.raises(ValueError, match=r"single images of shape \(8, 8, 1\).*dataset\.batch"):
+        run_attack("fgsm", float_model, images, sample.y[:8], 0.1)
+    named = pairs.map(lambda image, label: {"image": image, "label": label})
+    with pytest.raises(ValueError, match=r"must give images or \(images, labels\)"):
+        run_attack("fgsm", float_model, named.batch(4), None, 0.1)
 
 
 @pytest.mark.parametrize(("name", "classes"), [("apgd-t", 3), ("apgd-dlr", 2)])

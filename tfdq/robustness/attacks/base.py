@@ -390,8 +390,8 @@ def run_attack(
         name: Of a registered attack: ``fgsm r+fgsm bim pgd mim cw spsa apgd-ce apgd-dlr apgd-t fab
             square`` and more; `available_attacks` lists them.
         model: What to attack: anything `as_target` takes.
-        x: Images, NumPy [n, ...] or a `tf.data.Dataset` of images or of (images, labels) batches;
-            within `clip`.
+        x: Images, NumPy [n, ...] or a finite `tf.data.Dataset` of batches of images, of (images,
+            labels) batches or of single (image, label) examples; within `clip`.
         y: Labels, integers [n] or one-hot [n, classes]; None if the dataset has them.
         eps: Radius of the perturbation, in input units: 8/255 for images in [0, 1], 8 for [0, 255].
         norm: ``"linf"`` or ``"l2"``.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
+
+from tfdq.robustness.attacks.datasets import is_dataset, read_dataset
 
 
 def checked_settings(
@@ -53,7 +54,8 @@ def checked_images_and_labels(
     """Images as float32 and labels as int64, from arrays or from a `tf.data.Dataset`.
 
     Args:
-        x: Images [n, ...] or a dataset of images or of (images, labels), batched.
+        x: Images [n, ...] or a dataset: of batches of images or of (images, labels), or of single
+            (image, label) examples.
         y: Integer labels [n], one-hot labels [n, classes], or None if the dataset has them.
         clip: The range the images must lie in.
 
@@ -65,8 +67,8 @@ def checked_images_and_labels(
             differ, an empty batch.
         TypeError: Labels that are neither class numbers nor one-hot.
     """
-    if _is_dataset(x):
-        x, y = _from_dataset(x, y)
+    if is_dataset(x):
+        x, y = read_dataset(x, y)
     if y is None:
         raise ValueError(
             "y is None: pass the true labels (attacking the model's own predictions would count "
@@ -123,26 +125,3 @@ def _class_numbers(y: Any, n: int) -> np.ndarray:
     if labels.min() < 0:
         raise ValueError(f"labels must be >= 0, got {int(labels.min())}")
     return labels
-
-
-def _is_dataset(x: Any) -> bool:
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(x, tensorflow.data.Dataset)
-
-
-def _from_dataset(x: Any, y: Any) -> tuple[np.ndarray, Any]:
-    images: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    for element in x.as_numpy_iterator():
-        if isinstance(element, tuple):
-            images.append(element[0])
-            labels.append(element[1])
-        else:
-            images.append(element)
-    if not images:
-        raise ValueError("the dataset is empty")
-    if labels and y is not None:
-        raise ValueError("the dataset holds labels and y was given as well; pass y=None")
-    if images[0].ndim < 2:
-        raise ValueError("the dataset is not batched; use dataset.batch(n)")
-    return np.concatenate(images), (np.concatenate(labels) if labels else y)
