@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from tfdq import data
 from tfdq.data.idx import DEBIAN_FASHION_MNIST, read_idx
+from tfdq.data.image_headers import image_size
 
 
 def test_digits_are_scikit_learns_exactly():
@@ -142,6 +145,17 @@ def test_broken_npz_files_are_named(tmp_path, arrays):
         data.load(path)
 
 
+@pytest.mark.parametrize("label", [2**40, 1000])
+def test_npz_labels_that_cannot_be_classes_are_named(tmp_path, arrays, label):
+    path = tmp_path / "odd.npz"
+    np.savez(path, **(arrays | {"y_train": np.where(arrays["y_train"] == 2, label, 0)}))
+    with pytest.raises(ValueError, match=rf"odd\.npz: the largest label is {label}.*without gaps"):
+        data.load(path)
+    # A part of a data set of many classes need not have images of each.
+    np.savez(path, **(arrays | {"y_train": np.where(arrays["y_train"] == 2, 999, 0)}))
+    assert data.load(path).classes == 1000
+
+
 def write_images(folder, count, size=(9, 7), mode="RGB", ending="png", seed=0):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -234,6 +248,103 @@ def test_image_folder_is_resized(tmp_path):
     assert "resized to 8x8" in loaded.source
     blocks = ramp.reshape(8, 2, 8, 2).mean((1, 3))
     assert np.abs(loaded.x_train[:, 1:-1, 1:-1, 0] - blocks[1:-1, 1:-1]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode"),
+    [("png", "RGB"), ("jpg", "L"), ("jpeg", "RGB"), ("bmp", "RGB"), ("gif", "L")],
+)
+def test_sizes_are_read_off_the_first_bytes_as_pillow_reads_them(tmp_path, ending, mode):
+    for size in ((9, 7), (301, 2), (1, 260)):
+        write_images(tmp_path, 1, size=size, mode=mode, ending=ending)
+        path = tmp_path / f"000.{ending}"
+        assert image_size(path) == size == Image.open(path).size[::-1]
+        whole = path.read_bytes()
+        for length in (0, 1, 3, 9):
+            path.write_bytes(whole[:length])
+            assert image_size(path) is None
+    exif = b"Exif\0\0" + b"x" * 99
+    Image.new("L", (70, 50)).save(tmp_path / "p.jpg", progressive=True, exif=exif)
+    assert image_size(tmp_path / "p.jpg") == (50, 70)
+    (tmp_path / "p.jpg").write_bytes(b"\xff" * 100_000)
+    assert image_size(tmp_path / "p.jpg") is None
+
+
+def _pipe(path):
+    os.mkfifo(path)
+
+
+def _link_loop(path):
+    path.symlink_to(path)
+
+
+def _broken_link(path):
+    path.symlink_to("nowhere.png")
+
+
+def _device(path):
+    path.symlink_to("/dev/zero")
+
+
+def _link_to_a_folder(path):
+    path.symlink_to("..")
+
+
+def _sparse(path):
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+def _many_pixels(path):
+    """A PNG of 100,000 x 100,000 pixels in a few bytes: 28 GiB decoded."""
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 100_000, 100_000)
+    path.write_bytes(header + bytes([8, 2, 0, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_pipe, "is a pipe, no image file: move it away"),
+        (Path.mkdir, "is a folder, no image file"),
+        (_link_to_a_folder, "is a folder, no image file"),
+        (_device, "is a device, no image file"),
+        (_link_loop, "is a link that leads to no file .*: remove it"),
+        (_broken_link, "is a link that leads to no file .*: remove it"),
+        (_sparse, "has 1,048,576 MiB, but at most 256 are read"),
+        (_many_pixels, "has 100000x100000 pixels, but at most 67,108,864 are read"),
+    ],
+)
+@pytest.mark.timeout(60)
+def test_what_is_no_image_file_is_named_before_it_is_opened(tmp_path, make, message):
+    write_images(tmp_path / "a", 3)
+    write_images(tmp_path / "b", 3)
+    make(tmp_path / "b" / "odd.png")
+    with pytest.raises(ValueError, match=rf"b/odd\.png {message}"):
+        data.load(tmp_path)
+
+
+def test_links_to_images_are_images(tmp_path):
+    write_images(tmp_path / "store", 4)
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for image in (tmp_path / "store").iterdir():
+            (tmp_path / "data" / name / image.name).symlink_to(image)
+    loaded = data.load(tmp_path / "data")
+    assert len(loaded.y_train) + len(loaded.y_test) == 8
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_decoded(
+    tmp_path, monkeypatch
+):
+    for name in "ab":
+        write_images(tmp_path / name, 20, size=(100, 100))
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10}
+    monkeypatch.setattr(os, "sysconf", lambda name: pages[name])
+    with pytest.raises(ValueError, match=r"40 images are 0 GiB, but this machine has 0"):
+        data.load(tmp_path)
+    np.savez_compressed(tmp_path / "zeros.npz", x_train=np.zeros(10**6, np.uint8))
+    with pytest.raises(ValueError, match=r"zeros\.npz holds 0 GiB of arrays"):
+        data.load(tmp_path / "zeros.npz")
 
 
 def test_broken_image_folders_are_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 from tfdq.data.dataset import Dataset
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# Up to here a data set may have more classes than images, as a small part of a large one has.
+_MANY_CLASSES = 1000
 
 
 def load_npz(path: Path) -> Dataset:
@@ -30,6 +33,7 @@ def load_npz(path: Path) -> Dataset:
         )
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an .npz file, or is cut off: make it again.")
+    _check_memory(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in _ARRAYS if name not in archive.files]
@@ -43,7 +47,7 @@ def load_npz(path: Path) -> Dataset:
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
     class_names = tuple(str(name) for name in arrays.pop("class_names", ()))
-    classes = len(class_names) or _count_classes(arrays)
+    classes = len(class_names) or _count_classes(arrays, path)
     return Dataset(
         **arrays,
         classes=classes,
@@ -53,16 +57,47 @@ def load_npz(path: Path) -> Dataset:
     )
 
 
+def _check_memory(path: Path) -> None:
+    """Refuse a file whose arrays would not fit into memory, before one is unpacked.
+
+    Raises:
+        ValueError: They would not.
+    """
+    try:
+        with zipfile.ZipFile(path) as stored:
+            needed = sum(entry.file_size for entry in stored.infolist())
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"{path} holds {needed / 2**30:,.0f} GiB of arrays, but this machine has "
+            f"{there / 2**30:,.0f}: store fewer images, or uint8 in the place of floats."
+        )
+
+
 def _read(archive: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
     """Return one array; a ValueError names it where NumPy's would not."""
     try:
         return archive[name]
-    except ValueError as error:
+    except (MemoryError, ValueError) as error:
         raise ValueError(f"{path}: the array {name} can't be read ({error}).") from error
 
 
-def _count_classes(arrays: dict[str, np.ndarray]) -> int:
-    """Return the largest label plus 1, at least 2; the labels themselves are checked later."""
+def _count_classes(arrays: dict[str, np.ndarray], path: Path) -> int:
+    """Return the largest label plus 1, at least 2; the labels themselves are checked later.
+
+    Raises:
+        ValueError: so many classes could not be told apart by the images there are.
+    """
     labels = [arrays[name] for name in ("y_train", "y_test")]
     largest = [int(y.max()) for y in labels if y.size and np.issubdtype(y.dtype, np.integer)]
-    return max([1, *largest]) + 1
+    classes = max([1, *largest]) + 1
+    images = sum(y.size for y in labels)
+    if classes > max(_MANY_CLASSES, images):
+        raise ValueError(
+            f"{path}: the largest label is {classes - 1}, which would make {classes} classes of "
+            f"{images} images: number the classes 0, 1, 2 ... without gaps "
+            "(np.unique(y, return_inverse=True) does), or give their names as class_names."
+        )
+    return classes

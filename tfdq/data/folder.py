@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from tfdq.data.dataset import Dataset, draw_stratified
+from tfdq.data.image_headers import image_size as image_size_of
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 _TEST_NAMES = ("test", "val", "validation")
 _SPLIT_SEED = 0
+# Of one image: 8192x8192 pixels, which are 192 MiB decoded.
+_MOST_PIXELS = 1 << 26
+_MOST_BYTES = 1 << 28
 
 
 def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Dataset:
@@ -20,7 +25,8 @@ def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Datase
 
     The test part may also be called `val` or `validation`. Without it a fifth of every class,
     drawn with a fixed seed, is the test part. Classes are numbered in the order of their names.
-    Hidden files are passed over; transparency is dropped; grey images stay grey if all are.
+    Hidden files are passed over; transparency is dropped; grey images stay grey if all are. Only
+    regular files, and links to them, are read, of at most 256 MiB and 2^26 pixels each.
 
     Args:
         path: The folder.
@@ -65,7 +71,7 @@ def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Datase
             files += images
             labels += [label] * len(images)
         counts.append(len(files))
-    _check_memory(len(files), image_size)
+    _check_memory(_check_images(files), image_size)
     x = _decode(files, image_size)
     y = np.array(labels, np.int64)
     is_test = np.zeros(len(y), bool)
@@ -113,15 +119,69 @@ def _image_files(folder: Path) -> list[Path]:
     return visible
 
 
-def _check_memory(count: int, image_size: tuple[int, ...] | None) -> None:
-    """Refuse a size at which the images would not fit into memory, before one is read."""
+def _check_images(files: list[Path]) -> list[tuple[int, int] | None]:
+    """Check that all are regular files, small enough to decode; none is decoded.
+
+    Returns:
+        Height and width of each; None where its first bytes do not say, and decoding will.
+
+    Raises:
+        ValueError: One is a folder, a device, a pipe or a link to nowhere, or too large.
+    """
+    sizes = []
+    for file in files:
+        _check_regular(file)
+        size = image_size_of(file)
+        if size is not None and size[0] * size[1] > _MOST_PIXELS:
+            raise ValueError(
+                f"{file} has {size[0]}x{size[1]} pixels, but at most {_MOST_PIXELS:,} are read of "
+                "one image: make it smaller first."
+            )
+        sizes.append(size)
+    return sizes
+
+
+def _check_regular(file: Path) -> None:
+    """Raise a ValueError for what is no regular file, or a very large one; opens nothing.
+
+    Opening a pipe would wait for ever, and a device may have no end. Links to files are taken.
+    """
+    try:
+        found = file.stat()
+    except OSError as error:
+        if not file.is_symlink():
+            raise
+        raise ValueError(
+            f"{file} is a link that leads to no file ({error.strerror}): remove it."
+        ) from error
+    if not stat.S_ISREG(found.st_mode):
+        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+        kind = next((name for check, name in kinds if check(found.st_mode)), "a device")
+        raise ValueError(f"{file} is {kind}, no image file: move it away.")
+    if found.st_size > _MOST_BYTES:
+        raise ValueError(
+            f"{file} has {found.st_size / 2**20:,.0f} MiB, but at most {_MOST_BYTES >> 20} are "
+            "read of one image: make it smaller first."
+        )
+
+
+def _check_memory(sizes: list[tuple[int, int] | None], image_size: tuple[int, ...] | None) -> None:
+    """Refuse images that would not fit into memory, before one is decoded.
+
+    Args:
+        sizes: Height and width of each; None where unknown.
+        image_size: What they are resized to; None for their own sizes.
+    """
+    count = len(sizes)
     if image_size is None:
-        return
-    needed = count * image_size[0] * image_size[1] * 3
+        known = [height * width * 3 for height, width in filter(None, sizes)]
+        needed, of = sum(known), ""
+    else:
+        needed, of = count * image_size[0] * image_size[1] * 3, "x".join(map(str, image_size[:2]))
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ValueError(
-            f"{count} images of {image_size[0]}x{image_size[1]} are {needed / 2**30:,.0f} GiB, "
+            f"{count} images{f' of {of}' if of else ''} are {needed / 2**30:,.0f} GiB, "
             f"but this machine has {there / 2**30:,.0f}: give a smaller image_size (command line: "
             "--image-size)."
         )
