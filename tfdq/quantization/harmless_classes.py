@@ -53,10 +53,10 @@ _PUBLIC = {
     """,
     "layers.experimental": "SyncBatchNormalization",
     "optimizers": """
-        Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion LossScaleOptimizer Muon Nadam
-        RMSprop SGD ScheduleFreeAdamW
+        Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion LossScaleOptimizer
+        MultiOptimizer Muon Nadam Optimizer RMSprop SGD ScheduleFreeAdamW
     """,
-    "optimizers.legacy": "Adadelta Adagrad Adam Adamax Ftrl Nadam RMSprop SGD",
+    "optimizers.legacy": "Adadelta Adagrad Adam Adamax Ftrl Nadam Optimizer RMSprop SGD",
     "optimizers.schedules": """
         CosineDecay CosineDecayRestarts ExponentialDecay InverseTimeDecay PiecewiseConstantDecay
         PolynomialDecay
@@ -64,7 +64,7 @@ _PUBLIC = {
     "losses": """
         BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy
         CategoricalFocalCrossentropy CategoricalGeneralizedCrossEntropy CategoricalHinge Circle
-        CosineSimilarity Dice Hinge Huber KLDivergence LogCosh MeanAbsoluteError
+        CosineSimilarity Dice Hinge Huber KLDivergence LogCosh Loss MeanAbsoluteError
         MeanAbsolutePercentageError MeanSquaredError MeanSquaredLogarithmicError Poisson
         SparseCategoricalCrossentropy SquaredHinge Tversky
     """,
@@ -73,7 +73,7 @@ _PUBLIC = {
         CategoricalCrossentropy CategoricalHinge ConcordanceCorrelation CosineSimilarity F1Score
         FBetaScore FalseNegatives FalsePositives Hinge IoU KLDivergence LogCoshError Mean
         MeanAbsoluteError MeanAbsolutePercentageError MeanIoU MeanMetricWrapper MeanRelativeError
-        MeanSquaredError MeanSquaredLogarithmicError MeanTensor OneHotIoU OneHotMeanIoU
+        MeanSquaredError MeanSquaredLogarithmicError MeanTensor Metric OneHotIoU OneHotMeanIoU
         PearsonCorrelation Poisson Precision PrecisionAtRecall R2Score Recall RecallAtPrecision
         RootMeanSquaredError SensitivityAtSpecificity SparseCategoricalAccuracy
         SparseCategoricalCrossentropy SparseTopKCategoricalAccuracy SpecificityAtSensitivity
@@ -95,15 +95,23 @@ _PUBLIC = {
 }
 
 _TFMOT = "tensorflow_model_optimization.python.core"
+_N_BIT = f"{_TFMOT}.quantization.keras.experimental.default_n_bit.default_n_bit_quantize"
 
 # Names that Keras and tfmot do not make public, by module, as files name them.
 _INTERNAL = {
     "keras.src.models.functional": "Functional",
     "tf_keras.src.engine.functional": "Functional",
     "tf_keras.src.layers.core.tf_op_layer": "TFOpLambda SlicingOpLambda",
+    "tf_keras.src.layers.normalization.batch_normalization_v1": "BatchNormalization",
     "tf_keras.src.mixed_precision.loss_scale_optimizer": """
         LossScaleOptimizer LossScaleOptimizerV3
     """,
+    # What others derive from: Keras makes them of plain names.
+    "tf_keras.src.metrics.base_metric": "Reduce SumOverBatchSize SumOverBatchSizeMetricWrapper",
+    "keras.src.metrics.confusion_metrics": "SensitivitySpecificityBase",
+    "tf_keras.src.metrics.confusion_metrics": "SensitivitySpecificityBase",
+    "tf_keras.src.metrics.py_metric": "PyMetric",
+    "tf_keras.src.optimizers.optimizer": "Optimizer",
     "tf_keras.src.applications.inception_resnet_v2": "CustomScaleLayer",
     "keras.src.applications.inception_resnet_v2": "CustomScaleLayer",
     # Operations on tensors in a Keras 3 graph; those that take functions are left out.
@@ -154,6 +162,13 @@ _INTERNAL = {
     f"{_TFMOT}.quantization.keras.default_8bit.default_8bit_quantizers": """
         Default8BitConvTransposeWeightsQuantizer Default8BitConvWeightsQuantizer
     """,
+    f"{_N_BIT}_configs": "DefaultNBitOutputQuantizeConfig NoOpQuantizeConfig",
+    f"{_N_BIT}_registry": """
+        DefaultNBitActivationQuantizeConfig DefaultNBitConvQuantizeConfig
+        DefaultNBitConvTransposeQuantizeConfig DefaultNBitQuantizeConfig
+        DefaultNBitQuantizeConfigRNN
+    """,
+    f"{_N_BIT}rs": "DefaultNBitConvTransposeWeightsQuantizer DefaultNBitConvWeightsQuantizer",
     f"{_TFMOT}.sparsity.keras.pruning_schedule": "ConstantSparsity PolynomialDecay",
     f"{_TFMOT}.sparsity.keras.pruning_wrapper": "PruneLowMagnitude",
 }
@@ -341,7 +356,9 @@ def _with_aliases(
     items = {id(item) for item in entries.values()}
     for path, module, _ in _namespaces(namespaces):
         for name in dir(module):
-            if id(getattr(module, name)) in items:
+            # A class goes by its capital names: tf_keras has functions that go by the others.
+            usual = not inspect.isclass(getattr(module, name)) or name[0].isupper()
+            if usual and id(getattr(module, name)) in items:
                 entries[path, name] = getattr(module, name)
     for (path, name), item in list(entries.items()):
         if path.split(".")[0] == "tf_keras":
