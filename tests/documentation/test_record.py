@@ -9,6 +9,7 @@ import pytest
 
 from tests.documentation.markdown import ROOT
 from tfdq.experiments.result_files import read_results_file
+from tfdq.experiments.settings import RunSettings
 from tfdq.report.experiment_table import as_markdown
 from tfdq.report.results_page import page, read_results
 
@@ -142,6 +143,23 @@ def test_a_figure_that_only_square_brings_down_gets_a_note() -> None:
     assert f"{note} the white-box attacks leave: DQ (2.1 points at eps 8/255)." in as_markdown(
         results
     )
+
+
+def test_what_was_trained_with_the_earlier_penalty_is_named() -> None:
+    results = read_results_file(RESULTS / "white_box.json")
+    settings = {
+        variant["name"]: RunSettings.model_validate(variant["settings"])
+        for variant in results["recipe"]["variants"]
+    }
+    folded = [n for n, s in settings.items() if s.quantized and s.penalty.on == "deployed"]
+    folded = [name for name in folded if settings[name].penalty.beta > 0]
+    assert "DQ" in folded
+    assert not any("VQ" in name or "paper" in name for name in folded)
+    note = f"channel's kernel alone: {'; '.join(folded)}. The present one"
+    assert note in as_markdown(results)
+    for run in results["runs"]:
+        run["training_key"] = settings[run["variant"]].training_key(run["seed"])
+    assert "channel's kernel alone" not in as_markdown(results)
 
 
 def test_the_certified_accuracies() -> None:

@@ -161,18 +161,24 @@ def test_smoothing_a_file(qat, digits) -> None:
 
 @pytest.mark.parametrize("name", ["orthogonal", "srip", "spectral", "conv_orthogonal"])
 def test_every_penalty_reaches_the_deployed_kernel(name, float_model, digits, tmp_path) -> None:
-    """A strong penalty pulls the norms of the kernels that ship, and the model is saved."""
+    """A strong penalty falls, the largest norm with it, and the model is saved.
+
+    One layer's may rise for a while: behind a stem that shrinks, BatchNorm's variance does, too.
+    """
     beta = 3.0 if name == "spectral" else 0.3
     regularizer = lipschitz.get_regularizer(name, beta, "deployed")
     model = tfdq.quantize_model(float_model, regularizer=regularizer, activation_bits=4)
     before = {key: lipschitz.kernel_norm(w) for key, w in kernel_layers(model).items()}
+    penalties = np.array([float(value) for value in model.losses])
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(tf_keras.optimizers.Adam(3e-3), loss)
     model.fit(*digits, epochs=3, batch_size=64, verbose=0)
     after = {key: lipschitz.kernel_norm(w) for key, w in kernel_layers(model).items()}
     assert max(before.values()) > 1.5
     assert max(after.values()) < 0.75 * max(before.values())
-    assert all(after[key] < before[key] for key in before)
+    fallen = np.array([float(value) for value in model.losses])
+    assert fallen[0] < 0.75 * penalties[0]
+    assert fallen.sum() < 0.85 * penalties.sum()
     model.save(tmp_path / "model.keras")
     loaded = tfdq.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(loaded(digits[0][:8]), model(digits[0][:8]), atol=1e-5)

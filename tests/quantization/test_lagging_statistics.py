@@ -1,4 +1,4 @@
-"""BatchNorms that follow training too slowly for the penalty: the warning, and the remedy."""
+"""BatchNorms that follow training too slowly for the penalty: what quantize_model does."""
 
 from __future__ import annotations
 
@@ -33,15 +33,68 @@ def network(momentum: float = 0.99, trainable: bool = True) -> tf_keras.Model:
     return model
 
 
+def momenta(model: tf_keras.Model) -> dict[str, float]:
+    """Return the momentum of each BatchNorm of a quantized model, by the name of its layer."""
+    found = {}
+    for wrapper in model.layers:
+        layer = getattr(wrapper, "layer", None)
+        norm = getattr(layer, "batch_norm", None)
+        if isinstance(layer, L.BatchNormalization):
+            norm = layer
+        if norm is not None:
+            found[norm.name] = norm.momentum
+    return found
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "expected"),
+    [
+        (0.99, {}, 0.9),
+        (0.999, {"on": "folded"}, 0.9),
+        (0.9, {}, 0.9),
+        (0.5, {}, 0.5),
+        (0.5, {"batch_norm_momentum": 0.8}, 0.8),
+        (0.99, {"batch_norm_momentum": 0.6}, 0.6),
+        (0.99, {"on": "kernel"}, 0.99),
+        (0.99, {"lipschitz_beta": 0.0}, 0.99),
+        (0.99, {"regularizer": tfdq.OrthogonalityRegularizer(1e-3)}, 0.99),
+        (0.99, {"regularizer": tfdq.OrthogonalityRegularizer(1e-3, on="folded")}, 0.9),
+        (0.99, {"regularizer": tf_keras.regularizers.L2(1e-3)}, 0.99),
+    ],
+)
+def test_statistics_follow_what_a_penalty_moves(
+    own: float, settings: dict, expected: float
+) -> None:
+    """All of them, also those behind a pooling: the layers in front move. None is slowed down."""
+    model = network(own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = momenta(tfdq.quantize_model(model, **settings))
+    assert found == dict.fromkeys(("first_norm", "second_norm", "alone"), expected)
+    assert model.get_layer("first_norm").momentum == own
+
+
+@pytest.mark.parametrize("on", ["folded", "deployed"])
+@pytest.mark.parametrize("regularizer", ["orthogonal", "spectral", "srip", "conv_orthogonal"])
+def test_every_penalty_behind_batch_norm_has_quick_statistics(on: str, regularizer: str) -> None:
+    found = momenta(tfdq.quantize_model(network(), on=on, regularizer=regularizer))
+    assert set(found.values()) == {0.9}
+
+
+def test_a_schedule_from_zero_has_quick_statistics() -> None:
+    schedule = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 10, 1e-3)
+    found = momenta(tfdq.quantize_model(network(), 0.0, beta_schedule=schedule))
+    assert set(found.values()) == {0.9}
+
+
 def test_one_warning_names_layers_value_and_remedy() -> None:
     with pytest.warns(LaggingStatisticsWarning) as caught:
-        tfdq.quantize_model(network())
+        tfdq.quantize_model(network(), batch_norm_momentum=0.99)
     (warning,) = caught
     text = str(warning.message)
-    assert "0.99 in first_norm, second_norm." in text
-    assert "batch_norm_momentum=0.9" in text
-    assert "on='kernel'" in text
-    assert "'alone'" not in text
+    assert "batch_norm_momentum=0.99 in first_norm, second_norm: " in text
+    assert "Leave batch_norm_momentum out" in text
+    assert "alone" not in text
     # It points at the user's line, not into the library.
     assert warning.filename == __file__
 
@@ -51,69 +104,57 @@ def test_many_layers_are_counted() -> None:
     x = image
     for number in range(8):
         x = L.Conv2D(2, 1, name=f"conv{number}")(x)
-        x = L.BatchNormalization(momentum=0.999 if number else 0.95, name=f"norm{number}")(x)
+        x = L.BatchNormalization(name=f"norm{number}")(x)
     with pytest.warns(LaggingStatisticsWarning) as caught:
-        tfdq.quantize_model(tf_keras.Model(image, x))
+        tfdq.quantize_model(tf_keras.Model(image, x), batch_norm_momentum=0.95)
     text = str(caught[0].message)
-    assert "0.999 in norm1, norm2, norm3, norm4, norm5 and 2 more; 0.95 in norm0." in text
-
-
-@pytest.mark.parametrize("on", ["folded", "deployed"])
-@pytest.mark.parametrize("regularizer", ["orthogonal", "spectral", "srip", "conv_orthogonal"])
-def test_every_penalty_behind_batch_norm_warns(on: str, regularizer: str) -> None:
-    with pytest.warns(LaggingStatisticsWarning, match=f"the {on} kernel"):
-        tfdq.quantize_model(network(), on=on, regularizer=regularizer)
+    assert "batch_norm_momentum=0.95 in norm0, norm1, norm2, norm3, norm4 and 3 more: " in text
 
 
 @pytest.mark.parametrize(
-    ("momentum", "settings"),
+    "settings",
     [
-        (0.9, {}),
-        (0.99, {"batch_norm_momentum": 0.9}),
-        (0.99, {"on": "kernel"}),
-        (0.99, {"lipschitz_beta": 0.0}),
-        (0.99, {"regularizer": tfdq.OrthogonalityRegularizer(1e-3)}),
-        (0.99, {"regularizer": tf_keras.regularizers.L2(1e-3)}),
+        {"on": "kernel"},
+        {"lipschitz_beta": 0.0},
+        {"regularizer": tfdq.OrthogonalityRegularizer(1e-3)},
+        {"regularizer": tf_keras.regularizers.L2(1e-3)},
     ],
 )
-def test_no_warning_where_nothing_lags(momentum: float, settings: dict) -> None:
+def test_no_warning_where_nothing_lags(settings: dict) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tfdq.quantize_model(network(momentum), **settings)
+        tfdq.quantize_model(network(), batch_norm_momentum=0.99, **settings)
 
 
 def test_frozen_statistics_do_not_lag() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tfdq.quantize_model(network(trainable=False))
+        tfdq.quantize_model(network(trainable=False), batch_norm_momentum=0.99)
 
 
-def test_a_schedule_from_zero_warns() -> None:
-    schedule = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 10, 1e-3)
-    with pytest.warns(LaggingStatisticsWarning):
-        tfdq.quantize_model(network(), 0.0, beta_schedule=schedule)
+def test_the_networks_of_tfdq_keep_their_momentum() -> None:
+    for name in ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wrn-10-1"):
+        found = momenta(tfdq.quantize_model(models.create(name, (32, 32, 3), 10)))
+        assert set(found.values()) == {0.9}
 
 
-def test_the_networks_of_tfdq_do_not_warn() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for name in ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wrn-10-1"):
-            tfdq.quantize_model(models.create(name, (32, 32, 3), 10))
-
-
-def test_keras_3_and_tfmot_warn_too() -> None:
+def test_keras_3_and_tfmot_too() -> None:
     image = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3)(image)
     model = keras.Model(image, keras.layers.BatchNormalization(name="norm")(x))
-    with pytest.warns(LaggingStatisticsWarning, match=re.escape("0.99 in norm.")):
-        tfdq.quantize_model(model)
+    assert momenta(tfdq.quantize_model(model)) == {"norm": 0.9}
+    with pytest.warns(LaggingStatisticsWarning, match=re.escape("0.99 in norm: ")):
+        tfdq.quantize_model(model, batch_norm_momentum=0.99)
     annotated = tfmot.quantization.keras.quantize_annotate_model(
         tf_keras.Sequential(
             [L.Conv2D(4, 3, input_shape=(8, 8, 1)), L.BatchNormalization(name="norm")]
         )
     )
     scheme = tfdq.DefensiveQuantizeScheme(lipschitz_beta=1e-3)
-    with pytest.warns(LaggingStatisticsWarning, match=re.escape("0.99 in norm.")):
+    quantized = tfmot.quantization.keras.quantize_apply(annotated, scheme)
+    assert momenta(quantized) == {"norm": 0.9}
+    scheme = tfdq.DefensiveQuantizeScheme(lipschitz_beta=1e-3, batch_norm_momentum=0.99)
+    with pytest.warns(LaggingStatisticsWarning, match=re.escape("0.99 in norm: ")):
         tfmot.quantization.keras.quantize_apply(annotated, scheme)
 
 
@@ -135,7 +176,7 @@ def test_the_momentum_reaches_every_norm_and_moves_it_as_it_says() -> None:
 
 
 def test_the_momentum_is_saved(tmp_path) -> None:
-    qat = tfdq.quantize_model(network(), batch_norm_momentum=0.9)
+    qat = tfdq.quantize_model(network())
     qat.save(tmp_path / "model.keras")
     loaded = tfdq.load_model(tmp_path / "model.keras")
     assert loaded.get_layer("quant_first").layer.batch_norm.momentum == 0.9

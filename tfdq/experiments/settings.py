@@ -299,6 +299,11 @@ class RunSettings(Section):
         """Whether the network is quantization-aware."""
         return self.quantization.activation_bits > 0
 
+    @property
+    def penalty_is_folded(self) -> bool:
+        """Whether a penalty acts on kernels with BatchNorm folded in."""
+        return self.quantized and self.penalty.beta > 0 and self.penalty.on != "kernel"
+
     def trained(self) -> dict[str, Any]:
         """Return the settings that the trained weights depend on, without those that do nothing."""
         kept = self.model_dump(mode="json", exclude={"evaluation"})
@@ -307,6 +312,9 @@ class RunSettings(Section):
             kept["quantization"] = {"activation_bits": 0}
         if self.penalty.beta == 0:
             kept["penalty"] = {"beta": 0.0}
+        elif self.penalty_is_folded:
+            # Not a setting: tells these trainings from those whose penalty moved kernels' lengths.
+            kept["penalty"]["scale_blind"] = True
         if self.adversarial.attack == "none":
             kept["adversarial"] = {"attack": "none"}
         elif self.adversarial.attack != "pgd":

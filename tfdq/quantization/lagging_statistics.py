@@ -1,20 +1,19 @@
-"""BatchNorms whose moving variance lags behind training, so that a penalty sees another kernel."""
+"""BatchNorms whose moving statistics lag behind training, so that another network ships."""
 
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from dataclasses import dataclass
 
 import tf_keras
 
 QUICK_MOMENTUM = 0.9
-"""The largest momentum whose moving variance was seen to keep up; that of ``tfdq.models``."""
+"""The largest momentum whose moving statistics were seen to keep up; that of ``tfdq.models``."""
 _NAMED = 5
 
 
 class LaggingStatisticsWarning(UserWarning):
-    """A penalty on the folded or deployed kernel sees BatchNorm through a variance that lags."""
+    """BatchNorm's statistics lag behind what a penalty on the kernel that ships moves."""
 
 
 @dataclass(frozen=True)
@@ -53,27 +52,22 @@ def lagging_norm(
 
 
 def warn_of_lag(norms: list[LaggingNorm], stacklevel: int) -> None:
-    """Warn once of all BatchNorms that lag, with what to do.
+    """Warn once of all BatchNorms that were given a momentum with which they lag.
 
     Args:
-        norms: may be empty.
+        norms: may be empty; all with the momentum that the settings gave them.
         stacklevel: of ``warnings.warn``, seen from the caller.
     """
     if not norms:
         return
-    by_momentum = defaultdict(list)
-    for norm in norms:
-        by_momentum[norm.momentum].append(norm.name)
-    parts = []
-    for momentum, names in sorted(by_momentum.items(), reverse=True):
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        parts.append(f"{momentum:g} in {', '.join(names[:_NAMED])}{more}")
+    more = f" and {len(norms) - _NAMED} more" if len(norms) > _NAMED else ""
+    names = ", ".join(norm.name for norm in norms[:_NAMED])
     warnings.warn(
-        f"BatchNormalization with a momentum above {QUICK_MOMENTUM}: {'; '.join(parts)}. Its "
-        f"moving variance lags behind training, and the penalty on the {norms[0].on} kernel, which "
-        "sees BatchNorm through it, acts on another kernel than the one that will ship: robustness "
-        f"may fall, not rise. Give batch_norm_momentum={QUICK_MOMENTUM}; or on='kernel'; or, for a "
-        "model that is not trained on, lipschitz_beta=0",
+        f"batch_norm_momentum={norms[0].momentum:g} in {names}{more}: with a momentum above "
+        f"{QUICK_MOMENTUM} the moving statistics lag behind training while the penalty on the "
+        f"{norms[0].on} kernel moves the layers, so the exported network is another than the one "
+        "that trains and may be wrong on most images. Leave batch_norm_momentum out, or give "
+        f"{QUICK_MOMENTUM}; or train on at a low learning rate until the statistics have settled",
         LaggingStatisticsWarning,
         stacklevel=stacklevel + 1,
     )

@@ -85,6 +85,14 @@ class FusedKernel(_Activated):
         """The kernel that a call uses now."""
         return self.trained_kernel if self._present_kernel is None else self._present_kernel
 
+    @property
+    def normalizes_batches(self) -> bool:
+        """Whether training divides each channel by its standard deviation in the batch.
+
+        A frozen BatchNorm is a constant factor instead, for which the kernel's length counts.
+        """
+        return self.batch_norm is not None and self.batch_norm.trainable
+
     def use_kernel(self, kernel: tf.Tensor | None) -> None:
         """Set the kernel that the next call uses; None: the trained one."""
         self._present_kernel = kernel

@@ -85,9 +85,10 @@ def quantize_model(
             None: the range of the bit-depth squeezer in front, if there is one, else the extremes
             seen in training.
         batch_norm_momentum: momentum of the moving statistics of every BatchNormalization that is
-            quantized, in [0, 1); None: each keeps its own. The penalty on the folded or deployed
-            kernel sees BatchNorm through its moving variance, which must keep up with training:
-            0.9 does, Keras' default of 0.99 lags.
+            quantized, in [0, 1); None: each keeps its own, but with a penalty on the folded or
+            deployed kernel none is above 0.9. Such a penalty moves all layers, and the network
+            that ships computes with the moving statistics, which must keep up: 0.9 does, Keras'
+            default of 0.99 lags.
         skip: names of layers to leave in float. Such a model trains but does not export.
 
     Returns:
@@ -101,8 +102,8 @@ def quantize_model(
             are listed).
 
     Warns:
-        LaggingStatisticsWarning: a penalty on the folded or deployed kernel meets BatchNorms with a
-            momentum above 0.9.
+        LaggingStatisticsWarning: ``batch_norm_momentum`` is above 0.9 and a penalty on the folded
+            or deployed kernel meets BatchNorms that are trained.
 
     Source: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019.
 

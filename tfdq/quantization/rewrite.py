@@ -293,9 +293,8 @@ class _Builder:
         )
 
     def _norm_config(self, norm: tf_keras.layers.BatchNormalization) -> dict[str, Any]:
-        """Return the config of a BatchNorm, with the momentum of the settings if they say one."""
-        momentum = self.settings.batch_norm_momentum
-        return {**norm_config(norm), **({} if momentum is None else {"momentum": momentum})}
+        """Return the config of a BatchNorm, with the momentum that the settings give it."""
+        return {**norm_config(norm), "momentum": self.settings.norm_momentum(norm.momentum)}
 
     def _add_kernel(self, step: Step, argument: Any) -> None:
         layer = step.node.layer

@@ -17,6 +17,7 @@ from tfdq.lipschitz.regularizers import (
     check_placement,
 )
 from tfdq.lipschitz.targets import Target, check_target
+from tfdq.quantization.lagging_statistics import QUICK_MOMENTUM
 from tfdq.quantization.layers import RELUS
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
@@ -31,7 +32,7 @@ SOFTMAX_RANGE = (0.0, 255 / 256)
 
 
 def check_momentum(momentum: float | None) -> None:
-    """Check the momentum of moving statistics; None leaves each layer its own.
+    """Check the momentum of moving statistics; None leaves the choice to the settings.
 
     Raises:
         ValueError: it is not a number in [0, 1).
@@ -41,8 +42,8 @@ def check_momentum(momentum: float | None) -> None:
     number = isinstance(momentum, (int, float)) and not isinstance(momentum, bool)
     if not number or not 0 <= momentum < 1:
         raise ValueError(
-            f"batch_norm_momentum must be a number in [0, 1), such as 0.9, or None to keep the "
-            f"model's own, got {momentum!r}"
+            f"batch_norm_momentum must be a number in [0, 1), such as 0.9, or None for the "
+            f"model's own, at most {QUICK_MOMENTUM} behind a penalty, got {momentum!r}"
         )
 
 
@@ -173,6 +174,21 @@ class Settings:
             if name in config:
                 config[name] = value
         return type(prototype).from_config(config)
+
+    def norm_momentum(self, own: float) -> float:
+        """Return the momentum of the moving statistics of a BatchNorm that is quantized.
+
+        A penalty on the folded or deployed kernel moves all layers, frozen BatchNorms excepted;
+        statistics that are to keep up with it need a quick momentum.
+
+        Args:
+            own: of the float model's layer.
+        """
+        if self.batch_norm_momentum is not None:
+            return self.batch_norm_momentum
+        penalty = self.penalty(depthwise=False, strides=(1, 1))
+        follows = penalty is not None and getattr(penalty, "on", "kernel") != "kernel"
+        return min(own, QUICK_MOMENTUM) if follows else own
 
     def _prototype(self) -> tf_keras.regularizers.Regularizer:
         return get_regularizer(self.regularizer, self.lipschitz_beta, self.on, self.target)

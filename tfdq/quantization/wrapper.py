@@ -14,6 +14,7 @@ from tensorflow_model_optimization.python.core.quantization.keras import quantiz
 
 from tfdq.grid import Grid
 from tfdq.lipschitz.fused_penalties import PenalizedKernel, evaluate_penalties
+from tfdq.lipschitz.scale_blind import scale_blind
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
 from tfdq.quantization.layers import FusedKernel
 from tfdq.quantization.packing import pack, unpack
@@ -205,11 +206,16 @@ class QuantizeWrapper(PortableQuantizeWrapper):
     def penalized_kernel(self, on: str) -> tf.Tensor:
         """Return the kernel that a penalty placed ``on`` acts on, a float32 tensor.
 
+        Where a BatchNorm that normalises by its batches is folded in, the gradient is as blind to
+        the length of each channel of the trained kernel as that BatchNorm is.
+
         Args:
             on: ``"kernel"``, the trained kernel; ``"folded"``, with BatchNorm folded in;
                 ``"deployed"``, that one fake-quantized.
         """
         kernel = tf.convert_to_tensor(self.layer.trained_kernel)
+        if on != "kernel" and self.layer.normalizes_batches:
+            kernel = scale_blind(kernel, self.layer.depthwise)
         if on == "deployed" and self.quantize_config.kernel is not None:
             kernel = self.quantize_config.kernel(kernel, False, {})
         return kernel if on == "kernel" else self.layer.folded_kernel(kernel)

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfdq.experiments.settings import RunSettings
+
 _TITLES = {
     "clean": "clean",
     "fgsm": "FGSM",
@@ -189,6 +191,13 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
     if commits:
         short = sorted(re.sub(r"^([0-9a-f]{10})[0-9a-f]*", r"\1", text) for text in commits)
         lines.append(f"Sources at commit {', '.join(short)}.")
+    earlier = _with_earlier_penalty(results)
+    if earlier:
+        lines.append(
+            "Trained with the penalty as it was before its gradient left the length of each "
+            f"channel's kernel alone: {'; '.join(earlier)}. The present one, of the same value, "
+            "trains other networks (docs/lipschitz.md)."
+        )
     if "--known" in shlex.split(results["command"]):
         lines.append(
             "What `--known` names had been measured before, with the settings of this experiment; "
@@ -202,6 +211,24 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
     if diverged:
         lines.append(f"Did not train, and count nowhere: {', '.join(diverged)}.")
     return lines
+
+
+def _with_earlier_penalty(results: Mapping[str, Any]) -> list[str]:
+    """Name the variants whose trainings the present settings would not find again."""
+    settings = {
+        variant["name"]: RunSettings.model_validate(variant["settings"])
+        for variant in results["recipe"]["variants"]
+    }
+    return [
+        name
+        for name, wanted in settings.items()
+        if wanted.penalty_is_folded
+        and any(
+            run["training_key"] != wanted.training_key(run["seed"])
+            for run in results["runs"]
+            if run["variant"] == name
+        )
+    ]
 
 
 def _hidden(summary: Mapping[str, Any]) -> list[str]:
