@@ -43,14 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        return _report(error, options.file)
+        return _report(error)
 
 
-def _report(error: Exception, file: str) -> int:
+def _report(error: Exception) -> int:
     """Say what went wrong in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if text.startswith(("damaged file", "not a TensorFlow Lite file")):
-        text = f"{file!r}: {text}"
     if isinstance(error, (ValueError, OSError, ImportError)):
         print(f"error: {text}", file=sys.stderr)
         return MISTAKE

@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     for row in results:
         flat = row.reshape(-1)
         best = np.argsort(-flat.astype(np.float64), kind="stable")[: options.top]
-        found.append([(labels[i] if labels else int(i), flat[i].item()) for i in best])
+        named = len(labels) == flat.size
+        found.append([(labels[i] if named else int(i), flat[i].item()) for i in best])
     lines = [
         "\t".join([str(position), *(f"{name}:{score:.6g}" for name, score in best)])
         for position, best in enumerate(found)
@@ -86,14 +87,15 @@ def inspect(options: argparse.Namespace) -> int:
     from tflite_export.inspection import describe, table
     from tflite_export.metadata import facts_of
     from tflite_export.proof import integer_only
-    from tflite_export.read import read
+    from tflite_export.read import load, naming, read
     from tflite_export.validate import check_digest
 
-    content = Path(options.file).read_bytes()
-    check_digest(content)
-    graph = read(content, strict=False)
-    proof = integer_only(content)
-    facts = facts_of(graph)
+    content = load(options.file)
+    with naming(options.file):
+        check_digest(content)
+        graph = read(content, strict=False)
+        proof = integer_only(content)
+        facts = facts_of(graph)
     report = {"layers": describe(graph), "facts": facts, "integer_only": asdict(proof)}
     lines = [f"{name}: {json.dumps(value)}" for name, value in sorted(facts.items())]
     _print(report, "\n".join([table(graph, len(content)), str(proof), *lines]), options)
@@ -124,7 +126,9 @@ def verify(options: argparse.Namespace) -> int:
     else:
         golden = golden_of(graph)
         if golden is None:
-            raise ValueError("the file carries no golden vectors; give images with --images")
+            raise ValueError(
+                f"{options.file!r} carries no golden vectors; give images with --images"
+            )
         tensors = [graph.tensors[i] for i in graph.inputs]
         parts = [
             part if tensor.quantization is None else dequantize(part, tensor)

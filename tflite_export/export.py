@@ -18,6 +18,7 @@ from tflite_export.metadata import (
     MODEL_NAME,
     GoldenVectors,
     facts_of,
+    labels_of,
     pack_facts,
     pack_golden,
 )
@@ -82,7 +83,7 @@ class ExportedModel:
     @property
     def labels(self) -> list[str]:
         """Names of the classes; empty if none were given."""
-        return list(facts_of(self.graph).get("labels") or [])
+        return labels_of(self.graph)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tflite_export.graph import IntegerGraph, Operator
 from tflite_export.runtime import Interpreter
 
 
@@ -52,8 +53,15 @@ def expose(interpreter: Interpreter) -> Exposed | None:
     indices = tuple(
         index for index, _ in graph.activations() if graph.tensors[index].quantization is not None
     )
+    shown = replace(
+        graph,
+        operators=_leading_to(indices, graph),
+        outputs=indices,
+        signature_outputs=(),
+        metadata={},
+    )
     try:
-        content = write(replace(graph, outputs=indices, signature_outputs=(), metadata={}))
+        content = write(shown)
     except ImportError:
         return None
     loaded = Interpreter(
@@ -64,3 +72,14 @@ def expose(interpreter: Interpreter) -> Exposed | None:
         runtime=interpreter.runtime,
     )
     return Exposed(loaded, indices)
+
+
+def _leading_to(indices: Sequence[int], graph: IntegerGraph) -> list[Operator]:
+    """The operators that the given tensors depend on, in order."""
+    needed = set(indices)
+    kept = []
+    for operator in reversed(graph.operators):
+        if needed.intersection(operator.outputs):
+            kept.append(operator)
+            needed.update(operator.inputs)
+    return kept[::-1]

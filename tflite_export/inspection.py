@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export.graph import IntegerGraph, Operator, Tensor, integers_in_use
+from tflite_export.graph import (
+    BATCH,
+    INTEGER_RANGES,
+    IntegerGraph,
+    Operator,
+    Tensor,
+    integers_in_use,
+)
+from tflite_export.validate import check_graph
 
 
 def bits_for(levels: int) -> int:
@@ -32,9 +40,12 @@ def weight_bits(weights: np.ndarray) -> int:
 def macs(graph: IntegerGraph, operator: Operator) -> int:
     """Multiply-accumulates of one operator on one sample."""
     counter = MACS.get(operator.kind)
-    if counter is None:
+    if counter is None or not operator.outputs:
         return 0
-    return counter(graph.operands(operator), graph.tensors[operator.outputs[0]])
+    weights = graph.operands(operator)[1:2]
+    if not weights or weights[0] is None:
+        return 0
+    return counter(weights[0], graph.tensors[operator.outputs[0]])
 
 
 def count_macs(graph: IntegerGraph) -> int:
@@ -43,16 +54,21 @@ def count_macs(graph: IntegerGraph) -> int:
 
 
 def describe(graph: IntegerGraph) -> list[dict[str, Any]]:
-    """One entry per operator.
+    """One entry for each operator that has a result.
+
+    Args:
+        graph: the graph, which may hold operators this package does not know.
 
     Returns:
         Mappings with ``layer``, ``operator``, ``shape`` (of the result), ``type``, ``scale``,
         ``zero_point``, ``activation_bits`` (in use), ``weight_type``, ``weight_bits`` (in use),
         ``weight_scales`` (how many), ``parameters``, ``macs``; None where it does not apply.
     """
-    used = integers_in_use(graph) if all(op.options is not None for op in graph.operators) else {}
+    used = _in_use(graph)
     rows = []
     for operator in graph.operators:
+        if not operator.outputs:
+            continue
         output = graph.tensors[operator.outputs[0]]
         constants = [t for t in graph.operands(operator) if t is not None and t.is_constant]
         weights = constants[0] if operator.kind in MACS and constants else None
@@ -80,6 +96,15 @@ def describe(graph: IntegerGraph) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _in_use(graph: IntegerGraph) -> dict[int, tuple[int, int]]:
+    """`integers_in_use` of a graph that this package runs; of another nothing is known."""
+    try:
+        check_graph(graph)
+    except ValueError:
+        return {}
+    return integers_in_use(graph)
 
 
 def table(graph: IntegerGraph, size: int) -> str:
@@ -129,6 +154,8 @@ def _weights_text(row: dict[str, Any]) -> str:
 def _bits_of(weights: Tensor | None) -> int | None:
     if weights is None or weights.data is None or weights.quantization is None:
         return None
+    if weights.dtype not in INTEGER_RANGES:
+        return None
     return weight_bits(weights.data)
 
 
@@ -141,26 +168,23 @@ def _scales_of(weights: Tensor | None) -> int | None:
 
 
 def _pixels(output: Tensor) -> int:
-    return math.prod(size for size in output.shape[1:])
+    return math.prod(size for size in output.shape[1:] if size != BATCH)
 
 
-def _conv_macs(operands: list[Tensor | None], output: Tensor) -> int:
-    kernel = operands[1]
-    return 0 if kernel is None else _pixels(output) * math.prod(kernel.shape[1:])
+def _conv_macs(kernel: Tensor, output: Tensor) -> int:
+    return _pixels(output) * math.prod(kernel.shape[1:])
 
 
-def _depthwise_macs(operands: list[Tensor | None], output: Tensor) -> int:
-    kernel = operands[1]
-    return 0 if kernel is None else _pixels(output) * kernel.shape[1] * kernel.shape[2]
+def _depthwise_macs(kernel: Tensor, output: Tensor) -> int:
+    return _pixels(output) * math.prod(kernel.shape[1:-1])
 
 
-def _dense_macs(operands: list[Tensor | None], output: Tensor) -> int:
+def _dense_macs(weights: Tensor, output: Tensor) -> int:
     del output
-    weights = operands[1]
-    return 0 if weights is None else math.prod(weights.shape)
+    return math.prod(weights.shape)
 
 
-MACS: dict[str, Callable[[list[Tensor | None], Tensor], int]] = {
+MACS: dict[str, Callable[[Tensor, Tensor], int]] = {
     "CONV_2D": _conv_macs,
     "DEPTHWISE_CONV_2D": _depthwise_macs,
     "FULLY_CONNECTED": _dense_macs,

@@ -94,6 +94,21 @@ def facts_of(graph: IntegerGraph) -> dict[str, Any]:
     return facts
 
 
+def labels_of(graph: IntegerGraph) -> list[str]:
+    """The names of the classes stored with a graph; empty if it carries none.
+
+    Raises:
+        ValueError: if they are not as many names as the first output has classes.
+    """
+    labels = facts_of(graph).get("labels") or []
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"metadata {MODEL_NAME!r}: the labels are not a list of names")
+    shapes = [graph.tensors[index].shape for index in graph.outputs]
+    if labels and (not shapes or shapes[0][-1:] != (len(labels),)):
+        raise ValueError(f"metadata {MODEL_NAME!r}: {len(labels)} labels, outputs {shapes}")
+    return labels
+
+
 def pack_golden(golden: GoldenVectors) -> bytes:
     """The ``tfdq.golden`` buffer."""
     raw = b"".join(

@@ -29,6 +29,8 @@ _LARGEST_STEP = 1 << 15
 _LARGEST_FACTOR = 256.0
 _SMALLEST_FACTOR = 2.0**-16
 _LARGEST_MEAN = 1 << 16
+_SMALLEST_LOGIT_STEP = 2.0**-25
+"""Fixed-point softmax counts in 2**-26; it ends the process for a multiplier of at most 1."""
 
 
 class Problem(ValueError):
@@ -173,6 +175,7 @@ def _conv_2d(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     options = operator.options
     assert isinstance(options, Convolution)
     present = _operands(operands, 2, 3)
+    _require(len(present) == len(operands), "the bias is listed as -1; leave it out of the list")
     source, kernel = _image(present[0]), _image(present[1])
     _require(kernel[3] == source[3], f"kernel for {kernel[3]} channels, input has {source[3]}")
     _activation(options)
@@ -183,7 +186,8 @@ def _conv_2d(operator: Operator, operands: Operands, output: Tensor) -> Shape:
 def _depthwise_conv_2d(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     options = operator.options
     assert isinstance(options, Convolution)
-    present = _operands(operands, 2, 3)
+    # LiteRT reads the bias of this operator, and of no other, without asking whether there is one.
+    present = _operands(operands, 3, 3)
     source, kernel = _image(present[0]), _image(present[1])
     _require(kernel[0] == 1, f"depthwise kernel of shape {kernel}, the first size must be 1")
     multiplier = options.depth_multiplier
@@ -399,6 +403,11 @@ def _softmax(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     )
     _require(1 <= len(source.shape) <= 4, f"{len(source.shape)} dimensions, expected up to 4")
     if output.dtype == "int8":
+        step = options.beta * float(source.scale)
+        _require(
+            step >= _SMALLEST_LOGIT_STEP,
+            f"beta times scale is {step:.3g}, kernels take {_SMALLEST_LOGIT_STEP:.3g} or more",
+        )
         exact = bool(output.scale == np.float32(1 / 256)) and output.zero_point == -128
         _require(exact, "the result must have scale 1/256 and zero point -128")
     return source.shape

@@ -152,10 +152,12 @@ def verify(
             exported from the model.
     """
     content = getattr(tflite, "content", None)
-    content = content if isinstance(content, bytes) else load(tflite)
-    graph = validate(content)
+    source = content if isinstance(content, bytes) else tflite
+    graph = validate(source)
     pairing = None if model is None else _paired(model, graph)
-    return compare(content, graph, pairing, x, layers=layers, kernels=kernels, threads=threads)
+    return compare(
+        load(source), graph, pairing, x, layers=layers, kernels=kernels, threads=threads
+    )
 
 
 def _paired(model: Any, graph: IntegerGraph) -> Pairing:

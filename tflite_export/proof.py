@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tflite_export.read import load, read, subgraph_count
+from tflite_export.read import load, naming, read, subgraph_count
 
 INTEGER_TYPES = ("int4", "int8", "uint8", "int16", "int32")
 """The types that an operand may have."""
@@ -49,14 +49,16 @@ def integer_only(tflite: str | Path | bytes) -> IntegerProof:
         The proof; ``if integer_only(path): ...``.
 
     Raises:
-        ValueError: if the file is damaged.
+        ValueError: if the file is damaged; names it.
     """
     data = load(tflite)
-    graph = read(data, strict=False)
+    with naming(tflite):
+        graph = read(data, strict=False)
+        subgraphs = subgraph_count(data)
     offenders: list[str] = []
     operands = 0
-    if subgraph_count(data) != 1:
-        offenders.append(f"{subgraph_count(data)} subgraphs: only one can be looked through")
+    if subgraphs != 1:
+        offenders.append(f"{subgraphs} subgraphs: only one can be looked through")
     for position, operator in enumerate(graph.operators):
         where = f"operator {position} ({operator.kind})"
         if operator.kind == "DEQUANTIZE":
@@ -66,10 +68,6 @@ def integer_only(tflite: str | Path | bytes) -> IntegerProof:
                 operands += 1
                 if index < 0:
                     offenders.append(f"{where}: an {role} is missing")
-                elif index >= len(graph.tensors):
-                    offenders.append(
-                        f"{where}: {role} {index} is none of the {len(graph.tensors)} tensors"
-                    )
                 elif graph.tensors[index].dtype not in INTEGER_TYPES:
                     tensor = graph.tensors[index]
                     offenders.append(f"{where}: {role} {tensor.name!r} is {tensor.dtype}")

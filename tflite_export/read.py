@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from tflite_export import schema
 from tflite_export.graph import (
+    BATCH,
     DTYPES,
     IntegerGraph,
     NoOptions,
@@ -43,6 +45,24 @@ def load(source: str | Path | bytes | bytearray) -> bytes:
     raise TypeError(f"a model is a path or bytes, not {type(source).__name__}")
 
 
+@contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Put the path of a file in front of what is found wrong with it.
+
+    Args:
+        source: the path of the file; with anything else, such as its bytes, errors pass unchanged.
+
+    Raises:
+        ValueError: the one raised inside, with the path.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(source, str | Path):
+            raise ValueError(f"{str(source)!r}: {error}") from error
+        raise
+
+
 def read(source: str | Path | bytes, *, strict: bool = True) -> IntegerGraph:
     """The graph in a ``.tflite`` file.
 
@@ -57,13 +77,11 @@ def read(source: str | Path | bytes, *, strict: bool = True) -> IntegerGraph:
 
     Raises:
         ValueError: if the file is damaged or, with ``strict``, holds what the package does not
-            know.
+            know; names the file.
     """
     data = load(source)
-    try:
+    with naming(source):
         return _Reader(data, strict).graph()
-    except (IndexError, KeyError, OverflowError, MemoryError) as error:
-        raise ValueError(f"damaged file: {error}") from error
 
 
 def metadata_position(data: bytes | bytearray, name: str) -> tuple[int, int]:
@@ -120,9 +138,9 @@ class _Reader:
             )
         graph = IntegerGraph(
             tensors=[self.tensor(entry) for entry in tensors],
-            operators=[self.operator(entry, i) for i, entry in enumerate(operators)],
-            inputs=_indices(subgraph, 1),
-            outputs=_indices(subgraph, 2),
+            operators=[self.operator(entry, i, len(tensors)) for i, entry in enumerate(operators)],
+            inputs=_indices(subgraph, 1, len(tensors), "an input"),
+            outputs=_indices(subgraph, 2, len(tensors), "an output"),
             name=subgraph.text(4),
             metadata=self.metadata(),
         )
@@ -159,6 +177,14 @@ class _Reader:
             or any(s not in (-1, size) for s, size in zip(signature, stored, strict=True))
         ):
             raise ValueError(f"tensor {name!r}: shape {stored} and signature {signature} disagree")
+        if self.strict and any(
+            s == BATCH and size != 1 for s, size in zip(signature, stored, strict=False)
+        ):
+            # LiteRT plans its memory with the stored sizes, and its delegate mixes the two up.
+            raise ValueError(
+                f"tensor {name!r}: sizes {stored} are stored where {signature} are declared; an "
+                "open size must be stored as 1"
+            )
         shape = signature or stored
         content = self.content(entry.integer(2, "uint32"), f"tensor {name!r}")
         data = _constant(name, content, dtype, shape) if content.size else None
@@ -175,19 +201,19 @@ class _Reader:
             raise ValueError(f"tensor {name!r}: {scale.size} scales, {zero_point.size} zero points")
         return Quantization(scale, zero_point, entry.integer(6, "int32"))
 
-    def operator(self, entry: Table, position: int) -> Operator:
+    def operator(self, entry: Table, position: int, count: int) -> Operator:
         index = entry.integer(0, "uint32")
         if index >= len(self.codes):
             raise ValueError(
                 f"damaged file: operator {position} names code {index} of {len(self.codes)}"
             )
         kind = self.codes[index]
-        self.only(entry, (0, 1, 2, 3, 4), f"operator {position} ({kind})")
+        where = f"operator {position} ({kind})"
+        self.only(entry, (0, 1, 2, 3, 4), where)
         layout = schema.OPERATORS.get(kind)
-        options = (
-            None if layout is None else self.options(entry, layout, f"operator {position} ({kind})")
-        )
-        return Operator(kind, _indices(entry, 1), _indices(entry, 2), options)
+        options = None if layout is None else self.options(entry, layout, where)
+        inputs = _indices(entry, 1, count, where, least=-1)
+        return Operator(kind, inputs, _indices(entry, 2, count, where), options)
 
     def options(self, entry: Table, layout: schema.OperatorSchema, what: str) -> Options:
         union, table = entry.integer(3, "uint8"), entry.table(4)
@@ -239,8 +265,13 @@ class _Reader:
             graph.signature_outputs = tuple(names[1].get(i, "") for i in graph.outputs)
 
 
-def _indices(table: Table, slot: int) -> tuple[int, ...]:
-    return tuple(int(i) for i in table.array(slot, "<i4"))
+def _indices(table: Table, slot: int, count: int, what: str, least: int = 0) -> tuple[int, ...]:
+    """Indices of tensors, each in ``least..count - 1``; -1 stands for an operand left out."""
+    found = tuple(int(i) for i in table.array(slot, "<i4"))
+    for index in found:
+        if not least <= index < count:
+            raise ValueError(f"damaged file: {what} names tensor {index} of {count}")
+    return found
 
 
 def _constant(

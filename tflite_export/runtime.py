@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from tflite_export.graph import DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
-from tflite_export.metadata import facts_of
-from tflite_export.read import load, read
+from tflite_export.metadata import labels_of
+from tflite_export.read import load, naming, read
 from tflite_export.reference import dequantize, quantize
 from tflite_export.validate import check_digest, validate
 
@@ -78,18 +78,14 @@ class Interpreter:
         if kernels not in _RESOLVERS:
             raise ValueError(f"kernels is {kernels!r}; choose from {', '.join(_RESOLVERS)}")
         self.content = load(model)
-        self.graph = _checked(self.content, trusted)
+        self._source = model if isinstance(model, str | Path) else None
+        self.graph = _checked(model, self.content, trusted)
         self.batch_size = batch_size
         self.threads = threads
         self._module, self.runtime, self.version = find_runtime(runtime)
         self.kernels = kernels
-        try:
-            self._interpreter = self._construct(preserve=False)
-            self._interpreter.allocate_tensors()
-        except RuntimeError as error:
-            raise ValueError(
-                f"{self.runtime} {self.version} does not load the model: {error}"
-            ) from error
+        with naming(model):
+            self._interpreter = self._loaded()
         details = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._inputs, self._outputs = ([entry["index"] for entry in part] for part in details)
         self._resizable = all(self.graph.tensors[i].shape[:1] == (-1,) for i in self.graph.inputs)
@@ -107,8 +103,13 @@ class Interpreter:
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes, as stored in the file; empty if there are none."""
-        return list(facts_of(self.graph).get("labels") or [])
+        """Names of the classes, as stored in the file; empty if there are none.
+
+        Raises:
+            ValueError: for a trusted file whose names are damaged.
+        """
+        with naming(self._source):
+            return labels_of(self.graph)
 
     @property
     def kernel_set(self) -> str:
@@ -238,6 +239,16 @@ class Interpreter:
                 values[index] = value
         return values
 
+    def _loaded(self) -> Any:
+        try:
+            interpreter = self._construct(preserve=False)
+            interpreter.allocate_tensors()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.runtime} {self.version} does not load the model: {error}"
+            ) from error
+        return interpreter
+
     def _construct(self, preserve: bool) -> Any:
         resolver = getattr(self._module, "OpResolverType", None)
         resolver = resolver or self._module.experimental.OpResolverType
@@ -346,11 +357,12 @@ def _check_scale(array: np.ndarray, tensor: Tensor) -> None:
         )
 
 
-def _checked(content: bytes, trusted: bool) -> IntegerGraph:
-    if not trusted:
-        return validate(content)
-    check_digest(content)
-    return read(content, strict=False)
+def _checked(source: str | Path | bytes, content: bytes, trusted: bool) -> IntegerGraph:
+    with naming(source):
+        if not trusted:
+            return validate(content)
+        check_digest(content)
+        return read(content, strict=False)
 
 
 def _reporter(progress: bool | Callable[[int, int], None]) -> Callable[[int, int], None]:

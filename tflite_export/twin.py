@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from tflite_export.graph import DTYPES, IntegerGraph, Tensor, integers_in_use
+from tflite_export.read import naming
 from tflite_export.reference import KERNEL_SETS
 from tflite_export.twin_kernels import KERNELS, Kernel, Site
 from tflite_export.twin_rounding import to_centred
@@ -45,9 +46,14 @@ class IntegerTwin(tf_keras.Model):
             raise ValueError(f"kernels is {kernels!r}; known: {', '.join(KERNEL_SETS)}")
         self.kernels = kernels
         self._source = graph_of(model)
-        spans = _centred_spans(self._source)
         self._held: list[tf.Variable] = []
-        self._steps: list[tuple[Kernel, tuple[int, ...], int]] = []
+        with naming(model):
+            self._steps = self._build()
+
+    def _build(self) -> list[tuple[Kernel, tuple[int, ...], int]]:
+        """The kernels in order, each with the tensors it reads and the one it computes."""
+        spans = _centred_spans(self._source)
+        steps = []
         for operator in self._source.operators:
             present = [i for i in operator.inputs if i >= 0]
             tensors = [self._source.tensors[i] for i in present]
@@ -57,11 +63,12 @@ class IntegerTwin(tf_keras.Model):
                 tensors,
                 self._source.tensors[output],
                 [spans.get(i, (0, 0)) for i in present],
-                kernels,
+                self.kernels,
                 self._hold,
             )
             moving = tuple(i for i, t in zip(present, tensors, strict=True) if not t.is_constant)
-            self._steps.append((KERNELS[operator.kind](site), moving, output))
+            steps.append((KERNELS[operator.kind](site), moving, output))
+        return steps
 
     def _hold(self, values: np.ndarray) -> tf.Variable:
         """Keep an array as a variable; TensorFlow's optimiser could fold a constant."""

@@ -17,9 +17,9 @@ import numpy as np
 
 from tflite_export import schema
 from tflite_export.graph import BATCH, DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
-from tflite_export.metadata import DIGEST_NAME, digest_of, facts_of, golden_of
+from tflite_export.metadata import DIGEST_NAME, digest_of, golden_of, labels_of
 from tflite_export.operator_rules import RULES, Problem
-from tflite_export.read import load, metadata_position, read
+from tflite_export.read import load, metadata_position, naming, read
 from tflite_export.wire import File
 
 LARGEST_TENSOR = 1 << 30
@@ -39,14 +39,15 @@ def validate(source: str | Path | bytes) -> IntegerGraph:
 
     Raises:
         ValueError: if the file is damaged, or holds an operator, type or option outside this
-            package's set.
+            package's set; names the file.
     """
     data = load(source)
-    check_digest(data)
-    graph = read(data)
-    check_graph(graph)
-    facts_of(graph)
-    golden_of(graph)
+    with naming(source):
+        check_digest(data)
+        graph = read(data)
+        check_graph(graph)
+        labels_of(graph)
+        golden_of(graph)
     return graph
 
 
@@ -150,7 +151,7 @@ def _check_quantization(tensor: Tensor, where: str) -> None:
 
 
 def _check_order(graph: IntegerGraph) -> None:
-    """Every operand exists when it is read, and nothing is written twice."""
+    """Every operand exists when it is read; nothing is written twice, or for nobody to read."""
     count = len(graph.tensors)
     if not graph.inputs or not graph.outputs:
         raise ValueError("the graph has no inputs or no outputs")
@@ -163,8 +164,12 @@ def _check_order(graph: IntegerGraph) -> None:
     if ready & set(graph.inputs):
         raise ValueError("a constant is listed as an input")
     for index in graph.inputs:
-        if graph.tensors[index].shape[:1] != (BATCH,) and not graph.tensors[index].shape:
-            raise ValueError(f"input {graph.tensors[index].name!r} has no batch dimension")
+        tensor = graph.tensors[index]
+        if tensor.shape[:1] not in ((BATCH,), (1,)):
+            raise ValueError(
+                f"input {tensor.name!r} has shape {tensor.shape}; the first size is the batch, "
+                "which must be open or 1"
+            )
     ready |= set(graph.inputs)
     for position, operator in enumerate(graph.operators):
         where = f"operator {position} ({operator.kind})"
@@ -184,3 +189,12 @@ def _check_order(graph: IntegerGraph) -> None:
     for index in graph.outputs:
         if index not in ready or graph.tensors[index].is_constant:
             raise ValueError(f"output {graph.tensors[index].name!r} is never computed")
+    read_somewhere = {i for operator in graph.operators for i in operator.inputs}
+    read_somewhere |= set(graph.outputs)
+    for position, operator in enumerate(graph.operators):
+        for index in set(operator.outputs) - read_somewhere:
+            # LiteRT's delegate computes a graph with such a result otherwise than without it.
+            raise ValueError(
+                f"operator {position} ({operator.kind}) computes {graph.tensors[index].name!r}, "
+                "which is neither read nor an output"
+            )

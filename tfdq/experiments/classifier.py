@@ -290,10 +290,7 @@ def open_integer_file(path: Path, twin: bool = False) -> Any:
     """
     from tflite_export import IntegerTwin, Interpreter
 
-    try:
-        return IntegerTwin(path) if twin else Interpreter(path)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r}: {error}") from error
+    return IntegerTwin(path) if twin else Interpreter(path)
 
 
 def check_weights(model: tf_keras.Model, name: str) -> None:
