@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from tflite_export import commands
+from tflite_export.limits import DEFAULTS
 from tflite_export.silence import native_stderr_turned_away
 
 GOOD, ANSWER_IS_NO, MISTAKE, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
@@ -165,6 +166,13 @@ def _command(
     parser: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text)
     parser.add_argument("file", help="the .tflite file")
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="raise what the file may cost, if you trust it: " + ", ".join(DEFAULTS),
+    )
     _shared(parser, default=argparse.SUPPRESS)
     parser.set_defaults(command=function)
     if not runs:

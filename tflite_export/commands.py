@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tflite_export.limits import Limits
+
 
 def run(options: argparse.Namespace) -> int:
     """Print the best classes of each image, or write the outputs to a file."""
@@ -25,6 +27,7 @@ def run(options: argparse.Namespace) -> int:
         kernels=options.kernels,
         runtime=options.runtime,
         batch_size=options.batch_size,
+        limits=Limits.parse(options.limit),
     )
     images = _images(options.images)
     raw = options.raw or images.dtype == np.int8
@@ -76,6 +79,7 @@ def benchmark(options: argparse.Namespace) -> int:
         kernels=options.kernels,
         runtime=options.runtime,
         trusted=options.any_operators,
+        limits=Limits.parse(options.limit),
         progress=tell,
     )
     _print([asdict(timing) for timing in timings], table(timings), options)
@@ -90,11 +94,12 @@ def inspect(options: argparse.Namespace) -> int:
     from tflite_export.read import load, naming, read
     from tflite_export.validate import check_digest
 
+    limits = Limits.parse(options.limit)
     content = load(options.file)
     with naming(options.file):
-        check_digest(content)
-        graph = read(content, strict=False)
-        proof = integer_only(content)
+        check_digest(content, limits)
+        graph = read(content, strict=False, limits=limits)
+        proof = integer_only(content, limits)
         facts = facts_of(graph)
     report = {"layers": describe(graph), "facts": facts, "integer_only": asdict(proof)}
     lines = [f"{name}: {json.dumps(value)}" for name, value in sorted(facts.items())]
@@ -104,7 +109,6 @@ def inspect(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Compare runtime, integer twin and, if given, the trained model; prove integers only."""
-    from tflite_export.metadata import golden_of
     from tflite_export.parity import verify
 
     try:
@@ -116,20 +120,17 @@ def verify(options: argparse.Namespace) -> int:
         ) from error
     from tflite_export.proof import integer_only
     from tflite_export.reference import dequantize
-    from tflite_export.validate import validate
+    from tflite_export.runtime import Interpreter
 
-    graph = validate(options.file)
-    proof = integer_only(options.file)
+    limits = Limits.parse(options.limit)
+    loaded = Interpreter(options.file, limits=limits)
+    proof = integer_only(options.file, limits)
     images: Any
     if options.images:
         images = _images(options.images)
     else:
-        golden = golden_of(graph)
-        if golden is None:
-            raise ValueError(
-                f"{options.file!r} carries no golden vectors; give images with --images"
-            )
-        tensors = [graph.tensors[i] for i in graph.inputs]
+        golden = loaded.golden()
+        tensors = loaded.input_tensors
         parts = [
             part if tensor.quantization is None else dequantize(part, tensor)
             for part, tensor in zip(golden.inputs, tensors, strict=True)
@@ -140,7 +141,7 @@ def verify(options: argparse.Namespace) -> int:
         from tfdq import load_model
 
         model = load_model(options.trained, safe_mode=not options.trust)
-    report = verify(model, options.file, images, threads=options.threads)
+    report = verify(model, options.file, images, threads=options.threads, limits=limits)
     found = {
         "exact": report.exact,
         "parity": report.as_dict(),
@@ -155,7 +156,11 @@ def selftest(options: argparse.Namespace) -> int:
     from tflite_export.device import selftest
 
     result = selftest(
-        options.file, kernels=options.kernels, runtime=options.runtime, threads=options.threads
+        options.file,
+        kernels=options.kernels,
+        runtime=options.runtime,
+        threads=options.threads,
+        limits=Limits.parse(options.limit),
     )
     _print({"passed": bool(result), **asdict(result)}, str(result), options)
     return 0 if result else 1

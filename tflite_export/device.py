@@ -10,7 +10,8 @@ import numpy as np
 
 from tflite_export.exposed import expose
 from tflite_export.graph import IntegerGraph, Operator
-from tflite_export.metadata import GoldenVectors, golden_of
+from tflite_export.limits import DEFAULT, Limits
+from tflite_export.metadata import GoldenVectors
 from tflite_export.reference import KERNEL_SETS, run, run_operator
 from tflite_export.runtime import Interpreter
 
@@ -89,6 +90,7 @@ def selftest(
     kernels: str = "default",
     runtime: str | None = None,
     threads: int = 1,
+    limits: Limits = DEFAULT,
 ) -> SelfTest:
     """Run the golden vectors that a file carries, and compare with the integers stored beside them.
 
@@ -97,19 +99,20 @@ def selftest(
         kernels: as for `Interpreter`.
         runtime: as for `Interpreter`.
         threads: as for `Interpreter`.
+        limits: as for `Interpreter`.
 
     Returns:
         The finding; where the runtime departs, also in which operators.
 
     Raises:
-        ValueError: if the file is damaged or carries no golden vectors.
+        ValueError: if the file is damaged, costs more than its limits, or carries no golden
+            vectors.
     """
-    interpreter = Interpreter(model, kernels=kernels, runtime=runtime, threads=threads)
+    interpreter = Interpreter(
+        model, kernels=kernels, runtime=runtime, threads=threads, limits=limits
+    )
     graph = interpreter.graph
-    golden = golden_of(graph)
-    if golden is None:
-        name = "the file" if isinstance(model, bytes) else repr(str(model))
-        raise ValueError(f"{name} carries no golden vectors; export it with golden=24")
+    golden = interpreter.golden()
     feeds = golden.inputs if len(golden.inputs) > 1 else golden.inputs[0]
     raw = interpreter.integers(feeds)
     outputs = raw if isinstance(raw, list) else [raw]

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tflite_export.cost import count_macs
 from tflite_export.graph import IntegerGraph, integers_in_use
-from tflite_export.inspection import count_macs, describe
+from tflite_export.inspection import describe
+from tflite_export.limits import UNLIMITED
 from tflite_export.lower import Lowered, lower
 from tflite_export.metadata import (
     GOLDEN_NAME,
@@ -78,7 +80,7 @@ class ExportedModel:
     @cached_property
     def graph(self) -> IntegerGraph:
         """The integer graph in the file."""
-        return validate(self.content)
+        return validate(self.content, UNLIMITED)
 
     @property
     def labels(self) -> list[str]:
@@ -104,11 +106,11 @@ class ExportedModel:
 
     def interpreter(self, **options: Any) -> Interpreter:
         """The model in the runtime; arguments as for `Interpreter`."""
-        return Interpreter(self.content, **options)
+        return Interpreter(self.content, **{"limits": UNLIMITED, **options})
 
     def twin(self, **options: Any) -> IntegerTwin:
         """The model in TensorFlow, with gradients; arguments as for `IntegerTwin`."""
-        return IntegerTwin(self.content, **options)
+        return IntegerTwin(self.content, **{"limits": UNLIMITED, **options})
 
     def __len__(self) -> int:
         """Size of the file in bytes."""
@@ -191,7 +193,7 @@ def convert(
     real = calibration is not None
     data = _inputs(graph, calibration)
     draft = write(graph)
-    checked = validate(draft)
+    checked = validate(draft, UNLIMITED)
     count = verify_samples or int(
         np.clip(_VERIFY_MACS / max(count_macs(graph), 1), *_VERIFY_SAMPLES)
     )
@@ -208,7 +210,7 @@ def convert(
     if vectors is not None:
         graph.metadata[GOLDEN_NAME] = pack_golden(vectors)
     content = write(graph)
-    validate(content)
+    validate(content, UNLIMITED)
     exported = ExportedModel(content, report)
     if path is None:
         return exported

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tflite_export.graph import IntegerGraph, Operator
+from tflite_export.limits import UNLIMITED
 from tflite_export.runtime import Interpreter
 
 
@@ -70,6 +71,7 @@ def expose(interpreter: Interpreter) -> Exposed | None:
         threads=interpreter.threads,
         batch_size=interpreter.batch_size,
         runtime=interpreter.runtime,
+        limits=UNLIMITED,
     )
     return Exposed(loaded, indices)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tflite_export.cost import MACS, macs
 from tflite_export.graph import (
-    BATCH,
     INTEGER_RANGES,
     IntegerGraph,
-    Operator,
     Tensor,
     integers_in_use,
 )
@@ -35,22 +33,6 @@ def weight_bits(weights: np.ndarray) -> int:
     values = np.abs(np.asarray(weights).astype(np.int64))
     divisor = max(int(np.gcd.reduce(values, axis=None)), 1)
     return bits_for(2 * int(values.max(initial=0)) // divisor + 1)
-
-
-def macs(graph: IntegerGraph, operator: Operator) -> int:
-    """Multiply-accumulates of one operator on one sample."""
-    counter = MACS.get(operator.kind)
-    if counter is None or not operator.outputs:
-        return 0
-    weights = graph.operands(operator)[1:2]
-    if not weights or weights[0] is None:
-        return 0
-    return counter(weights[0], graph.tensors[operator.outputs[0]])
-
-
-def count_macs(graph: IntegerGraph) -> int:
-    """Multiply-accumulates of the whole graph on one sample."""
-    return sum(macs(graph, operator) for operator in graph.operators)
 
 
 def describe(graph: IntegerGraph) -> list[dict[str, Any]]:
@@ -165,28 +147,3 @@ def _scales_of(weights: Tensor | None) -> int | None:
         if weights is None or weights.quantization is None
         else int(weights.quantization.scale.size)
     )
-
-
-def _pixels(output: Tensor) -> int:
-    return math.prod(size for size in output.shape[1:] if size != BATCH)
-
-
-def _conv_macs(kernel: Tensor, output: Tensor) -> int:
-    return _pixels(output) * math.prod(kernel.shape[1:])
-
-
-def _depthwise_macs(kernel: Tensor, output: Tensor) -> int:
-    return _pixels(output) * math.prod(kernel.shape[1:-1])
-
-
-def _dense_macs(weights: Tensor, output: Tensor) -> int:
-    del output
-    return math.prod(weights.shape)
-
-
-MACS: dict[str, Callable[[Tensor, Tensor], int]] = {
-    "CONV_2D": _conv_macs,
-    "DEPTHWISE_CONV_2D": _depthwise_macs,
-    "FULLY_CONNECTED": _dense_macs,
-}
-"""Multiply-accumulates of the operators that have any."""

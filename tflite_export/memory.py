@@ -14,6 +14,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 _CLEAR_PEAK = "5"
 _CHILD = """
 import sys
+from tflite_export.limits import UNLIMITED
 from tflite_export.memory import added_peak
 from tflite_export.runtime import Interpreter, find_runtime
 from tflite_export.timing import random_feeds
@@ -21,7 +22,12 @@ path, threads, batch, kernels, runtime = sys.argv[1:]
 find_runtime(runtime or None)
 def run():
     model = Interpreter(
-        path, threads=int(threads), kernels=kernels, runtime=runtime or None, trusted=True
+        path,
+        threads=int(threads),
+        kernels=kernels,
+        runtime=runtime or None,
+        trusted=True,
+        limits=UNLIMITED,
     )
     model.invoke(random_feeds(model, int(batch)))
     return model

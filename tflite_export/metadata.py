@@ -30,7 +30,6 @@ FORMAT = 1
 MODEL_NAME = "tfdq.model"
 GOLDEN_NAME = "tfdq.golden"
 DIGEST_NAME = "tfdq.sha256"
-_LARGEST_GOLDEN = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -117,11 +116,15 @@ def pack_golden(golden: GoldenVectors) -> bytes:
     return zlib.compress(raw, 9)
 
 
-def golden_of(graph: IntegerGraph) -> GoldenVectors | None:
+def golden_of(graph: IntegerGraph, most: int) -> GoldenVectors | None:
     """The golden vectors stored with a graph, or None.
 
+    Args:
+        graph: the graph.
+        most: bytes that they may unpack to.
+
     Raises:
-        ValueError: if the buffer is damaged or does not fit the graph.
+        ValueError: if the buffer is damaged, unpacks to more, or does not fit the graph.
     """
     content = graph.metadata.get(GOLDEN_NAME)
     if content is None:
@@ -133,9 +136,14 @@ def golden_of(graph: IntegerGraph) -> GoldenVectors | None:
     sample = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
     unpack = zlib.decompressobj()
     try:
-        raw = unpack.decompress(content, _LARGEST_GOLDEN)
+        raw = unpack.decompress(content, most)
     except zlib.error as error:
         raise ValueError(f"metadata {GOLDEN_NAME!r} is damaged: {error}") from error
+    if len(raw) >= most and not unpack.eof:
+        raise ValueError(
+            f"metadata {GOLDEN_NAME!r} unpacks to more than {most:,} bytes. If you trust the file, "
+            "raise the limit: limits=Limits(golden=...), --limit golden=... on the command line"
+        )
     if not unpack.eof or sample <= 0 or not raw or len(raw) % sample:
         raise ValueError(
             f"metadata {GOLDEN_NAME!r}: {len(raw)} bytes are no whole number of samples of "

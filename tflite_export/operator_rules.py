@@ -174,8 +174,8 @@ def _convolved(options: Convolution, source: Shape, window: Shape, channels: int
 def _conv_2d(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     options = operator.options
     assert isinstance(options, Convolution)
-    present = _operands(operands, 2, 3)
-    _require(len(present) == len(operands), "the bias is listed as -1; leave it out of the list")
+    # LiteRT has no convolution without a bias; a depthwise one ends the process.
+    present = _operands(operands, 3, 3)
     source, kernel = _image(present[0]), _image(present[1])
     _require(kernel[3] == source[3], f"kernel for {kernel[3]} channels, input has {source[3]}")
     _activation(options)
@@ -186,7 +186,6 @@ def _conv_2d(operator: Operator, operands: Operands, output: Tensor) -> Shape:
 def _depthwise_conv_2d(operator: Operator, operands: Operands, output: Tensor) -> Shape:
     options = operator.options
     assert isinstance(options, Convolution)
-    # LiteRT reads the bias of this operator, and of no other, without asking whether there is one.
     present = _operands(operands, 3, 3)
     source, kernel = _image(present[0]), _image(present[1])
     _require(kernel[0] == 1, f"depthwise kernel of shape {kernel}, the first size must be 1")

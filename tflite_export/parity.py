@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tflite_export.cost import samples_at_once
 from tflite_export.exposed import expose
 from tflite_export.graph import IntegerGraph, Tensor
+from tflite_export.limits import DEFAULT, UNLIMITED, Limits
 from tflite_export.read import load
 from tflite_export.reference import dequantize, quantize
 from tflite_export.runtime import Interpreter
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from tflite_export.lower import Lowered
 
 _BATCH = 32
+_CHUNK = 1 << 20
+_TWIN_BYTES = 8
+"""Bytes that the twin and its comparison hold for one byte of an activation."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ def verify(
     layers: bool = True,
     kernels: Sequence[str] = ("default", "builtin", "reference"),
     threads: int = 1,
+    limits: Limits = DEFAULT,
 ) -> ParityReport:
     """Compare the trained model, the integer twin and the runtime on real inputs.
 
@@ -143,6 +149,7 @@ def verify(
         layers: compare every layer too.
         kernels: kernel sets of the runtime to run; the first is the one that ``exact`` is about.
         threads: threads of the runtime.
+        limits: what a file may cost; an exported model is not limited.
 
     Returns:
         The report.
@@ -152,12 +159,10 @@ def verify(
             exported from the model.
     """
     content = getattr(tflite, "content", None)
-    source = content if isinstance(content, bytes) else tflite
-    graph = validate(source)
+    source, limits = (content, UNLIMITED) if isinstance(content, bytes) else (tflite, limits)
+    graph = validate(source, limits)
     pairing = None if model is None else _paired(model, graph)
-    return compare(
-        load(source), graph, pairing, x, layers=layers, kernels=kernels, threads=threads
-    )
+    return compare(load(source), graph, pairing, x, layers=layers, kernels=kernels, threads=threads)
 
 
 def _paired(model: Any, graph: IntegerGraph) -> Pairing:
@@ -207,7 +212,8 @@ def compare(
     from tflite_export.twin import IntegerTwin
 
     interpreters = [
-        Interpreter(content, kernels=name, threads=threads, batch_size=_BATCH) for name in kernels
+        Interpreter(content, kernels=name, threads=threads, batch_size=_BATCH, limits=UNLIMITED)
+        for name in kernels
     ]
     first = interpreters[0]
     feeds = [np.asarray(part, np.float32) for part in (x if isinstance(x, list | tuple) else [x])]
@@ -218,8 +224,9 @@ def compare(
     exposed = expose(first) if layers else None
     names = {interpreter: _named(interpreter) for interpreter in interpreters}
     single = len(feeds) == 1
-    for start in range(0, len(feeds[0]), _BATCH):
-        part = [feed[start : start + _BATCH] for feed in feeds]
+    batch_size = samples_at_once(graph, _BATCH, _TWIN_BYTES)
+    for start in range(0, len(feeds[0]), batch_size):
+        part = [feed[start : start + batch_size] for feed in feeds]
         batch: Any = part[0] if single else part
         activations = {i: value.numpy() for i, value in twin.activations(batch).items()}
         for position, index in enumerate(graph.outputs):
@@ -280,14 +287,17 @@ class _Tally:
         top1: bool = False,
         layer: bool = False,
     ) -> None:
-        difference = np.abs(left.astype(np.int64) - right.astype(np.int64))
         same = total = -1
         if top1 and left.ndim == 2 and left.shape[-1] > 1:
             same, total = int((left.argmax(-1) == right.argmax(-1)).sum()), len(left)
         row = self.counts.setdefault((layer, key), [0, 0, 0, 0, 0])
-        row[0] += int((difference == 0).sum())
-        row[1] += difference.size
-        row[2] = max(row[2], int(difference.max(initial=0)))
+        flat = left.reshape(-1), right.reshape(-1)
+        for start in range(0, left.size, _CHUNK):
+            ours, theirs = (part[start : start + _CHUNK].astype(np.int64) for part in flat)
+            difference = np.abs(ours - theirs)
+            row[0] += int((difference == 0).sum())
+            row[1] += difference.size
+            row[2] = max(row[2], int(difference.max(initial=0)))
         row[3] += max(same, 0)
         row[4] += max(total, 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tflite_export.limits import DEFAULT, Limits
 from tflite_export.read import load, naming, read, subgraph_count
 
 INTEGER_TYPES = ("int4", "int8", "uint8", "int16", "int32")
@@ -36,7 +37,7 @@ class IntegerProof:
         return "not integer only:\n" + "\n".join(f"  {line}" for line in self.offenders)
 
 
-def integer_only(tflite: str | Path | bytes) -> IntegerProof:
+def integer_only(tflite: str | Path | bytes, limits: Limits = DEFAULT) -> IntegerProof:
     """Prove that a file computes in integers only, or name every operand that is not an integer.
 
     Works on any ``.tflite`` file. Only for exports with ``input_type="float32"`` it names the
@@ -44,6 +45,7 @@ def integer_only(tflite: str | Path | bytes) -> IntegerProof:
 
     Args:
         tflite: path or bytes of the file.
+        limits: how many operators it may have, and how many bytes it may unpack to.
 
     Returns:
         The proof; ``if integer_only(path): ...``.
@@ -53,8 +55,8 @@ def integer_only(tflite: str | Path | bytes) -> IntegerProof:
     """
     data = load(tflite)
     with naming(tflite):
-        graph = read(data, strict=False)
-        subgraphs = subgraph_count(data)
+        graph = read(data, strict=False, limits=limits)
+        subgraphs = subgraph_count(data, limits)
     offenders: list[str] = []
     operands = 0
     if subgraphs != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,11 @@ from tflite_export.graph import (
     Quantization,
     Tensor,
 )
+from tflite_export.limits import DEFAULT, Limits
 from tflite_export.wire import File, Table
 
-_LIMIT = 1 << 16
-"""More tensors or operators than this are refused: no network here comes near."""
+_LARGEST_RANK = 8
+_TENSORS_OF_AN_OPERATOR = 8
 
 
 def load(source: str | Path | bytes | bytearray) -> bytes:
@@ -63,7 +65,9 @@ def naming(source: object) -> Iterator[None]:
         raise
 
 
-def read(source: str | Path | bytes, *, strict: bool = True) -> IntegerGraph:
+def read(
+    source: str | Path | bytes, *, strict: bool = True, limits: Limits = DEFAULT
+) -> IntegerGraph:
     """The graph in a ``.tflite`` file.
 
     Args:
@@ -71,21 +75,29 @@ def read(source: str | Path | bytes, *, strict: bool = True) -> IntegerGraph:
         strict: refuse everything that this package does not know (schema fields, several
             subgraphs), as is right for a file of unknown origin that is to be run. With False
             unknown operators are kept by name, without options, as is right for looking at a file.
+        limits: how many operators it may have, and how many bytes it may unpack to.
 
     Returns:
         The graph; constants are read-only views of the file's bytes.
 
     Raises:
-        ValueError: if the file is damaged or, with ``strict``, holds what the package does not
-            know; names the file.
+        ValueError: if the file is damaged, passes a limit or, with ``strict``, holds what the
+            package does not know; names the file.
     """
     data = load(source)
     with naming(source):
-        return _Reader(data, strict).graph()
+        return _Reader(data, strict, limits).graph()
 
 
-def metadata_position(data: bytes | bytearray, name: str) -> tuple[int, int]:
+def metadata_position(
+    data: bytes | bytearray, name: str, limits: Limits = DEFAULT
+) -> tuple[int, int]:
     """Where in a file the content of a metadata entry lies.
+
+    Args:
+        data: the file.
+        name: of the entry.
+        limits: how many bytes the file may unpack to.
 
     Returns:
         (first byte, size in bytes); ``(0, 0)`` if there is no such entry.
@@ -93,7 +105,7 @@ def metadata_position(data: bytes | bytearray, name: str) -> tuple[int, int]:
     Raises:
         ValueError: if the file is damaged.
     """
-    model = File(data).root(schema.FILE_IDENTIFIER)
+    model = File(data, limits).root(schema.FILE_IDENTIFIER)
     buffers = model.tables(4)
     for entry in model.tables(6):
         if entry.text(0) == name:
@@ -109,9 +121,11 @@ def metadata_position(data: bytes | bytearray, name: str) -> tuple[int, int]:
 class _Reader:
     """One pass over a file."""
 
-    def __init__(self, data: bytes, strict: bool) -> None:
+    def __init__(self, data: bytes, strict: bool, limits: Limits) -> None:
         self.strict = strict
-        self.model = File(data).root(schema.FILE_IDENTIFIER)
+        self.limits = limits
+        self.file = File(data, limits)
+        self.model = self.file.root(schema.FILE_IDENTIFIER)
         self.only(self.model, range(8), "the model")
         self.buffers = self.model.tables(4)
         for index, buffer in enumerate(self.buffers):
@@ -132,10 +146,8 @@ class _Reader:
         subgraph = subgraphs[0]
         self.only(subgraph, range(5), "the subgraph")
         tensors, operators = subgraph.tables(0), subgraph.tables(3)
-        if max(len(tensors), len(operators)) > _LIMIT:
-            raise ValueError(
-                f"{len(tensors)} tensors, {len(operators)} operators: the limit is {_LIMIT}"
-            )
+        count = max(len(operators), len(tensors) // _TENSORS_OF_AN_OPERATOR)
+        self.limits.require("operators", count, len(self.file.data))
         graph = IntegerGraph(
             tensors=[self.tensor(entry) for entry in tensors],
             operators=[self.operator(entry, i, len(tensors)) for i, entry in enumerate(operators)],
@@ -186,6 +198,10 @@ class _Reader:
                 "open size must be stored as 1"
             )
         shape = signature or stored
+        if len(shape) > _LARGEST_RANK:
+            raise ValueError(f"tensor {name!r} has {len(shape)} dimensions")
+        if number == schema.TENSOR_TYPES.index("int4"):
+            self.file.meter.spend(math.prod(shape) if min(shape, default=0) > 0 else 0)
         content = self.content(entry.integer(2, "uint32"), f"tensor {name!r}")
         data = _constant(name, content, dtype, shape) if content.size else None
         return Tensor(name, shape, dtype, self.quantization(entry.table(4), name), data)
@@ -302,10 +318,14 @@ def _aligned(content: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return content.view(dtype)
 
 
-def subgraph_count(data: bytes) -> int:
+def subgraph_count(data: bytes, limits: Limits = DEFAULT) -> int:
     """Number of subgraphs in a file.
+
+    Args:
+        data: the file.
+        limits: how many bytes it may unpack to.
 
     Raises:
         ValueError: if the file is damaged.
     """
-    return File(data).root(schema.FILE_IDENTIFIER).vector(2, 4)[1]
+    return File(data, limits).root(schema.FILE_IDENTIFIER).vector(2, 4)[1]

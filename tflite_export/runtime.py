@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from tflite_export.cost import cost_of, samples_at_once
 from tflite_export.graph import DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
-from tflite_export.metadata import labels_of
+from tflite_export.limits import DEFAULT, Limits
+from tflite_export.metadata import GoldenVectors, golden_of, labels_of
 from tflite_export.read import load, naming, read
 from tflite_export.reference import dequantize, quantize
 from tflite_export.validate import check_digest, validate
@@ -49,13 +51,15 @@ class Interpreter:
         kernels: ``"default"`` (XNNPACK where the runtime has it), ``"builtin"`` or ``"reference"``.
         runtime: ``"ai-edge-litert"``, ``"tflite-runtime"``, ``"tensorflow"``, or None for the first
             installed.
-        batch_size: samples that go through the runtime at once.
+        batch_size: samples that go through the runtime at once; fewer where their activations
+            would take more than 128 MiB.
         trusted: skip the check that every operator is in this package's set, for a file another
             tool made and you trust. The structure of the file is checked all the same.
+        limits: what the file may cost; of a trusted file only what it unpacks to is limited.
 
     Raises:
-        ValueError: for a damaged file, an operator outside the set, a wrong argument, or no runtime
-            installed.
+        ValueError: for a damaged file, one that costs more than its limits, an operator outside the
+            set, a wrong argument, or no runtime installed.
 
     Example:
         >>> model = Interpreter("model.tflite")              # doctest: +SKIP
@@ -71,6 +75,7 @@ class Interpreter:
         runtime: str | None = None,
         batch_size: int = 64,
         trusted: bool = False,
+        limits: Limits = DEFAULT,
     ) -> None:
         check_threads(threads)
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -79,8 +84,9 @@ class Interpreter:
             raise ValueError(f"kernels is {kernels!r}; choose from {', '.join(_RESOLVERS)}")
         self.content = load(model)
         self._source = model if isinstance(model, str | Path) else None
-        self.graph = _checked(model, self.content, trusted)
-        self.batch_size = batch_size
+        self.limits = limits
+        self.graph = _checked(model, self.content, trusted, limits)
+        self.batch_size = batch_size if trusted else samples_at_once(self.graph, batch_size)
         self.threads = threads
         self._module, self.runtime, self.version = find_runtime(runtime)
         self.kernels = kernels
@@ -118,6 +124,21 @@ class Interpreter:
         if self.kernels == "default":
             return "builtin-2.14" if old else "xnnpack"
         return f"{self.kernels}-2.14" if old else self.kernels
+
+    def golden(self) -> GoldenVectors:
+        """The golden vectors that the file carries, if running them stays within the limits.
+
+        Raises:
+            ValueError: it carries none, or they cost more than they may.
+        """
+        size = len(self.content)
+        with naming(self._source):
+            found = golden_of(self.graph, self.limits.allowed("golden", size))
+            if found is None:
+                raise ValueError("it carries no golden vectors; export it with golden=24")
+            work = found.count * cost_of(self.graph).operations
+            self.limits.require("golden_operations", work, size)
+        return found
 
     def predict(
         self,
@@ -357,12 +378,14 @@ def _check_scale(array: np.ndarray, tensor: Tensor) -> None:
         )
 
 
-def _checked(source: str | Path | bytes, content: bytes, trusted: bool) -> IntegerGraph:
+def _checked(
+    source: str | Path | bytes, content: bytes, trusted: bool, limits: Limits
+) -> IntegerGraph:
     with naming(source):
         if not trusted:
-            return validate(content)
-        check_digest(content)
-        return read(content, strict=False)
+            return validate(content, limits)
+        check_digest(content, limits)
+        return read(content, strict=False, limits=limits)
 
 
 def _reporter(progress: bool | Callable[[int, int], None]) -> Callable[[int, int], None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tflite_export.graph import DTYPES, INTEGER_RANGES
+from tflite_export.limits import DEFAULT, Limits
 from tflite_export.memory import peak_memory
 from tflite_export.read import load
 from tflite_export.runtime import Interpreter, check_threads
@@ -60,6 +61,7 @@ def benchmark(
     kernels: str = "default",
     runtime: str | None = None,
     trusted: bool = False,
+    limits: Limits = DEFAULT,
     memory: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> list[Timing]:
@@ -76,6 +78,7 @@ def benchmark(
         kernels: as for `Interpreter`.
         runtime: as for `Interpreter`.
         trusted: as for `Interpreter`; the other file is often another tool's.
+        limits: as for `Interpreter`.
         memory: measure the peak memory in a fresh process.
         progress: called with a line of text before each setting.
 
@@ -94,7 +97,14 @@ def benchmark(
     results = []
     for thread_count in counts:
         loaded = [
-            Interpreter(f, threads=thread_count, kernels=kernels, runtime=runtime, trusted=trusted)
+            Interpreter(
+                f,
+                threads=thread_count,
+                kernels=kernels,
+                runtime=runtime,
+                trusted=trusted,
+                limits=limits,
+            )
             for f in files
         ]
         for batch in batches:

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from tflite_export.graph import DTYPES, IntegerGraph, Tensor, integers_in_use
+from tflite_export.limits import DEFAULT, UNLIMITED, Limits
 from tflite_export.read import naming
 from tflite_export.reference import KERNEL_SETS
 from tflite_export.twin_kernels import KERNELS, Kernel, Site
@@ -30,9 +31,11 @@ class IntegerTwin(tf_keras.Model):
         kernels: the kernel set to compute as, a key of `reference.KERNEL_SETS`; ``"xnnpack"`` is
             LiteRT's default.
         name: of the model.
+        limits: what a file may cost.
 
     Raises:
-        ValueError: for a damaged file, a layer or operator that is not supported, or an unknown
+        ValueError: for a damaged file, one that costs more than its limits, a layer or operator
+            that is not supported, or an unknown
             kernel set.
 
     Example:
@@ -40,12 +43,19 @@ class IntegerTwin(tf_keras.Model):
         >>> twin(images), twin.integers(images)               # doctest: +SKIP
     """
 
-    def __init__(self, model: Any, *, kernels: str = "xnnpack", name: str = "integer_twin") -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        kernels: str = "xnnpack",
+        name: str = "integer_twin",
+        limits: Limits = DEFAULT,
+    ) -> None:
         super().__init__(name=name)
         if kernels not in KERNEL_SETS:
             raise ValueError(f"kernels is {kernels!r}; known: {', '.join(KERNEL_SETS)}")
         self.kernels = kernels
-        self._source = graph_of(model)
+        self._source = graph_of(model, limits)
         self._held: list[tf.Variable] = []
         with naming(model):
             self._steps = self._build()
@@ -156,11 +166,12 @@ class IntegerTwin(tf_keras.Model):
         return values
 
 
-def graph_of(model: Any) -> IntegerGraph:
+def graph_of(model: Any, limits: Limits = DEFAULT) -> IntegerGraph:
     """The integer graph of a trained model, an exported model, a file or a graph.
 
     Args:
         model: see `IntegerTwin`.
+        limits: what a file may cost; an exported model is not limited.
 
     Raises:
         ValueError: if it can't be made.
@@ -169,10 +180,10 @@ def graph_of(model: Any) -> IntegerGraph:
         check_graph(model)
         return model
     if isinstance(model, str | Path | bytes):
-        return validate(model)
+        return validate(model, limits)
     content = getattr(model, "content", None)
     if isinstance(content, bytes):
-        return validate(content)
+        return validate(content, UNLIMITED)
     from tflite_export.lower import lower
     from tflite_export.trained import trained
 

@@ -16,43 +16,52 @@ from pathlib import Path
 import numpy as np
 
 from tflite_export import schema
+from tflite_export.cost import check_cost, read_by_operators
 from tflite_export.graph import BATCH, DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
+from tflite_export.limits import DEFAULT, Limits
 from tflite_export.metadata import DIGEST_NAME, digest_of, golden_of, labels_of
 from tflite_export.operator_rules import RULES, Problem
 from tflite_export.read import load, metadata_position, naming, read
 from tflite_export.wire import File
 
 LARGEST_TENSOR = 1 << 30
-"""Bytes of one sample's largest activation that are accepted."""
+"""Bytes of one sample's largest activation that are accepted, whatever the limits."""
 
 _LARGEST_RANK = 6
 
 
-def validate(source: str | Path | bytes) -> IntegerGraph:
+def validate(source: str | Path | bytes, limits: Limits = DEFAULT) -> IntegerGraph:
     """Check a ``.tflite`` file wholly and return its graph.
 
     Args:
         source: path or bytes of the file.
+        limits: what the file may cost.
 
     Returns:
         The graph; safe to hand to a runtime.
 
     Raises:
-        ValueError: if the file is damaged, or holds an operator, type or option outside this
-            package's set; names the file.
+        ValueError: if the file is damaged, passes a limit, or holds an operator, type or option
+            outside this package's set; names the file.
     """
     data = load(source)
     with naming(source):
-        check_digest(data)
-        graph = read(data)
+        check_digest(data, limits)
+        graph = read(data, limits=limits)
+        limits.require("unpacked", read_by_operators(graph), len(data))
         check_graph(graph)
+        check_cost(graph, len(data), limits)
         labels_of(graph)
-        golden_of(graph)
+        golden_of(graph, limits.allowed("golden", len(data)))
     return graph
 
 
-def check_digest(data: bytes) -> bool:
+def check_digest(data: bytes, limits: Limits = DEFAULT) -> bool:
     """Compare the digest in a file with the file.
+
+    Args:
+        data: the file.
+        limits: how many bytes it may unpack to.
 
     Returns:
         Whether the file carries a digest.
@@ -61,9 +70,9 @@ def check_digest(data: bytes) -> bool:
         ValueError: if it does and the file is not what was written, or if it is one of this
             package's files without its digest.
     """
-    start, size = metadata_position(data, DIGEST_NAME)
+    start, size = metadata_position(data, DIGEST_NAME, limits)
     if not size:
-        if File(data).root(schema.FILE_IDENTIFIER).text(3) == schema.PRODUCER:
+        if File(data, limits).root(schema.FILE_IDENTIFIER).text(3) == schema.PRODUCER:
             raise ValueError("damaged file: it has lost its SHA-256; copy it again")
         return False
     if not hmac.compare_digest(bytes(data[start : start + size]), digest_of(data, start, size)):

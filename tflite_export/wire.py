@@ -15,6 +15,8 @@ from collections.abc import Collection
 
 import numpy as np
 
+from tflite_export.limits import DEFAULT, Limits, Meter
+
 _SCALARS = {
     "int8": struct.Struct("<b"),
     "uint8": struct.Struct("<B"),
@@ -27,16 +29,28 @@ _SCALARS = {
 }
 
 
+_TABLE_BYTES = 256
+"""Bytes that an open table takes."""
+
+_LARGEST_VTABLE = 4 + 2 * 64
+"""Bytes of a table of 64 fields; no table of the schema has as many."""
+
+
 class File:
     """The bytes of a flatbuffer, and checked reads of single values.
 
+    Tables may share what they point to, so that a small file can unpack to a huge one: everything
+    that is read is metered.
+
     Args:
         data: the whole file.
+        limits: how much it may unpack to.
     """
 
-    def __init__(self, data: bytes | bytearray) -> None:
+    def __init__(self, data: bytes | bytearray, limits: Limits = DEFAULT) -> None:
         """Keep a view of ``data``; nothing is read yet."""
         self.data = memoryview(data)
+        self.meter = Meter(limits, len(data))
 
     def scalar(self, position: int, kind: str) -> int | float:
         """The little-endian value of type ``kind`` at ``position``.
@@ -100,10 +114,11 @@ class Table:
         """
         self.file = file
         self.position = position
+        file.meter.spend(_TABLE_BYTES)
         vtable = position - int(file.scalar(position, "int32"))
         size = int(file.scalar(vtable, "uint16"))
         self.size = int(file.scalar(vtable + 2, "uint16"))
-        if size < 4 or size % 2 or self.size < 4:
+        if not 4 <= size <= _LARGEST_VTABLE or size % 2 or self.size < 4:
             raise ValueError(f"damaged file: the vtable at byte {vtable} has an impossible size")
         file.require(vtable, size, "vtable")
         file.require(position, self.size, "table")
@@ -178,6 +193,7 @@ class Table:
         start = self.file.offset(position)
         count = int(self.file.scalar(start, "uint32"))
         self.file.require(start + 4, count * item_size, "vector")
+        self.file.meter.spend(count * item_size)
         return start + 4, count
 
     def _field(self, slot: int, size: int) -> int | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tflite_export import schema
 from tflite_export.graph import BATCH, IntegerGraph, Operator, Tensor
+from tflite_export.limits import UNLIMITED
 from tflite_export.metadata import DIGEST_NAME, digest_of
 from tflite_export.read import metadata_position
 
@@ -140,7 +141,7 @@ def _packed(model: Any, size_hint: int) -> bytearray:
 
 
 def _sealed(data: bytearray) -> bytes:
-    start, size = metadata_position(data, DIGEST_NAME)
+    start, size = metadata_position(data, DIGEST_NAME, UNLIMITED)
     data[start : start + size] = digest_of(data, start, size)
     return bytes(data)
 

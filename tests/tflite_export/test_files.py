@@ -117,7 +117,7 @@ def test_metadata_travels(small_model):
     assert facts["bits"]["stem_conv"] == [4, 4]
     assert facts["beta"] == 2e-3
     assert facts["verified"]["identical_to_twin"] == 1.0
-    golden = golden_of(read(exported.content))
+    golden = golden_of(read(exported.content), 1 << 20)
     assert golden.count == 24
     with pytest.raises(ValueError, match="JSON"):
         pack_facts({"accuracy": float("nan")})
