@@ -46,7 +46,8 @@ def expose(interpreter: Interpreter) -> Exposed | None:
         interpreter: the network.
 
     Returns:
-        None where LiteRT's schema, which writing a file needs, is not installed.
+        None where there is no quantized activation, or LiteRT's schema, which writing a file needs,
+        is not installed.
     """
     from tflite_export.write import write
 
@@ -54,6 +55,8 @@ def expose(interpreter: Interpreter) -> Exposed | None:
     indices = tuple(
         index for index, _ in graph.activations() if graph.tensors[index].quantization is not None
     )
+    if not indices:
+        return None
     shown = replace(
         graph,
         operators=_leading_to(indices, graph),

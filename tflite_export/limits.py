@@ -20,7 +20,7 @@ class _Default:
 
 
 DEFAULTS = {
-    "operators": _Default(1 << 10, 2.0**-10, "operators"),
+    "operators": _Default(1 << 9, 2.0**-10, "operators"),
     "unpacked": _Default(1 << 24, 16, "bytes once unpacked, shared parts counted each time"),
     "activations": _Default(1 << 25, 16, "bytes of activations a sample"),
     "windows": _Default(1 << 25, 16, "bytes of windows a sample in one operator"),
@@ -36,7 +36,7 @@ class Limits:
     """The most that one file may cost; None is the default, which grows with the file's size.
 
     Attributes:
-        operators: operators of the graph; eight times as many tensors.
+        operators: operators of the graph; four times as many tensors.
         unpacked: bytes of tables, names, lists, constants and metadata, each counted as often as
             the file refers to it.
         activations: bytes of all activations of one sample, padding included.

@@ -25,7 +25,7 @@ from tflite_export.limits import DEFAULT, Limits
 from tflite_export.wire import File, Table
 
 _LARGEST_RANK = 8
-_TENSORS_OF_AN_OPERATOR = 8
+_TENSORS_OF_AN_OPERATOR = 4
 
 
 def load(source: str | Path | bytes | bytearray) -> bytes:

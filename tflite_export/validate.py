@@ -28,6 +28,8 @@ LARGEST_TENSOR = 1 << 30
 """Bytes of one sample's largest activation that are accepted, whatever the limits."""
 
 _LARGEST_RANK = 6
+_SMALLEST_SCALE = np.finfo(np.float32).tiny
+"""The smallest normal number: LiteRT's delegate ends the process where a step has no inverse."""
 
 
 def validate(source: str | Path | bytes, limits: Limits = DEFAULT) -> IntegerGraph:
@@ -145,7 +147,7 @@ def _check_quantization(tensor: Tensor, where: str) -> None:
         raise ValueError(f"{where} is {tensor.dtype} and has a scale; only integers have one")
     if grid.scale.shape != grid.zero_point.shape or grid.scale.ndim != 1:
         raise ValueError(f"{where}: {grid.scale.shape} scales, {grid.zero_point.shape} zero points")
-    if not (np.isfinite(grid.scale).all() and (grid.scale > 0).all()):
+    if not (np.isfinite(grid.scale).all() and (grid.scale >= _SMALLEST_SCALE).all()):
         raise ValueError(f"{where} has a scale that is not a positive number: {grid.scale.min()}")
     low, high = INTEGER_RANGES[tensor.dtype]
     if (grid.zero_point < low).any() or (grid.zero_point > high).any():

@@ -9,6 +9,7 @@ import pytest
 from tests.tflite_export.graphs import GRAPHS
 from tests.tflite_export.hostile import add_metadata, opened, packed, store_shape
 from tflite_export.__main__ import main
+from tflite_export.exposed import expose
 from tflite_export.graph import Elementwise, IntegerGraph, Operator, Quantization, Tensor
 from tflite_export.inspection import describe
 from tflite_export.metadata import MODEL_NAME
@@ -110,6 +111,24 @@ def test_softmax_of_the_least_slope_runs():
     feed = np.zeros((2, *read(content).tensors[0].shape[1:]), np.int8)
     for kernels in KERNELS:
         assert Interpreter(content, kernels=kernels).invoke([feed])[0].shape == feed.shape
+
+
+@pytest.mark.parametrize("scale", [1e-45, 1e-39])
+@pytest.mark.parametrize("name", ["quantize", "dequantize", "reshape"])
+def test_a_step_that_has_no_inverse_is_refused(name, scale):
+    graph = GRAPHS[name](1)
+    graph.tensors = [
+        tensor
+        if tensor.quantization is None
+        else dataclasses.replace(tensor, quantization=Quantization.per_tensor(scale))
+        for tensor in graph.tensors
+    ]
+    with pytest.raises(ValueError, match="not a positive number"):
+        validate(write(graph))
+
+
+def test_a_network_in_floats_has_no_integers_to_expose():
+    assert expose(Interpreter(write(_in_floats(GRAPHS["fully_connected"](1))))) is None
 
 
 def _chain(length):
