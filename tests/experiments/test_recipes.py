@@ -237,7 +237,6 @@ def test_what_does_nothing_does_not_tell_runs_apart() -> None:
         {"quantization": {"activation_bits": 3}},
         {"adversarial": {"attack": "r+fgsm"}},
         {"training": {"learning_rate": 1e-3}},
-        {"training": {"precision": "bfloat16"}},
         {"data": {"train_images": 100}},
         {"model": {"options": {"width": 8}}},
     ],
@@ -245,6 +244,14 @@ def test_what_does_nothing_does_not_tell_runs_apart() -> None:
 def test_what_changes_the_weights_tells_runs_apart(changes: dict[str, Any]) -> None:
     assert settings(**changes).training_key(0) != settings().training_key(0)
     assert settings().training_key(1) != settings().training_key(0)
+
+
+def test_the_precision_of_a_float_network_tells_runs_apart() -> None:
+    plain, mixed = (
+        settings(quantization={"activation_bits": 0}, training={"precision": name})
+        for name in ("float32", "bfloat16")
+    )
+    assert plain.training_key(0) != mixed.training_key(0)
 
 
 def test_the_kind_of_evaluation_tells_results_apart() -> None:

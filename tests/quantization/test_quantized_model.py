@@ -221,16 +221,6 @@ def test_regularizers_of_ones_own(regularizer) -> None:
     np.testing.assert_allclose(model.losses[0], expected, rtol=1e-4)
 
 
-def test_half_precision() -> None:
-    tf_keras.mixed_precision.set_global_policy("mixed_float16")
-    try:
-        model = quantized()
-    finally:
-        tf_keras.mixed_precision.set_global_policy("float32")
-    assert {loss.dtype for loss in model.losses} == {tf.float32}
-    np.testing.assert_allclose(model.losses, separate(model).losses, rtol=1e-5)
-
-
 def check_fused(model: tf_keras.Model, expected: list[tf.Tensor]) -> None:
     assert type(model) is QuantizedModel
     assert products(lambda: model.losses) == GROUPS

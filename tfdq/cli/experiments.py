@@ -51,14 +51,6 @@ ScaleBatchOption = Annotated[
     bool,
     typer.Option("--scale-batch", help="Multiply batch and learning rate by the devices."),
 ]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--mixed-precision",
-        help="float16 or bfloat16.",
-        autocompletion=one_of("float16", "bfloat16"),
-    ),
-]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Of TensorFlow; all cores by default.")
 ]
@@ -136,7 +128,6 @@ def reproduce(
     results_name: NameOption = None,
     strategy: StrategyOption = "auto",
     scale_batch: ScaleBatchOption = False,
-    mixed_precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     known: KnownOption = None,
     dry_run: DryRunOption = False,
@@ -148,7 +139,7 @@ def reproduce(
     """
     from tfdq.experiments.recipe import parse_assignment
 
-    given = _overrides([parse_assignment(text) for text in changes or []], mixed_precision)
+    given = _overrides([parse_assignment(text) for text in changes or []])
     several = sorted(key for key, values in given.items() if len(values) > 1)
     if several:
         raise ValueError(f"--set {several[0]} has several values: that is `tfdq sweep`")
@@ -191,7 +182,6 @@ def sweep(
     results_name: NameOption = None,
     strategy: StrategyOption = "auto",
     scale_batch: ScaleBatchOption = False,
-    mixed_precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     known: KnownOption = None,
     dry_run: DryRunOption = False,
@@ -200,7 +190,7 @@ def sweep(
     """Run a recipe's variants over values of any of its settings."""
     from tfdq.experiments.recipe import parse_assignment
 
-    given = _overrides([parse_assignment(text) for text in changes], mixed_precision)
+    given = _overrides([parse_assignment(text) for text in changes])
     recipe = _recipe(name, scale, setup, given, only, data_dir)
     _run(
         recipe,
@@ -217,16 +207,12 @@ def sweep(
     )
 
 
-def _overrides(
-    assignments: list[tuple[str, list[Any]]], mixed_precision: str | None
-) -> dict[str, list[Any]]:
+def _overrides(assignments: list[tuple[str, list[Any]]]) -> dict[str, list[Any]]:
     given: dict[str, list[Any]] = {}
     for key, values in assignments:
         if key in given:
             raise ValueError(f"--set {key} is given twice; write its values with commas")
         given[key] = values
-    if mixed_precision is not None:
-        given["training.precision"] = [mixed_precision]
     return given
 
 

@@ -150,8 +150,8 @@ class TrainSettings(Section):
             for the Wide ResNets) or ``"constant"``.
         warmup_epochs: epochs in which the rate rises from 0 along a line.
         augment: ``"none"``, ``"pad_crop"`` or ``"pad_crop_flip"`` (the paper's).
-        precision: ``"float32"``, or ``"float16"`` or ``"bfloat16"`` for mixed precision: variables,
-            quantizer ranges and penalties stay in float32.
+        precision: ``"float32"``, or, for float networks only, ``"float16"`` or ``"bfloat16"`` for
+            mixed precision, in which variables and penalties stay in float32.
         checkpoint_steps: steps between checkpoints besides those after every epoch; no part of
             what a run is.
     """
@@ -292,6 +292,16 @@ class RunSettings(Section):
     def _ramp_has_a_penalty(self) -> RunSettings:
         if self.penalty.ramp is not None and self.penalty.beta == 0:
             raise ValueError("penalty.ramp needs a penalty: set penalty.beta above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_networks_compute_in_float32(self) -> RunSettings:
+        if self.quantized and self.training.precision != "float32":
+            raise ValueError(
+                f"training.precision {self.training.precision!r} is for float networks "
+                "(quantization.activation_bits = 0): a quantized network computes in float32, "
+                "else its integer file computes something else; leave training.precision out"
+            )
         return self
 
     @property

@@ -20,6 +20,10 @@ class Node:
         inputs: positions of the nodes whose outputs it takes, in order.
         shape: shape of its output, the batch axis None.
         call: Keras' own record of the call, with its other arguments; None for an input.
+        training: the mode that the call is held in: the ``training`` argument of the call, else
+            of the innermost call of a nested model around it that was given one; None: the mode
+            that the whole model is called in.
+        frozen_by: name of the outermost model around the layer that is not trainable, or None.
     """
 
     index: int
@@ -27,6 +31,8 @@ class Node:
     inputs: tuple[int, ...]
     shape: tuple[int | None, ...]
     call: Any = field(default=None, repr=False, compare=False)
+    training: Any = field(default=None, compare=False)
+    frozen_by: str | None = field(default=None, compare=False)
 
     def infer(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Return what the call gives in inference mode, with all arguments that the model has.
@@ -37,14 +43,57 @@ class Node:
         Args:
             inputs: a tensor for each of ``self.inputs``.
         """
-        given: dict[str, list[tf.Tensor]] = {}
+        args, kwargs = self.arguments(inputs)
+        if self.layer._expects_training_arg and self.training is None:
+            kwargs["training"] = False
+        return self.layer(*args, **kwargs)
+
+    def arguments(self, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return all arguments of the call, and the mode it is held in, with other tensors.
+
+        Args:
+            inputs: a tensor for each of ``self.inputs``.
+
+        Returns:
+            The positional arguments and those by name.
+        """
+        given: dict[str, list[Any]] = {}
         for name, value in zip(self.call.flat_input_ids, inputs, strict=True):
             given.setdefault(name, []).append(value)
         args, kwargs = self.call.map_arguments(given)
-        takes_training = self.layer._expects_training_arg
-        if takes_training and not self.layer._call_spec.arg_was_passed("training", args, kwargs):
-            kwargs["training"] = False
-        return self.layer(*args, **kwargs)
+        held_from_outside = self.training is not None and _training_of(self.call) is None
+        if held_from_outside and self.layer._expects_training_arg:
+            kwargs = {**kwargs, "training": self.training}
+        return tuple(args), dict(kwargs)
+
+    def structured(self, inputs: Sequence[Any]) -> Any:
+        """Return tensors as the call takes its inputs: one by itself, or a list of them.
+
+        Args:
+            inputs: a tensor for each of ``self.inputs``.
+        """
+        if isinstance(self.first_argument(), (list, tuple)):
+            return list(inputs)
+        (tensor,) = inputs
+        return tensor
+
+    def first_argument(self) -> Any:
+        """Return the call's first argument, in which a layer takes its inputs."""
+        if self.call.call_args:
+            return self.call.call_args[0]
+        return self.call.call_kwargs.get(self.layer._call_spec.arg_names[0])
+
+    def other_arguments(self) -> dict[str, Any]:
+        """Return by name what the call was given besides its inputs and the mode."""
+        names = list(self.layer._call_spec.arg_names) or ["inputs"]
+        args, kwargs = self.call.call_args, self.call.call_kwargs
+        names += [f"argument {position + 1}" for position in range(len(names), len(args))]
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        return {
+            name: value
+            for name, value in given.items()
+            if name not in (names[0], "training") and value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -74,7 +123,7 @@ def read_graph(model: tf_keras.Model) -> Graph:
     inputs = []
     for layer in _input_layers(model):
         inputs.append(_append(nodes, layer, (), layer.output_shape))
-    outputs = _replay(model, inputs, nodes)
+    outputs = _replay(model, inputs, nodes, _Place(None, None))
     return Graph(tuple(nodes), tuple(inputs), tuple(outputs))
 
 
@@ -94,7 +143,12 @@ def _input_layers(model: tf_keras.Model) -> list[tf_keras.layers.InputLayer]:
 
 
 def _append(
-    nodes: list[Node], layer: Any, inputs: tuple[int, ...], shape: Any, call: Any = None
+    nodes: list[Node],
+    layer: Any,
+    inputs: tuple[int, ...],
+    shape: Any,
+    call: Any = None,
+    place: _Place | None = None,
 ) -> int:
     if isinstance(shape, list):
         if len(shape) != 1:
@@ -103,13 +157,25 @@ def _append(
                 "only layers with one output are supported"
             )
         shape = shape[0]
-    nodes.append(Node(len(nodes), layer, inputs, tuple(shape), call))
+    held = place or _Place(None, None)
+    nodes.append(Node(len(nodes), layer, inputs, tuple(shape), call, held.training, held.frozen_by))
     return nodes[-1].index
 
 
-def _replay(model: tf_keras.Model, sources: list[int], nodes: list[Node]) -> list[int]:
+@dataclass(frozen=True)
+class _Place:
+    """What the models around a call say of it: see ``Node.training`` and ``Node.frozen_by``."""
+
+    training: Any
+    frozen_by: str | None
+
+
+def _replay(
+    model: tf_keras.Model, sources: list[int], nodes: list[Node], place: _Place
+) -> list[int]:
     """Append the calls of ``model`` on the given nodes; return the positions of its outputs."""
     _input_layers(model)
+    frozen_by = place.frozen_by or (None if model._trainable else model.name)
     position = {id(tensor): source for tensor, source in zip(model.inputs, sources, strict=True)}
     by_depth = model._nodes_by_depth
     for depth in sorted(by_depth, reverse=True):
@@ -117,15 +183,24 @@ def _replay(model: tf_keras.Model, sources: list[int], nodes: list[Node]) -> lis
             if call.is_input:
                 continue
             taken = [position[id(tensor)] for tensor in call.keras_inputs]
-            made = _flat(call.outputs)
+            made = tf.nest.flatten(call.outputs)
             layer = call.layer
+            own = _training_of(call)
+            here = _Place(place.training if own is None else own, frozen_by)
             if isinstance(layer, tf_keras.Model):
-                results = _replay(layer, taken, nodes)
+                results = _replay(layer, taken, nodes, here)
             else:
-                results = [_append(nodes, layer, tuple(taken), [t.shape for t in made], call)]
+                shapes = [t.shape for t in made]
+                results = [_append(nodes, layer, tuple(taken), shapes, call, here)]
             position.update((id(tensor), at) for tensor, at in zip(made, results, strict=True))
     return [position[id(tensor)] for tensor in model.outputs]
 
 
-def _flat(tensors: Any) -> list[Any]:
-    return list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
+def _training_of(call: Any) -> Any:
+    """Return the ``training`` argument that Keras recorded of a call; None: it had none."""
+    spec = call.layer._call_spec
+    args, kwargs = call.call_args, call.call_kwargs
+    if not spec.arg_was_passed("training", args, kwargs, inputs_in_args=True):
+        return None
+    value = spec.get_arg_value("training", args, kwargs, inputs_in_args=True)
+    return bool(value) if isinstance(value, (bool, int)) else value

@@ -97,6 +97,33 @@ class FusedKernel(_Activated):
         """Set the kernel that the next call uses; None: the trained one."""
         self._present_kernel = kernel
 
+    @property
+    def trainable_weights(self) -> list[tf.Variable]:
+        """The variables that training updates; kernel and BatchNorm may be frozen each alone."""
+        own = self._trainable_weights if self.trainable else []  # type: ignore[attr-defined]
+        norm = [] if self.batch_norm is None else self.batch_norm.trainable_weights
+        return self._dedup_weights([*own, *norm])  # type: ignore[attr-defined]
+
+    @property
+    def non_trainable_weights(self) -> list[tf.Variable]:
+        """The other variables."""
+        frozen = [] if self.trainable else self._trainable_weights  # type: ignore[attr-defined]
+        norm = [] if self.batch_norm is None else self.batch_norm.non_trainable_weights
+        others = self._non_trainable_weights  # type: ignore[attr-defined]
+        return self._dedup_weights([*frozen, *others, *norm])  # type: ignore[attr-defined]
+
+    def set_float_weights(self, own: list[np.ndarray], norm: list[np.ndarray]) -> None:
+        """Set the variables from those of a float layer and of the BatchNorm behind it.
+
+        Args:
+            own: kernel and, if there is one, bias.
+            norm: ``get_weights()`` of the BatchNorm; empty without one.
+        """
+        for variable, value in zip(self._trainable_weights, own, strict=True):  # type: ignore[attr-defined]
+            variable.assign(value)
+        if self.batch_norm is not None:
+            self.batch_norm.set_weights(norm)
+
     def apply_kernel(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Return the layer's linear part: the inputs convolved with or multiplied by a kernel."""
         return self.convolution_op(inputs, kernel)  # type: ignore[attr-defined]
@@ -151,8 +178,12 @@ class FusedKernel(_Activated):
 
 
 def norm_config(norm: tf_keras.layers.BatchNormalization) -> dict[str, Any]:
-    """Return the whole config of a BatchNormalization; Keras' own forgets ``synchronized``."""
-    return {**norm.get_config(), "synchronized": norm.synchronized}
+    """Return the whole config of a BatchNormalization.
+
+    Keras' own forgets ``synchronized`` and ``fused``, whose moving variance has another divisor.
+    """
+    config = {**norm.get_config(), "synchronized": norm.synchronized}
+    return {**config, "fused": False} if norm.fused is False else config
 
 
 def batch_norm_affine(
@@ -233,7 +264,8 @@ class FusedBatchNormalization(_Activated, tf_keras.layers.BatchNormalization):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        return {**super().get_config(), "synchronized": self.synchronized}
+        config = {**super().get_config(), "synchronized": self.synchronized}
+        return {**config, "fused": False} if self.fused is False else config
 
 
 @register

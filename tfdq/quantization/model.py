@@ -11,6 +11,7 @@ import tf_keras
 from tfdq.lipschitz.regularizers import Placement
 from tfdq.lipschitz.targets import Target
 from tfdq.quantization.calibration_images import calibration_batches
+from tfdq.quantization.float_model import check_precision
 from tfdq.quantization.graph import read_graph
 from tfdq.quantization.keras3 import from_keras3, is_keras3_model
 from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
@@ -51,11 +52,15 @@ def quantize_model(
     a convolution without a ReLU, an average, the logits) has 8 bits, on a range observed while
     training. Behind a squeezer (``tfdq.robustness.squeeze``) the input has the squeezer's bits.
 
+    What the model calls with ``training=False`` stays in inference mode in ``fit``, and what is not
+    trainable stays frozen; ranges are observed there, too. Regularizers, constraints, the names
+    and the structure of the outputs are kept. What cannot be kept is refused by name.
+
     Args:
         model: a built Functional or Sequential model of tf_keras, or of Keras 3 (converted by
-            ``tfdq.from_keras3``), trained or not. It is not changed; its weights are copied.
-            Nested models are flattened. Layers annotated with tfmot's ``quantize_annotate_layer``
-            keep the ``QuantizeConfig`` they were given.
+            ``tfdq.from_keras3``), trained or not, in float32. It is not changed; its weights are
+            copied. Nested models are flattened. Layers annotated with tfmot's
+            ``quantize_annotate_layer`` keep the ``QuantizeConfig`` they were given.
         lipschitz_beta: weight of the penalty, >= 0; 0 is vanilla quantization with the same
             quantizers.
         on: the kernel the penalty acts on: ``"deployed"`` (BatchNorm folded in, fake-quantized),
@@ -89,7 +94,8 @@ def quantize_model(
             deployed kernel none is above 0.9. Such a penalty moves all layers, and the network
             that ships computes with the moving statistics, which must keep up: 0.9 does, Keras'
             default of 0.99 lags.
-        skip: names of layers to leave in float. Such a model trains but does not export.
+        skip: names of layers to leave in float, called with all their arguments. Such a model
+            trains but does not export.
 
     Returns:
         A new, uncompiled tf_keras model, a ``QuantizedModel``, with the same inputs and outputs;
@@ -98,8 +104,8 @@ def quantize_model(
     Raises:
         TypeError: ``model`` is not a Keras model, or ``beta_schedule`` not a schedule.
         ValueError: a setting is out of range, a weight is not finite, the model is not built, is
-            subclassed, is quantized already, or has layers that cannot be quantized (all of them
-            are listed).
+            subclassed, is quantized already, or has layers that are not float32, cannot be
+            quantized, or have something that would be lost (all of them are listed).
 
     Warns:
         LaggingStatisticsWarning: ``batch_norm_momentum`` is above 0.9 and a penalty on the folded
@@ -128,6 +134,7 @@ def quantize_model(
         skip=frozenset([skip] if isinstance(skip, str) else skip),
     )
     if is_keras3_model(model):
+        check_precision(model._flatten_layers(include_self=False))
         model = from_keras3(model)
     check_float_model(model)
     graph, _ = unwrap_annotations(read_graph(model))

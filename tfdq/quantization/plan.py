@@ -8,6 +8,15 @@ from typing import Any, Literal
 
 import tf_keras
 
+from tfdq.quantization.activations import activation_name
+from tfdq.quantization.configs import DefensiveQuantizeConfig
+from tfdq.quantization.float_model import (
+    input_problem,
+    mode_problem,
+    norm_problem,
+    what_no_copy_keeps,
+    what_no_quantized_layer_keeps,
+)
 from tfdq.quantization.graph import Graph, Node
 from tfdq.quantization.layers import RELUS, ConvexCombination, FusedReLU
 from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
@@ -59,6 +68,7 @@ class Step:
         norm: the BatchNormalization fused into it.
         activation: the activation fused into it: ``linear``, ``relu``,
             ``relu6`` or ``softmax``.
+        training: the mode that its BatchNormalization or Dropout is held in; None: the model's.
     """
 
     node: Node
@@ -67,6 +77,7 @@ class Step:
     result: int
     norm: tf_keras.layers.BatchNormalization | None = None
     activation: str = "linear"
+    training: bool | None = None
 
 
 @dataclass
@@ -97,7 +108,7 @@ class Unsupported:
 
 def activation_of(layer: Any) -> str | None:
     """Return the activation of a layer: linear, relu, relu6 or softmax; None: another one."""
-    if isinstance(layer, FusedReLU):
+    if isinstance(layer, (FusedReLU, ConvexCombination)):
         return str(layer.fused_activation)
     if isinstance(layer, L.ReLU):
         plain = layer.negative_slope == 0 and layer.threshold == 0
@@ -106,9 +117,7 @@ def activation_of(layer: Any) -> str | None:
         return "relu6" if layer.max_value == 6 else None
     if isinstance(layer, L.Softmax):
         return "softmax" if layer.axis in (-1, [-1], (-1,)) else None
-    function = getattr(layer, "activation", None)
-    name = getattr(function, "__name__", None) if function is not None else "linear"
-    return name if name in ("linear", *RELUS, "softmax") else None
+    return activation_name(getattr(layer, "activation", None))
 
 
 def plan(graph: Graph, quantized: Mapping[str, Any], skip: set[str]) -> list[Step]:
@@ -140,13 +149,20 @@ def plan(graph: Graph, quantized: Mapping[str, Any], skip: set[str]) -> list[Ste
         if node.index in fused:
             continue
         step = Step(node, role, node.inputs, node.index)
-        if role in ("kernel", "separable", "relu", "softmax"):
+        if role in ("norm", "pass"):
+            step = replace(step, training=node.training)
+        if role in ("kernel", "separable", "convex", "relu", "softmax"):
             step = replace(step, activation=activation_of(node.layer) or "linear")
         if role in ("kernel", "separable") and step.activation == "linear":
             follower = only_taker(step.result, "norm")
             if follower is not None:
                 fused.add(follower.index)
-                step = replace(step, norm=follower.layer, result=follower.index)
+                step = replace(
+                    step,
+                    norm=follower.layer,
+                    training=follower.training,
+                    result=follower.index,
+                )
         if role in _FUSING and step.activation == "linear":
             follower = only_taker(step.result, "relu", "dropped")
             while follower is not None and roles[follower.index] == "dropped":
@@ -167,11 +183,21 @@ def _role(
     layer = node.layer
     role = ROLES.get(type(layer))
     if role == "input":
+        wrong = input_problem(layer)
+        if wrong:
+            unsupported.add(layer, wrong)
         return role
+    wrong = what_no_copy_keeps(node)
+    if wrong:
+        unsupported.add(layer, wrong)
+        return "skip"
     if layer.name in skip or layer.name not in quantized:
         return "skip"
     config = quantized[layer.name]
-    if config is not None and not _is_ours(config):
+    if config is not None and not isinstance(config, DefensiveQuantizeConfig):
+        wrong = what_no_quantized_layer_keeps(node) or _held_foreign(node)
+        if wrong:
+            unsupported.add(layer, wrong)
         return "foreign"
     if type(layer) is L.Activation:
         name = activation_of(layer)
@@ -179,26 +205,34 @@ def _role(
         role = "relu" if name in RELUS else found.get(name)
         if role is None:
             unsupported.add(
-                layer, f"activation {_name(layer.activation)!r}; use relu, relu6 or softmax"
+                layer, f"activation {_name(layer.activation)}; use relu, relu6 or softmax"
             )
             return "skip"
     if role is None:
         unsupported.add(layer, _why_unknown(layer))
         return "skip"
-    problem = _problem(node, role)
+    problem = _problem(node, role) or what_no_quantized_layer_keeps(node)
     if problem:
         unsupported.add(layer, problem)
     return role
 
 
-def _is_ours(config: Any) -> bool:
-    from tfdq.quantization.configs import DefensiveQuantizeConfig
-
-    return isinstance(config, DefensiveQuantizeConfig)
+def _held_foreign(node: Node) -> str | None:
+    """Return what is wrong with a call in one mode of a layer with a QuantizeConfig of its own."""
+    if node.layer._expects_training_arg and node.training is not None:
+        return (
+            f"called with training={node.training!r}, which a QuantizeConfig of your own does not "
+            "hold while fit observes its ranges; leave the argument out"
+        )
+    return None
 
 
 def _name(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
+    """Return how to call an activation: a function of the user's own with its module."""
+    name = getattr(function, "__name__", type(function).__name__)
+    module = getattr(function, "__module__", None) or ""
+    own = module.split(".")[0] not in ("tf_keras", "keras", "tensorflow", "tfdq")
+    return f"'{module}.{name}', a function of your own" if own else repr(name)
 
 
 def _why_unknown(layer: Any) -> str:
@@ -213,7 +247,7 @@ def _problem(node: Node, role: Role) -> str | None:
     if getattr(layer, "data_format", None) == "channels_first":
         return "data_format channels_first; the integer runtime knows channels_last only"
     if role in ("kernel", "separable") and activation_of(layer) is None:
-        return f"activation {_name(layer.activation)!r}; use linear, relu, relu6 or softmax"
+        return f"activation {_name(layer.activation)}; use linear, relu, relu6 or softmax"
     if role == "squeeze":
         try:
             layer.grid()
@@ -232,6 +266,11 @@ def _problem(node: Node, role: Role) -> str | None:
             return f"padding {layer.padding!r}; use same or valid"
     if isinstance(layer, L.Dense) and len(node.shape) != 2:
         return f"a Dense on a tensor of rank {len(node.shape)}; Flatten it first"
+    if role == "norm" and norm_problem(layer):
+        return norm_problem(layer)
+    wrong_mode = mode_problem(node, has_mode=isinstance(layer, (L.BatchNormalization, L.Dropout)))
+    if wrong_mode:
+        return wrong_mode
     if role == "norm" and list(_axes(layer)) != [len(node.shape) - 1]:
         return "a BatchNormalization over another axis than the last"
     if role == "concat" and layer.axis not in (-1, len(node.shape) - 1):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
+import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras import (
     quantize_annotate,
@@ -14,6 +14,12 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
 )
 
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
+from tfdq.quantization.float_copies import constructor_arguments, copy_layer, finish_copy
+from tfdq.quantization.float_model import (
+    check_calls_are_graphs,
+    check_precision,
+    layers_with_types,
+)
 from tfdq.quantization.graph import Graph, read_graph
 from tfdq.quantization.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.quantization.layers import (
@@ -25,7 +31,6 @@ from tfdq.quantization.layers import (
     FusedDense,
     FusedDepthwiseConv2D,
     FusedReLU,
-    norm_config,
 )
 from tfdq.quantization.plan import Step, plan
 from tfdq.quantization.quantized_model import QuantizedModel
@@ -40,8 +45,19 @@ from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, Q
 
 L = tf_keras.layers
 PREFIX = "quant_"
-# Arguments of SeparableConv2D that belong to its first half.
-_DEPTHWISE_ARGUMENTS = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier")
+# Arguments of SeparableConv2D that belong to its first half, and those of both.
+_DEPTHWISE_ARGUMENTS = (
+    "kernel_size",
+    "strides",
+    "padding",
+    "dilation_rate",
+    "depth_multiplier",
+    "depthwise_regularizer",
+    "depthwise_constraint",
+)
+_SHARED_ARGUMENTS = ("trainable", "data_format")
+# Whatever the global policy is.
+_FLOAT32 = "float32"
 
 
 class DefensiveLayoutTransform(quantize_layout_transform.QuantizeLayoutTransform):
@@ -69,9 +85,12 @@ class DefensiveLayoutTransform(quantize_layout_transform.QuantizeLayoutTransform
                 ``quantize_config``.
 
         Raises:
-            ValueError: some layers cannot be quantized; all of them are listed.
+            ValueError: some layers cannot be quantized, or are not float32; all of them are
+                listed.
         """
         graph, annotated = unwrap_annotations(read_graph(model))
+        check_precision(layers_with_types(graph))
+        check_calls_are_graphs(model)
         self.settings.check_names({node.layer.name for node in graph.nodes if node.inputs})
         quantized = {
             name: entry.get("quantize_config") for name, entry in layer_quantize_map.items()
@@ -79,7 +98,7 @@ class DefensiveLayoutTransform(quantize_layout_transform.QuantizeLayoutTransform
         quantized.update(annotated)
         steps = plan(graph, quantized, set(self.settings.skip))
         builder = _Builder(graph, steps, quantized, self.settings)
-        built = builder.build(model.name)
+        built = builder.build(model)
         # Called by quantize_model or by tfmot's quantize_apply, and that by the user.
         warn_of_lag(builder.lagging, stacklevel=3)
         return built, {}
@@ -114,27 +133,25 @@ class _Builder:
         self.inputs: dict[int, Any] = {}
         self.tensors: dict[int, Any] = {}
         self.quantizers: dict[int, Any] = {}
+        self.rounded: dict[int, Any] = {}
+        self.copies: dict[int, tf_keras.layers.Layer] = {}
         self.names: set[str] = set()
-        self.weights: list[tuple[tf_keras.layers.Layer, list[np.ndarray]]] = []
         self.lagging: list[LaggingNorm] = []
         self.first, self.last = self._ends()
 
-    def build(self, name: str) -> tf_keras.Model:
-        """Return the new model with the float model's weights."""
+    def build(self, model: tf_keras.Model) -> tf_keras.Model:
+        """Return the new model, with the weights and the structures of the float one."""
         for step in self.steps:
             self._add(step)
-        model = QuantizedModel(
-            self._pick([self.inputs[i] for i in self.graph.inputs]),
-            self._pick([self.tensors[i] for i in self.graph.outputs]),
-            name=name,
+        inputs = [self.inputs[i] for i in self.graph.inputs]
+        outputs = [self.tensors[i] for i in self.graph.outputs]
+        quantized = QuantizedModel(
+            tf.nest.pack_sequence_as(model._nested_inputs, inputs),
+            tf.nest.pack_sequence_as(model._nested_outputs, outputs),
+            name=model.name,
         )
-        for layer, values in self.weights:
-            layer.set_weights(values)
-        return model
-
-    @staticmethod
-    def _pick(tensors: list[Any]) -> Any:
-        return tensors[0] if len(tensors) == 1 else tensors
+        quantized.name_outputs(model.output_names)
+        return quantized
 
     def _ends(self) -> tuple[set[int], set[int]]:
         """Return the first and the last nodes with kernels (of each input and output)."""
@@ -171,17 +188,18 @@ class _Builder:
         if step.role == "input":
             self._add_input(step)
             return
-        if step.role not in ("skip", "foreign", "dropped"):
-            for source in step.inputs:
-                self._quantize_float(source)
-        arguments = [self.tensors[i] for i in step.inputs]
+        floats = [self.tensors[i] for i in step.inputs]
         if step.role == "dropped":
-            self._finish(step, arguments[0], self.quantizers[step.inputs[0]])
-        elif step.role == "skip":
-            self._add_plain(step, arguments)
-        elif step.role == "foreign":
-            self._add_foreign(step, arguments)
-        elif step.role == "separable":
+            self._finish(step, floats[0], self.quantizers[step.inputs[0]])
+            return
+        if step.role == "skip":
+            self._add_plain(step, floats)
+            return
+        if step.role == "foreign":
+            self._add_foreign(step, floats)
+            return
+        arguments = [self._on_a_grid(source) for source in step.inputs]
+        if step.role == "separable":
             self._add_separable(step, arguments[0])
         elif step.role == "kernel":
             self._add_kernel(step, arguments[0])
@@ -207,7 +225,7 @@ class _Builder:
             quantizer = FixedRangeQuantizer(LINEAR_BITS, *squeezed)
         else:
             quantizer = self.settings.input_quantizer()
-        layer = InputQuantizer(quantizer, name=self._unique(PREFIX + name))
+        layer = InputQuantizer(quantizer, dtype=_FLOAT32, name=self._unique(PREFIX + name))
         self._finish(step, layer(source), quantizer)
 
     def _squeezed_range(self, index: int) -> tuple[float, float] | None:
@@ -222,39 +240,42 @@ class _Builder:
                 break
         return None
 
-    def _quantize_float(self, source: int) -> None:
-        """Quantize the output of a layer left in float, for the quantized layer that takes it."""
+    def _on_a_grid(self, source: int) -> Any:
+        """Return a result as a quantized layer takes it: that of a float layer quantized."""
         if self.quantizers[source] is None:
             name = self._unique(f"{PREFIX}{self.graph.nodes[source].layer.name}_output")
             self.quantizers[source] = ObservedRangeQuantizer(LINEAR_BITS)
-            layer = InputQuantizer(self.quantizers[source], name=name)
-            self.tensors[source] = layer(self.tensors[source])
+            layer = InputQuantizer(self.quantizers[source], dtype=_FLOAT32, name=name)
+            self.rounded[source] = layer(self.tensors[source])
+        return self.rounded.get(source, self.tensors[source])
 
     def _add_plain(self, step: Step, arguments: list[Any]) -> None:
-        layer = self._clone(step.node.layer)
-        self._finish(step, layer(self._pick(arguments)), None)
+        """Append a copy of a float layer, called as the layer is; one copy for all its calls."""
+        layer = step.node.layer
+        args, kwargs = step.node.arguments(arguments)
+        known = self.copies.get(id(layer))
+        copy = known or copy_layer(layer, self._unique(layer.name))
+        (tensor,) = tf.nest.flatten(copy(*args, **kwargs))
+        if known is None:
+            finish_copy(layer, copy)
+            self.copies[id(layer)] = copy
+        self._finish(step, tensor, None)
 
     def _add_foreign(self, step: Step, arguments: list[Any]) -> None:
-        layer = self._clone(step.node.layer)
-        if step.node.layer.weights:
-            # tfmot's wrapper takes the variables away from the layer, so they are set before it.
-            layer.build(self._pick([argument.shape for argument in arguments]))
-            layer.set_weights(self.weights.pop()[1])
+        layer = step.node.layer
+        taken = step.node.structured(arguments)
+        copy = copy_layer(layer, self._unique(layer.name))
+        # tfmot's wrapper takes the variables away from the layer, so they are set before it.
+        copy.build(tf.nest.map_structure(lambda tensor: tensor.shape, taken))
+        finish_copy(layer, copy)
         wrapper = PortableQuantizeWrapper(
-            layer,
-            self.quantized[step.node.layer.name],
+            copy,
+            self.quantized[layer.name],
             name_prefix="",
-            name=self._unique(PREFIX + layer.name),
+            dtype=_FLOAT32,
+            name=self._unique(PREFIX + copy.name),
         )
-        self._finish(step, wrapper(self._pick(arguments)), None)
-
-    def _clone(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
-        config = layer.get_config()
-        config["name"] = self._unique(config["name"])
-        clone = type(layer).from_config(config)
-        if layer.weights:
-            self.weights.append((clone, layer.get_weights()))
-        return clone
+        self._finish(step, wrapper(taken), None)
 
     def _wrap(
         self,
@@ -262,10 +283,13 @@ class _Builder:
         arguments: Any,
         kernel: KernelQuantizer | None,
         output: OutputQuantizer | None,
+        training: bool | None = None,
     ) -> Any:
         wrapper = QuantizeWrapper(
             layer,
             DefensiveQuantizeConfig(kernel, output),
+            layer_training=training,
+            dtype=_FLOAT32,
             name=self._unique(PREFIX + layer.name),
         )
         return wrapper(arguments)
@@ -280,10 +304,13 @@ class _Builder:
 
     def _fused(self, kind: type, step: Step, config: dict[str, Any], depthwise: bool) -> Any:
         """Return a fused layer with the step's BatchNorm, activation and penalty."""
-        norm = None if step.norm is None else self._norm_config(step.norm)
+        norm = None
+        if step.norm is not None:
+            norm = L.BatchNormalization.from_config(self._norm_arguments(step.norm))
         penalty = self.settings.penalty(depthwise, tuple(config.get("strides", (1, 1))))
-        lagging = lagging_norm(step.norm, norm["momentum"] if norm else 0.0, penalty)
-        self.lagging += [] if lagging is None else [lagging]
+        if norm is not None and step.training is None:
+            lagging = lagging_norm(step.norm, norm.momentum, penalty)
+            self.lagging += [] if lagging is None else [lagging]
         return kind(
             **config,
             batch_norm=norm,
@@ -292,18 +319,18 @@ class _Builder:
             penalty_schedule=self.settings.beta_schedule,
         )
 
-    def _norm_config(self, norm: tf_keras.layers.BatchNormalization) -> dict[str, Any]:
-        """Return the config of a BatchNorm, with the momentum that the settings give it."""
-        return {**norm_config(norm), "momentum": self.settings.norm_momentum(norm.momentum)}
+    def _norm_arguments(self, norm: tf_keras.layers.BatchNormalization) -> dict[str, Any]:
+        """Return the arguments of a BatchNorm, with the momentum that the settings give it."""
+        momentum = self.settings.norm_momentum(norm.momentum)
+        return {**constructor_arguments(norm), "momentum": momentum}
 
     def _add_kernel(self, step: Step, argument: Any) -> None:
         layer = step.node.layer
         kind = {L.Conv2D: FusedConv2D, L.DepthwiseConv2D: FusedDepthwiseConv2D, L.Dense: FusedDense}
         depthwise = isinstance(layer, L.DepthwiseConv2D)
-        config = layer.get_config()
+        config = constructor_arguments(layer)
         config.update(name=self._unique(layer.name), activation="linear")
         fused = self._fused(kind[type(layer)], step, config, depthwise)
-        values = layer.get_weights() + (step.norm.get_weights() if step.norm else [])
         weight_bits, activation_bits = self._bits(step)
         given = self.quantized[layer.name]
         quantizer = (
@@ -318,10 +345,12 @@ class _Builder:
             )
         )
         output = self._output_quantizer(step, activation_bits)
-        tensor = self._wrap(fused, argument, quantizer, output)
-        self.weights.append((fused, values))
+        tensor = self._wrap(fused, argument, quantizer, output, step.training)
+        fused.set_float_weights(
+            layer.get_weights(), [] if step.norm is None else step.norm.get_weights()
+        )
         if step.activation == "softmax":
-            softmax = L.Softmax(name=self._unique(f"{layer.name}_softmax"))
+            softmax = L.Softmax(name=self._unique(f"{layer.name}_softmax"), dtype=_FLOAT32)
             output = FixedRangeQuantizer(LINEAR_BITS, *SOFTMAX_RANGE)
             tensor = self._wrap(softmax, tensor, None, output)
         self._finish(step, tensor, output)
@@ -332,13 +361,14 @@ class _Builder:
 
     def _add_separable(self, step: Step, argument: Any) -> None:
         layer = step.node.layer
-        config = layer.get_config()
+        config = constructor_arguments(layer)
         weight_bits, activation_bits = self._bits(step)
+        both = {"dtype": _FLOAT32, **{key: config[key] for key in _SHARED_ARGUMENTS}}
         depthwise = FusedDepthwiseConv2D(
+            **both,
             **{key: config[key] for key in _DEPTHWISE_ARGUMENTS},
             use_bias=False,
             name=self._unique(f"{layer.name}_depthwise"),
-            depthwise_regularizer=config["depthwise_regularizer"],
             penalty=self.settings.penalty(depthwise=True, strides=tuple(config["strides"])),
             penalty_schedule=self.settings.beta_schedule,
         )
@@ -352,26 +382,30 @@ class _Builder:
             FusedConv2D,
             step,
             {
+                **both,
                 "filters": config["filters"],
                 "kernel_size": 1,
                 "use_bias": config["use_bias"],
                 "kernel_regularizer": config["pointwise_regularizer"],
+                "kernel_constraint": config["pointwise_constraint"],
+                "bias_regularizer": config["bias_regularizer"],
+                "bias_constraint": config["bias_constraint"],
                 "name": self._unique(layer.name),
             },
             depthwise=False,
         )
         output = self._output_quantizer(step, activation_bits)
-        tensor = self._wrap(pointwise, middle, KernelQuantizer(weight_bits), output)
+        tensor = self._wrap(pointwise, middle, KernelQuantizer(weight_bits), output, step.training)
         first, *rest = layer.get_weights()
-        self.weights.append((depthwise, [first]))
-        norm = step.norm.get_weights() if step.norm else []
-        self.weights.append((pointwise, rest + norm))
+        depthwise.set_float_weights([first], [])
+        pointwise.set_float_weights(rest, [] if step.norm is None else step.norm.get_weights())
         self._finish(step, tensor, output)
 
     def _add_other(self, step: Step, arguments: list[Any]) -> None:
         """Append a layer without a kernel."""
         layer = step.node.layer
-        config = self._norm_config(layer) if step.role == "norm" else layer.get_config()
+        is_norm = step.role == "norm"
+        config = self._norm_arguments(layer) if is_norm else layer.get_config()
         config["name"] = self._unique(layer.name)
         relu = self.settings.fused_activation(step.activation)
         _, bits = self._bits(step)
@@ -386,10 +420,10 @@ class _Builder:
             new = ConvexCombination(**{**config, "fused_activation": relu})
             output = self._output_quantizer(step, bits)
         elif step.role == "relu":
-            new = FusedReLU(name=config["name"], fused_activation=relu)
+            new = FusedReLU(name=config["name"], fused_activation=relu, dtype=_FLOAT32)
             output = self._output_quantizer(step, bits)
         elif step.role == "softmax":
-            new = L.Softmax(name=config["name"])
+            new = L.Softmax(name=config["name"], dtype=_FLOAT32)
             output = FixedRangeQuantizer(LINEAR_BITS, *SOFTMAX_RANGE)
         else:
             new = type(layer).from_config(config)
@@ -401,9 +435,10 @@ class _Builder:
                 output = FixedRangeQuantizer(layer.bits, *layer.input_range)
             elif step.role == "concat":
                 output = self._joint_quantizer(step)
-        tensor = self._wrap(new, self._pick(arguments), None, output)
+        taken = step.node.structured(arguments)
+        tensor = self._wrap(new, taken, None, output, step.training)
         if layer.weights:
-            self.weights.append((new, layer.get_weights()))
+            new.set_weights(layer.get_weights())
         self._finish(step, tensor, output or self.quantizers[step.inputs[0]])
 
     def _joint_quantizer(self, step: Step) -> OutputQuantizer | None:

@@ -71,10 +71,9 @@ class PortableQuantizeWrapper(quantize_wrapper.QuantizeWrapperV2):
 
     @property
     def trainable_weights(self) -> list[tf.Variable]:
-        """The variables that training updates; none when the layer is frozen."""
-        if not self.layer.trainable:
-            return []
-        return self._dedup_weights(self._trainable_weights + self.layer.trainable_weights)
+        """The variables that training updates."""
+        own = self._trainable_weights if self.layer.trainable else []
+        return self._dedup_weights(own + self.layer.trainable_weights)
 
     @property
     def non_trainable_weights(self) -> list[tf.Variable]:
@@ -120,11 +119,25 @@ class QuantizeWrapper(PortableQuantizeWrapper):
     Args:
         layer: the layer, usually a fused one of ``tfdq.quantization.layers``.
         quantize_config: which quantizers it gets.
+        layer_training: the mode that the layer (its BatchNorm, or Dropout) is held in, such as
+            False of a part that a fine-tuned model calls with ``training=False``; None: that of
+            the call. The output's range is observed in training either way, as that of a frozen
+            layer is.
         **kwargs: arguments of ``tf_keras.layers.Wrapper``.
     """
 
     quantize_config: DefensiveQuantizeConfig
     _training_calls: tf.Variable | None = None
+
+    def __init__(
+        self,
+        layer: tf_keras.layers.Layer,
+        quantize_config: DefensiveQuantizeConfig,
+        layer_training: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(layer, quantize_config, **kwargs)
+        self.layer_training = layer_training
 
     def build(self, input_shape: Any = None) -> None:
         """Build the layer, the quantizers' variables and the penalty."""
@@ -161,7 +174,8 @@ class QuantizeWrapper(PortableQuantizeWrapper):
         if self._training_calls is not None:
             self._training_calls.assign_add(tf.cast(training, tf.int64))
         if self._call_takes_training:
-            kwargs["training"] = training
+            held = self.layer_training
+            kwargs["training"] = training if held is None else held
         if kernel is None:
             outputs = self.layer.call(inputs, **kwargs)
         else:
@@ -173,6 +187,10 @@ class QuantizeWrapper(PortableQuantizeWrapper):
         return _quantize_output(
             self.quantize_config.output, outputs, training, self._output_variables
         )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor, serialized."""
+        return {**super().get_config(), "layer_training": self.layer_training}
 
     def quantize_output(self, outputs: tf.Tensor) -> tf.Tensor:
         """Return what the layer computes fake-quantized, in inference mode."""

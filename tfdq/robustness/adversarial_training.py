@@ -24,9 +24,9 @@ class AdversarialTraining(tf_keras.Model):
 
     Each step perturbs the first `ratio` of the batch against the model as it stands, inside the
     same `tf.function`, and takes one ordinary gradient step on the mixed batch. So the loss, its
-    weights, the penalties of the model (`model.losses`), `jit_compile`, mixed precision and
-    `tf.distribute` work as in plain training, and a step costs `ratio` extra gradients (times the
-    steps of the attack).
+    weights, the penalties of the model (`model.losses`), `jit_compile`, `tf.distribute` and, for a
+    float model, mixed precision work as in plain training, and a step costs `ratio` extra gradients
+    (times the steps of the attack).
 
     The attack runs the model in inference mode: it leaves the BatchNormalization statistics and
     the quantizer ranges as they are.
