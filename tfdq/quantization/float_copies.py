@@ -46,8 +46,7 @@ def copy_layer(layer: tf_keras.layers.Layer, name: str) -> tf_keras.layers.Layer
     else:
         with tf_keras.saving.custom_object_scope(_objects_of(layer)):
             copy = type(layer).from_config({**constructor_arguments(layer), "name": name})
-    copy.activity_regularizer = layer.activity_regularizer
-    copy._autocast = layer._autocast
+    _give_unwritten(layer, copy)
     return copy
 
 
@@ -66,13 +65,21 @@ def finish_copy(layer: tf_keras.layers.Layer, copy: tf_keras.layers.Layer) -> No
     # Setting a layer's flag sets those of the layers inside, which come after it.
     for one, other in zip(inside, copied, strict=True):
         other.trainable = one.trainable
-        for key in _FUNCTIONS:
-            if callable(getattr(one, key, None)):
-                setattr(other, key, getattr(one, key))
+        _give_unwritten(one, other)
     copy.set_weights(layer.get_weights())
     if isinstance(copy, tf_keras.layers.experimental.preprocessing.PreprocessingLayer):
         # Such as Normalization, which computes with tensors derived from its weights.
         copy.finalize_state()
+
+
+def _give_unwritten(layer: tf_keras.layers.Layer, copy: tf_keras.layers.Layer) -> None:
+    """Give a copy what a config may leave out, or have by a name only."""
+    copy._activity_regularizer = layer._activity_regularizer
+    copy._autocast = layer._autocast
+    for key in _FUNCTIONS:
+        function = getattr(layer, key, None)
+        if callable(function) and getattr(copy, key, None) is not function:
+            setattr(copy, key, function)
 
 
 def _objects_of(layer: tf_keras.layers.Layer) -> dict[str, Any]:

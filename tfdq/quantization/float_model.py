@@ -86,7 +86,7 @@ def what_no_copy_keeps(node: Node) -> str | None:
             "a loss or metric added to the float model; add it to the quantized one, "
             "quantized.add_loss or add_metric, and give quantize_model the model without it"
         )
-    if any(not _is_of_a_weight(loss) for loss in layer._callable_losses) or layer._losses:
+    if any(not _is_of_a_weight(loss) for loss in layer._callable_losses):
         return "a loss of its own (add_loss); add it to the quantized model instead"
     if layer.dynamic:
         return "dynamic=True, which runs outside of a graph"

@@ -41,7 +41,6 @@ _SAME_NAMED = frozenset(
 _ANY = object()
 _KERAS3_ONLY: dict[str, Any] = {
     "quantization_config": None,
-    "synchronized": False,
     "renorm": False,
     "renorm_clipping": None,
     "renorm_momentum": _ANY,
@@ -51,7 +50,8 @@ _KERAS3_ONLY: dict[str, Any] = {
 }
 _KERAS3_ONLY_BY_CLASS: dict[str, dict[str, Any]] = {
     "AlphaDropout": {"noise_shape": None},
-    "RandomContrast": {"value_range": _ANY},
+    # tf_keras clips to it, whatever the images are.
+    "RandomContrast": {"value_range": (0, 255)},
     # Both only serve pad_to_aspect_ratio, which is refused.
     "Resizing": {"fill_mode": _ANY, "fill_value": _ANY},
 }
@@ -83,6 +83,20 @@ _ACTIVATIONS: dict[str, str | Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
+# Functions that are known by more than the name above: one of the user's may have that, too.
+_SAME_OPERATION = (
+    *("elu", "relu", "relu6", "selu", "sigmoid"),
+    *("silu", "softmax", "softplus", "softsign", "tanh"),
+)
+
+
+def _known_functions() -> list[tuple[Any, str]]:
+    """Return the functions that an activation may be, each with its name in `_ACTIVATIONS`."""
+    own = [(keras.activations.get(name), name) for name in _ACTIVATIONS]
+    operations = [(getattr(keras.ops, name), name) for name in _SAME_OPERATION]
+    return [*own, *operations, (tf.nn.relu, "relu"), (tf.nn.relu6, "relu6")]
+
+
 class UnsupportedError(ValueError):
     """A layer can't cross; the message is the reason, without the layer's name."""
 
@@ -101,7 +115,23 @@ def convert_layer(layer: Any) -> tf_keras.layers.Layer:
             "no tf_keras layer is known to compute the same; replace it, or in Python give "
             f"custom_layers={{{kind!r}: function}} with a function that makes one"
         )
-    return getattr(tf_keras.layers, kind)(**_arguments(kind, layer.get_config()))
+    _check_variables(layer)
+    return getattr(tf_keras.layers, kind)(**_arguments(kind, layer))
+
+
+def _check_variables(layer: Any) -> None:
+    """Check that the layer's flag says of all its weights whether they are trained.
+
+    Raises:
+        UnsupportedError: If a weight is frozen alone.
+    """
+    trainable = {id(v) for v in layer.trainable_variables}
+    alone = [v.name for v in layer._trainable_variables if id(v) not in trainable]
+    if layer.trainable and alone:
+        raise UnsupportedError(
+            f"its {' and '.join(alone)} alone is not trainable, which tf_keras has for whole "
+            "layers only: set trainable of the layer"
+        )
 
 
 def convert_input(layer: Any) -> Any:
@@ -220,13 +250,14 @@ def _global_pool(kind: str, operation: Any, tensor: Any) -> tf_keras.layers.Laye
     )
 
 
-def _arguments(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+def _arguments(kind: str, layer: Any) -> dict[str, Any]:
     """Return the arguments of the tf_keras layer for a Keras 3 layer's configuration."""
     neutral = _KERAS3_ONLY | _KERAS3_ONLY_BY_CLASS.get(kind, {})
-    arguments = {}
-    for key, value in config.items():
+    arguments: dict[str, Any] = {}
+    for key, value in layer.get_config().items():
         if key in neutral:
-            if neutral[key] is not _ANY and value != neutral[key]:
+            same = tuple(value) if isinstance(value, list) else value
+            if neutral[key] is not _ANY and same != neutral[key]:
                 raise UnsupportedError(f"tf_keras has no {key}={value!r}")
         elif key == "data_format" and value == "channels_first":
             raise UnsupportedError(
@@ -235,6 +266,8 @@ def _arguments(kind: str, config: dict[str, Any]) -> dict[str, Any]:
             )
         elif key == "data_format" and kind.startswith(_CHANNELS_LAST_ONLY):
             continue
+        elif key.endswith("activation"):
+            arguments[key] = _activation_function(getattr(layer, key))
         else:
             crossed = _value(key, value)
             if crossed is not _ANY:
@@ -249,21 +282,31 @@ def _arguments(kind: str, config: dict[str, Any]) -> dict[str, Any]:
 
 def _accepted(kind: str) -> set[str]:
     """Return the arguments a tf_keras layer takes, its base classes' included."""
-    accepted = {"name", "dtype", "trainable"}
+    accepted = {"name", "dtype", "trainable", "activity_regularizer"}
     for base in getattr(tf_keras.layers, kind).__mro__:
         if "__init__" in vars(base):
             accepted |= set(inspect.signature(base.__init__).parameters)
     return accepted - {"self", "args", "kwargs"}
 
 
+def _activation_function(function: Any) -> str | Callable[[tf.Tensor], tf.Tensor]:
+    """Return tf_keras' activation for one of Keras 3.
+
+    Raises:
+        UnsupportedError: If it is a function of the user's, whatever its name.
+    """
+    for known, name in _known_functions():
+        if function is known:
+            return _ACTIVATIONS[name]
+    module = getattr(function, "__module__", type(function).__module__)
+    name = getattr(function, "__qualname__", type(function).__name__)
+    raise UnsupportedError(f"the activation {module}.{name} has no counterpart")
+
+
 def _value(key: str, value: Any) -> Any:
     """Return one argument's value as tf_keras takes it, or `_ANY` to leave it out."""
     if key == "dtype":
         return _policy(value)
-    if key.endswith("activation"):
-        if isinstance(value, str) and value in _ACTIVATIONS:
-            return _ACTIVATIONS[value]
-        raise UnsupportedError(f"the activation {_label(value)} has no counterpart")
     if key.endswith("_initializer"):
         return _initializer(value)
     if key.endswith("_regularizer"):

@@ -174,7 +174,30 @@ def plan(graph: Graph, quantized: Mapping[str, Any], skip: set[str]) -> list[Ste
                 relu = activation_of(follower.layer) or "linear"
                 step = replace(step, activation=relu, result=follower.index)
         steps.append(step)
+    _check_quantizers(graph, steps, quantized, unsupported)
+    unsupported.check()
     return steps
+
+
+def _check_quantizers(
+    graph: Graph, steps: list[Step], quantized: Mapping[str, Any], unsupported: Unsupported
+) -> None:
+    """Note each quantizer of an annotated layer that the layer's step has no place for."""
+    first = {step.node.index: step.role for step in steps}
+    for node in graph.nodes:
+        config = quantized.get(node.layer.name)
+        if not isinstance(config, DefensiveQuantizeConfig) or not node.inputs:
+            continue
+        role = first.get(node.index, "fused")
+        lost = []
+        if config.kernel is not None and role != "kernel":
+            lost.append("a kernel quantizer, which only a layer with one kernel has")
+        if config.output is not None and role not in (*_FUSING, "relu"):
+            lost.append(
+                "an output quantizer, which is that of the layer it is fused into, or of its input"
+            )
+        if lost:
+            unsupported.add(node.layer, f"a DefensiveQuantizeConfig with {' and '.join(lost)}")
 
 
 def _role(
