@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from tflite_export.cost import cost_of, samples_at_once
-from tflite_export.graph import DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
+from tflite_export.graph import DTYPES, IntegerGraph, Tensor
+from tflite_export.input_check import check_inputs
 from tflite_export.limits import DEFAULT, Limits
 from tflite_export.metadata import GoldenVectors, golden_of, labels_of
 from tflite_export.read import load, naming, read
@@ -160,7 +161,7 @@ class Interpreter:
         Raises:
             ValueError: for a wrong shape or NaN.
         """
-        arrays = self._arrays(x)
+        arrays = check_inputs(x, self.graph)
         feeds = [
             quantize(array, tensor)
             if tensor.quantization is not None
@@ -195,7 +196,7 @@ class Interpreter:
             dequantizes.
         """
         feeds = []
-        for array, tensor in zip(self._arrays(x), self.input_tensors, strict=True):
+        for array, tensor in zip(check_inputs(x, self.graph), self.input_tensors, strict=True):
             raw = array.dtype == DTYPES[tensor.dtype]
             feeds.append(array if raw else quantize(array, tensor))
         results = [
@@ -284,23 +285,6 @@ class Interpreter:
         behind = self.graph.integer_output(index)
         return value if behind == index else quantize(value, self.graph.tensors[behind])
 
-    def _arrays(self, x: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
-        tensors = self.input_tensors
-        given = list(x) if len(tensors) > 1 else [x]
-        if len(given) != len(tensors):
-            raise ValueError(f"{len(given)} inputs given, the model takes {len(tensors)}")
-        arrays = [np.asarray(value) for value in given]
-        for array, tensor in zip(arrays, tensors, strict=True):
-            if array.shape[1:] != tensor.shape[1:] or array.ndim != len(tensor.shape):
-                raise ValueError(
-                    f"input {tensor.name!r} has shape {array.shape}, expected (n, "
-                    f"{', '.join(map(str, tensor.shape[1:]))})"
-                )
-            if len(array) != len(arrays[0]):
-                raise ValueError(f"inputs of {len(arrays[0])} and {len(array)} samples")
-            _check_scale(array, tensor)
-        return arrays
-
     def _run(
         self, feeds: Sequence[np.ndarray], progress: bool | Callable[[int, int], None]
     ) -> list[np.ndarray]:
@@ -357,25 +341,6 @@ def find_runtime(name: str | None = None) -> tuple[Any, str, str]:
         module = module.lite if package == "tensorflow" else module
         return module, package, importlib.metadata.version(package)
     raise ValueError(f"no runtime: pip install ai-edge-litert ({'; '.join(reasons)})")
-
-
-def _check_scale(array: np.ndarray, tensor: Tensor) -> None:
-    """Refuse images on another scale than those trained on: they would saturate, silently.
-
-    Integers, in another type than the input's own, must lie on the grid. Floats may leave it, as
-    noise does, but not by fifty times its width, as bytes made floats do.
-    """
-    if tensor.quantization is None or array.dtype == DTYPES[tensor.dtype] or array.size == 0:
-        return
-    low, high = (float(x) for x in dequantize(np.array(INTEGER_RANGES[tensor.dtype]), tensor))
-    room = float(tensor.scale) if np.issubdtype(array.dtype, np.integer) else 50 * (high - low)
-    least, most = float(array.min()), float(array.max())
-    finite = np.isfinite([least, most]).all()
-    if finite and (least < low - room or most > high + room):
-        raise ValueError(
-            f"input {tensor.name!r} takes values from {low:.4g} to {high:.4g}, got {least:.4g} to "
-            f"{most:.4g}: scale the images as those trained on (bytes are usually divided by 255)"
-        )
 
 
 def _checked(

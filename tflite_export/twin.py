@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from tflite_export.graph import DTYPES, IntegerGraph, Tensor, integers_in_use
+from tflite_export.input_check import check_inputs, check_shape
 from tflite_export.limits import DEFAULT, UNLIMITED, Limits
 from tflite_export.read import naming
 from tflite_export.reference import KERNEL_SETS
@@ -159,7 +160,11 @@ class IntegerTwin(tf_keras.Model):
         if len(given) != len(indices):
             raise ValueError(f"{len(given)} inputs given, the model takes {len(indices)}")
         values: dict[int, tf.Tensor] = {}
-        for index, value in zip(indices, given, strict=True):
+        tensors = [tf.convert_to_tensor(value) for value in given]
+        if all(isinstance(tensor, tf.__internal__.EagerTensor) for tensor in tensors):
+            arrays = [tensor.numpy() for tensor in tensors]
+            check_inputs(arrays if len(arrays) > 1 else arrays[0], self._source)
+        for index, value in zip(indices, tensors, strict=True):
             values[index] = _centred_input(value, self._source.tensors[index])
         for kernel, moving, output in self._steps:
             values[output] = kernel([values[i] for i in moving])
@@ -194,12 +199,9 @@ def _open(shape: tuple[int, ...]) -> tuple[int | None, ...]:
     return tuple(None if size < 0 else size for size in shape)
 
 
-def _centred_input(value: Any, tensor: Tensor) -> tf.Tensor:
-    value = tf.convert_to_tensor(value)
-    if value.shape.rank != len(tensor.shape):
-        raise ValueError(
-            f"input {tensor.name!r} has shape {value.shape}, expected {_open(tensor.shape)}"
-        )
+def _centred_input(value: tf.Tensor, tensor: Tensor) -> tf.Tensor:
+    if value.shape.rank is not None:
+        check_shape(value.shape.as_list(), tensor)
     if tensor.quantization is None:
         return tf.cast(value, tf.float32)
     if value.dtype == DTYPES[tensor.dtype]:

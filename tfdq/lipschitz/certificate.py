@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from tflite_export.graph import IntegerGraph
+from tflite_export.input_check import check_inputs
 
 Norm = Literal["l2", "linf"]
 
@@ -95,6 +99,39 @@ class Certificate:
     def save(self, path: str | Path) -> None:
         """Write the certificate to a JSON file."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def check_graph_examples(
+    graph: IntegerGraph, x: Any, y: Any
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
+    """Return images and labels for an integer network, as `Interpreter.predict` would take them.
+
+    Raises:
+        ValueError: as `check_examples`; and images of another shape or on another scale than the
+            network's input, an output that is not one score for each class, or a label beyond it.
+    """
+    images, labels = check_examples(x, y)
+    check_inputs(images, graph)
+    shape = graph.tensors[graph.outputs[0]].shape
+    if math.prod(shape[1:]) != shape[-1] or len(shape) < 2:
+        raise ValueError(
+            f"output {graph.tensors[graph.outputs[0]].name!r} has shape {shape}; a classifier with "
+            "one score for each class is certified"
+        )
+    check_label_range(labels, shape[-1])
+    return images, labels
+
+
+def check_label_range(labels: npt.NDArray[np.intp], classes: int) -> None:
+    """Say whether every label is one of the classes.
+
+    Raises:
+        ValueError: naming the largest label and the number of classes.
+    """
+    if labels.max() >= classes:
+        raise ValueError(
+            f"label {labels.max()} is beyond the network's {classes} classes 0..{classes - 1}"
+        )
 
 
 def check_examples(x: Any, y: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:

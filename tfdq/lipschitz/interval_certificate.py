@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfdq.lipschitz.certificate import Certificate, check_examples
+from tfdq.lipschitz.certificate import Certificate, check_graph_examples
 from tfdq.lipschitz.intervals import check_intervals, propagate, robust_classes
 from tflite_export.graph import DTYPES, IntegerGraph
 from tflite_export.reference import KERNEL_SETS, quantize
@@ -99,8 +99,8 @@ def interval_certificate(
     Raises:
         ValueError: an operator has no interval rule, or an argument is out of its range.
     """
-    images, labels = check_examples(x, y)
     check_intervals(graph)
+    images, labels = check_graph_examples(graph, x, y)
     if kernels not in KERNEL_SETS:
         raise ValueError(f"kernels is {kernels!r}; known: {', '.join(KERNEL_SETS)}")
     if not step > 0 or max_steps < 1 or batch_size < 1:

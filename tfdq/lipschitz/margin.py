@@ -17,8 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import tf_keras
 
-from tfdq.lipschitz.certificate import Certificate, check_examples
+from tfdq.lipschitz.certificate import (
+    Certificate,
+    check_examples,
+    check_graph_examples,
+    check_label_range,
+)
 from tfdq.lipschitz.integer_network import integer_network
+from tfdq.lipschitz.intervals import check_intervals
 from tfdq.lipschitz.layer_maps import (
     KernelChoice,
     effective_kernel,
@@ -29,7 +35,8 @@ from tfdq.lipschitz.layer_maps import (
 from tfdq.lipschitz.linear_maps import Array
 from tfdq.lipschitz.network import LayerRow, compose, report
 from tfdq.quantization.graph import Graph, Node, read_graph
-from tflite_export.graph import IntegerGraph
+from tflite_export.graph import BATCH, IntegerGraph, Quantization, Tensor
+from tflite_export.input_check import check_range, check_shape
 from tflite_export.reference import quantize, run
 
 _ROUND_UP = 1 + 1e-12
@@ -106,13 +113,15 @@ def lipschitz_certificate(
 
     Source: Tsuzuku, Sato, Sugiyama, *Lipschitz-Margin Training*, NeurIPS 2018, proposition 1.
     """
-    images, labels = check_examples(x, y)
     if isinstance(model, IntegerGraph):
+        check_intervals(model)
+        images, labels = check_graph_examples(model, x, y)
         logits, predicted, sensitivity = _integer_logits(model, images, kernels, batch_size)
     else:
+        images, labels = check_examples(x, y)
+        _check_input(model, images)
         logits, predicted, sensitivity = _keras_logits(model, images, kernel, batch_size)
-    if labels.max() >= logits.shape[1]:
-        raise ValueError(f"label {labels.max()} is beyond the network's {logits.shape[1]} classes")
+    check_label_range(labels, logits.shape[1])
     rows = np.arange(len(logits))
     margin = logits[rows, predicted][:, None] - logits
     slope, offset = sensitivity.slope[predicted], sensitivity.offset[predicted]
@@ -163,6 +172,28 @@ def pair_sensitivity(
         slope = np.minimum(slope, rows * before)
         offset = np.minimum(offset, rows * rounding_before + 2 * own)
     return OutputSensitivity(slope * _ROUND_UP, offset * _ROUND_UP, constant)
+
+
+def _check_input(model: tf_keras.Model, images: npt.NDArray[np.float32]) -> None:
+    """Say whether images have the shape and the scale of a Keras model's input.
+
+    Raises:
+        ValueError: naming what is given and what is expected.
+    """
+    graph = read_graph(model)
+    source = graph.nodes[graph.inputs[0]]
+    expected = Tensor(source.layer.name, (BATCH, *(size or 0 for size in source.shape[1:])), "int8")
+    if None not in source.shape[1:]:
+        check_shape(images.shape, expected)
+    for index in graph.consumers()[source.index]:
+        grid = _grid(graph.nodes[index]) if _is_input_quantizer(graph.nodes[index]) else None
+        if grid is not None:
+            step = Quantization.per_tensor(grid.scale, grid.zero_point)
+            check_range(images, replace(expected, quantization=step))
+
+
+def _is_input_quantizer(node: Node) -> bool:
+    return type(node.layer).__name__ == "InputQuantizer"
 
 
 def tie_margin(step: float, beta: float, classes: int) -> float:

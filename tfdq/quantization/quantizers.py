@@ -243,14 +243,21 @@ class ObservedRangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         """Return the int8 grid of the output.
 
         Raises:
-            ValueError: no batch has been seen yet.
+            ValueError: no batch has been seen yet, or nothing but zeros.
         """
         if float(weights["seen"].numpy()) < 0.5:
             raise ValueError(
                 "the range has not seen any data yet: train the model, or pass images through it "
                 "with tfdq.calibrate(model, images)"
             )
-        return nudged_grid(float(weights["low"].numpy()), float(weights["high"].numpy()), self.bits)
+        low, high = float(weights["low"].numpy()), float(weights["high"].numpy())
+        if not high - low > 2 * SMALLEST_RANGE:
+            raise ValueError(
+                "the range has seen no data but zeros (black images, or a layer whose outputs are "
+                "all 0), so it has no step: train the model, or pass real images through it with "
+                "tfdq.calibrate(model, images)"
+            )
+        return nudged_grid(low, high, self.bits)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""

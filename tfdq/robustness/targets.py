@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tflite_export.graph import IntegerGraph
+from tflite_export.input_check import check_inputs
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -174,6 +177,7 @@ class DifferentiableTarget(Target):
         model: Any = None,
         values_of: Target | None = None,
         differentiated: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        logits_known: bool = False,
     ) -> None:
         """Wraps a TensorFlow function from float32 images to logits.
 
@@ -187,12 +191,17 @@ class DifferentiableTarget(Target):
             values_of: A target whose logits this one reproduces, with other gradients (BPDA): an
                 attack then need not ask that target again.
             differentiated: The same function in a form that costs less to differentiate.
+            logits_known: The function returns logits even where they look like probabilities.
         """
         super().__init__(name, batch_size, outputs)
         self.model = model
         self.values_of = values_of
         # Targets derived from this one, kept so that they are traced once.
         self.companions: dict[Any, Any] = {}
+        # A traced twin cannot look at its images, so that is done here.
+        graph = getattr(function if model is None else model, "graph", None)
+        self.integers = graph if isinstance(graph, IntegerGraph) else None
+        self._outputs_checked = logits_known
         self.function = function
         self._differentiated = differentiated or function
         self._compiled: dict[Any, Callable[..., Any]] = {}
@@ -212,6 +221,8 @@ class DifferentiableTarget(Target):
     def _scores(self, x: np.ndarray) -> np.ndarray:
         import tensorflow as tf
 
+        if self.integers is not None:
+            check_inputs(x, self.integers)
         shape = x.shape[1:]
         if shape not in self._compiled:
             spec = tf.TensorSpec([None, *shape], tf.float32)

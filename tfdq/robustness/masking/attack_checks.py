@@ -245,6 +245,7 @@ def _rescaled_pgd(subject: Subject, scale: float) -> np.ndarray:
     scaled = DifferentiableTarget(
         lambda x: scale * source.logits_tensor(x),
         name=f"{source.name} x {scale:g}",
+        logits_known=True,
         batch_size=source.batch_size,
     )
     made = subject.attack("pgd", target=scaled, steps=SINGLE_STEPS)

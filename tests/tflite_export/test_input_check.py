@@ -1,0 +1,84 @@
+"""Runtime, twin, certificates and attacks refuse the same inputs."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.lipschitz.integer_networks import plain
+from tfdq import lipschitz
+from tfdq.robustness.targets import as_target
+from tflite_export.graph import IntegerGraph, Operator, Tensor
+from tflite_export.runtime import Interpreter
+from tflite_export.twin import IntegerTwin
+from tflite_export.write import write
+
+GOOD = np.random.default_rng(0).uniform(0, 1, (4, 2, 2, 1)).astype(np.float32)
+NAN = np.where(np.arange(16).reshape(4, 2, 2, 1) == 3, np.nan, GOOD).astype(np.float32)
+BAD = {
+    "bytes": (np.rint(GOOD * 255), "takes values from 0 to 1"),
+    "integers": (np.rint(GOOD * 255).astype(np.uint8), "takes values from 0 to 1"),
+    "nan": (NAN, "NaN"),
+    "wide": (np.zeros((4, 2, 3, 1), np.float32), "shape"),
+    "flat": (np.zeros((4, 4), np.float32), "shape"),
+}
+
+
+def from_floats() -> IntegerGraph:
+    """The same network with a QUANTIZE in front: its input is float32."""
+    inner = plain(0)
+    graph = IntegerGraph(list(inner.tensors), list(inner.operators), (), inner.outputs)
+    outside = graph.add_tensor(Tensor("float", (-1, 2, 2, 1), "float32"))
+    graph.inputs = (outside,)
+    graph.operators.insert(0, Operator("QUANTIZE", (outside,), (inner.inputs[0],)))
+    return graph
+
+
+def consumers(graph: IntegerGraph) -> dict[str, Callable]:
+    content = write(graph)
+    y = np.zeros(4, int)
+    twin = IntegerTwin(graph)
+    return {
+        "predict": Interpreter(content).predict,
+        "integers": Interpreter(content).integers,
+        "twin": twin,
+        "twin.integers": twin.integers,
+        "interval": lambda x: lipschitz.certify(content, x, y, norm="linf", max_steps=1),
+        "lipschitz": lambda x: lipschitz.certify(content, x, y, norm="l2", method="lipschitz"),
+        "attacked twin": lambda x: as_target(twin).logits(x),
+        "attacked file": lambda x: as_target(Interpreter(content)).logits(x),
+    }
+
+
+@pytest.mark.parametrize("fault", BAD)
+@pytest.mark.parametrize("make", [lambda: plain(0), from_floats], ids=["int8", "float32"])
+def test_what_predict_refuses_is_refused_everywhere(make, fault) -> None:
+    x, message = BAD[fault]
+    for name, consumer in consumers(make()).items():
+        consumer(GOOD)
+        with pytest.raises(ValueError, match=message):
+            consumer(x)
+            pytest.fail(f"{name} takes {fault}")
+
+
+def test_labels_out_of_range_and_outputs_that_are_no_scores_are_refused() -> None:
+    graph = plain(0)
+    for norm, method in (("linf", "interval"), ("l2", "lipschitz"), ("linf", "lipschitz")):
+        with pytest.raises(ValueError, match=r"label 3 is beyond the network's 3 classes 0\.\.2"):
+            lipschitz.certify(graph, GOOD, np.array([0, 1, 2, 3]), norm, method)
+        with pytest.raises(ValueError, match="labels must be integers >= 0"):
+            lipschitz.certify(graph, GOOD, np.array([0, -1, 2, 1]), norm, method)
+        images = dataclasses.replace(graph, outputs=(graph.operators[0].outputs[0],))
+        images.operators = graph.operators[:1]
+        with pytest.raises(ValueError, match="one score for each class"):
+            lipschitz.certify(images, GOOD, np.zeros(4, int), norm, method)
+
+
+def test_a_traced_twin_still_checks_shapes() -> None:
+    import tensorflow as tf
+
+    call = tf.function(IntegerTwin(plain(0)))
+    assert call(GOOD).shape == (4, 3)
+    with pytest.raises(ValueError, match=r"shape \(4, 2, 3, 1\), expected \(n, 2, 2, 1\)"):
+        call(np.zeros((4, 2, 3, 1), np.float32))
