@@ -5,7 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 
+import tfdq
+import tflite_export
 from tests.lipschitz.integer_networks import plain
 from tfdq import lipschitz
 from tfdq.robustness.targets import as_target
@@ -55,11 +59,10 @@ def consumers(graph: IntegerGraph) -> dict[str, Callable]:
 @pytest.mark.parametrize("make", [lambda: plain(0), from_floats], ids=["int8", "float32"])
 def test_what_predict_refuses_is_refused_everywhere(make, fault) -> None:
     x, message = BAD[fault]
-    for name, consumer in consumers(make()).items():
+    for consumer in consumers(make()).values():
         consumer(GOOD)
         with pytest.raises(ValueError, match=message):
             consumer(x)
-            pytest.fail(f"{name} takes {fault}")
 
 
 def test_labels_out_of_range_and_outputs_that_are_no_scores_are_refused() -> None:
@@ -76,9 +79,35 @@ def test_labels_out_of_range_and_outputs_that_are_no_scores_are_refused() -> Non
 
 
 def test_a_traced_twin_still_checks_shapes() -> None:
-    import tensorflow as tf
-
     call = tf.function(IntegerTwin(plain(0)))
     assert call(GOOD).shape == (4, 3)
     with pytest.raises(ValueError, match=r"shape \(4, 2, 3, 1\), expected \(n, 2, 2, 1\)"):
         call(np.zeros((4, 2, 3, 1), np.float32))
+
+
+def test_a_quantized_keras_model_is_certified_on_its_own_scale_only() -> None:
+    image = tf_keras.Input((2, 2, 1))
+    flat = tf_keras.layers.Flatten()(image)
+    model = tf_keras.Model(image, tf_keras.layers.Dense(3)(flat))
+    quantized = tfdq.quantize_model(model, input_range=(0.0, 1.0))
+    tfdq.calibrate(quantized, GOOD)
+    for norm in ("l2", "linf"):
+        lipschitz.certify(quantized, GOOD, np.zeros(4, int), norm)
+        for fault in ("bytes", "nan", "wide"):
+            x, message = BAD[fault]
+            with pytest.raises(ValueError, match=message):
+                lipschitz.certify(quantized, x, np.zeros(4, int), norm)
+
+
+def test_ranges_that_saw_black_images_only_are_refused_by_name() -> None:
+    image = tf_keras.Input((4, 4, 1))
+    x = tf_keras.layers.Conv2D(4, 3, activation="relu", use_bias=False, name="stem")(image)
+    model = tf_keras.Model(image, tf_keras.layers.Dense(3)(tf_keras.layers.Flatten()(x)))
+    quantized = tfdq.quantize_model(model, input_range=(0.0, 1.0))
+    black = np.zeros((8, 4, 4, 1), np.float32)
+    tfdq.calibrate(quantized, black)
+    with pytest.raises(ValueError, match=r"'quant_stem': the range has seen no data but zeros"):
+        tflite_export.convert(quantized, calibration=black)
+    images = np.random.default_rng(0).uniform(0, 1, black.shape).astype(np.float32)
+    tfdq.calibrate(quantized, images)
+    assert tflite_export.convert(quantized, calibration=images).parity.exact

@@ -14,6 +14,7 @@ from tfdq.experiments.known_results import FORMAT
 from tfdq.experiments.recipe import Claim
 from tfdq.experiments.runner import Experiment
 from tfdq.robustness.statistics import holm, mcnemar, wilson
+from tfdq.robustness.verdict import verdict_of
 from tfdq.robustness.versions import package_versions
 
 FORMAT_VERSION = 1
@@ -168,13 +169,9 @@ def average(values: dict[int, Any]) -> dict[str, Any]:
 
 
 def _audits(runs: Sequence[dict[str, Any]], name: str) -> dict[str, list[str]]:
-    """Return seed -> names of the failed checks, of the seeds that were audited."""
+    """Return seed -> why its audit did not pass, of the seeds that were audited."""
     return {
-        str(run["seed"]): [
-            check["name"]
-            for check in run["figures"]["audit"]["checks"]
-            if check["status"] == "failed"
-        ]
+        str(run["seed"]): list(verdict_of(run["figures"]["audit"]).reasons)
         for run in runs
         if run["variant"] == name and "audit" in run["figures"]
     }

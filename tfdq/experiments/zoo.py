@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from tfdq.experiments.settings import EvaluationSettings, RunSettings, Section
+from tfdq.robustness.verdict import verdict_of
 
 LARGEST_BYTES = 1 << 20
 CARD_FORMAT: Literal["tfdq model card 1"] = "tfdq model card 1"
@@ -60,7 +61,13 @@ class Certified(Share):
 
 
 class Audit(Section):
-    """The audit of gradient masking of the network that was exported."""
+    """The audit of gradient masking of the network that was exported.
+
+    Attributes:
+        passed: its verdict.
+        failed: why it did not pass: failed checks, a constant model, no check run.
+        examples: images that it used.
+    """
 
     passed: bool
     failed: tuple[str, ...]
@@ -364,8 +371,8 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
         audit=None
         if audit is None
         else Audit(
-            passed=audit["passed"],
-            failed=tuple(c["name"] for c in audit["checks"] if c["status"] == "failed"),
+            passed=verdict_of(audit).status == "passed",
+            failed=verdict_of(audit).reasons,
             examples=audit["examples"],
         ),
         speed_over_float=_speed_over_float(content, settings, dataset),

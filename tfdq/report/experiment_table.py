@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfdq.experiments.settings import RunSettings
+from tfdq.robustness.verdict import NOTHING_RAN
 
 _TITLES = {
     "clean": "clean",
@@ -139,7 +140,8 @@ def _audit(audits: Mapping[str, Sequence[str]]) -> str:
     names = sorted({check for checks in audits.values() for check in checks})
     if not failed:
         return f"passed ({len(audits)} of {len(audits)})"
-    return f"failed ({failed} of {len(audits)}): {', '.join(names)}"
+    status = "incomplete" if names == [NOTHING_RAN] else "failed"
+    return f"{status} ({failed} of {len(audits)}): {', '.join(names)}"
 
 
 def _notes(results: Mapping[str, Any], setup: str) -> list[str]:

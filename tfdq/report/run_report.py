@@ -15,6 +15,7 @@ from tfdq.report.page import Cell, Gallery, Section, Table, Text, render
 from tfdq.report.subject import ImageSource, Subject, open_subjects
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import Proportion
+from tfdq.robustness.verdict import verdict_of
 
 _CERTIFIED_IMAGES = 64
 _CERTIFIED_STEPS = 8
@@ -109,14 +110,20 @@ def _percent(found: Proportion | None) -> Cell:
     return _NOT_MEASURED if found is None else Cell(str(found), found.value)
 
 
+_LOOKS: dict[str, tuple[float | None, str]] = {
+    "passed": (1.0, "good"),
+    "failed": (0.0, "bad"),
+    "incomplete": (None, "unknown"),
+}
+
+
 def _audit_cell(subject: Subject) -> Cell:
     audit = subject.figures.get("audit")
     if not audit:
         return Cell("not audited", None, "unknown")
-    failed = [check["name"] for check in audit["checks"] if check["status"] == "failed"]
-    if failed:
-        return Cell("failed: " + ", ".join(failed), 0.0, "bad")
-    return Cell("passed", 1.0, "good") if audit["passed"] else Cell("incomplete", None, "unknown")
+    verdict = verdict_of(audit)
+    value, look = _LOOKS[verdict.status]
+    return Cell(str(verdict), value, look)
 
 
 def _summary(subjects: Sequence[Subject]) -> Section:
@@ -345,7 +352,8 @@ def _audits(subjects: Sequence[Subject]) -> Section:
         )
         items.append(
             Table(
-                f"{subject.name}: {audit['examples']} images at {255 * audit['epsilon']:.3g}/255.",
+                f"{subject.name}: {verdict_of(audit)}; {audit['examples']} images at "
+                f"{255 * audit['epsilon']:.3g}/255.",
                 ("check", "verdict", "criterion", "remark"),
                 rows,
             )

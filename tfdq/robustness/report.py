@@ -14,6 +14,7 @@ import numpy as np
 
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import PairedComparison, Proportion, holm, mcnemar, wilson
+from tfdq.robustness.verdict import verdict_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,16 +28,11 @@ def verdict_text(audit: dict[str, Any] | None) -> str:
     """Return what stands beside a robustness figure for an audit given as plain data.
 
     Returns:
-        "audit passed", "audit failed: ..." with the checks that failed, or "not audited".
+        "audit " and its `Verdict` ("passed", "failed: ...", "incomplete: ..."), or "not audited".
     """
     if audit is None:
         return NOT_AUDITED
-    failed = [c["name"] for c in audit["checks"] if c["status"] == "failed"]
-    if failed:
-        return "audit failed: " + ", ".join(failed)
-    skipped = sum(c["status"] == "not run" for c in audit["checks"])
-    ran = len(audit["checks"]) - skipped
-    return f"audit passed ({ran} checks" + (f", {skipped} not run)" if skipped else ")")
+    return f"audit {verdict_of(audit)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +211,8 @@ class RobustnessReport:
         """Return the audit verdict that stands beside a model's figures.
 
         Returns:
-            "audit passed", "audit failed: ..." with the checks that failed, or "not audited".
+            "audit " with its `Verdict` ("passed", "failed: ...", "incomplete: ..."), or
+            "not audited".
         """
         return verdict_text(self.model(name).audit)
 

@@ -305,7 +305,7 @@ def test_verdict_is_kept_and_rendered(float_model: Any, digits: Any, tmp_path: A
     assert again.to_dict() == verdict.to_dict()
     assert again.passed == verdict.passed
     text = verdict.to_markdown()
-    assert "FAILED: zero gradients" in text
+    assert "failed: zero gradients" in text
     # What the verdict is about stands beside it, counted here without the audit.
     right = loud(float_model).predict(digits.x_test) == digits.y_test
     seen = np.flatnonzero(right.cumsum() >= 32)[0] // 256 * 256 + 256
@@ -387,7 +387,7 @@ def test_a_constant_model_is_called_one(digits: Any) -> None:
         checks=["determinism"],
     )  # fmt: skip
     assert not verdict.passed
-    assert "FAILED: constant model (1 of 14 checks run)" in verdict.to_markdown()
+    assert "failed: constant model (1 of 14 checks run)" in verdict.to_markdown()
     # Images of one class alone do not make a model constant.
     threes = digits.y_test == 3
     verdict = audit(

@@ -60,14 +60,7 @@ def for_terminal(audit: MaskingAudit) -> RenderableType:
 
 
 def _headline(audit: MaskingAudit) -> str:
-    ran = sum(check.status != "not run" for check in audit.checks)
-    failed = [*audit.failures, *(["constant model"] if audit.constant_class is not None else [])]
-    verdict = "passed" if audit.passed else "FAILED: " + ", ".join(failed)
-    if not failed and not audit.passed:
-        verdict = "not run"
-    if 0 < ran < len(audit.checks):
-        verdict += f" ({ran} of {len(audit.checks)} checks run)"
-    return f"Gradient-masking audit of {audit.model}: {verdict}"
+    return f"Gradient-masking audit of {audit.model}: {audit.verdict}"
 
 
 def _circumstances(audit: MaskingAudit) -> str:
@@ -146,9 +139,9 @@ def figure(audit: MaskingAudit, path: str | os.PathLike[str] | None) -> Figure:
             0, height, text, color=COLOURS[check.status], family="monospace", fontsize=9,
         )  # fmt: skip
         listing.text(0.14, height, f"{check.name}   ({check.criterion})", fontsize=8)
-    verdict = "passed" if audit.passed else "failed"
     plot.suptitle(
-        f"Gradient-masking audit of {plain(audit.model)}, eps {audit.epsilon:.4g}: {verdict}"
+        f"Gradient-masking audit of {plain(audit.model)}, eps {audit.epsilon:.4g}: "
+        f"{plain(str(audit.verdict))}"
     )
     if path is not None:
         plot.savefig(path, dpi=150)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfdq.robustness.result_store import write_atomically
+from tfdq.robustness.verdict import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,8 +122,13 @@ class MaskingAudit:
     @property
     def passed(self) -> bool:
         """Whether some check ran, none that ran failed, and the model is not constant."""
-        ran = any(check.status == "passed" for check in self.checks)
-        return ran and not self.failures and self.constant_class is None
+        return self.verdict.status == "passed"
+
+    @property
+    def verdict(self) -> Verdict:
+        """Passed, failed or incomplete, with the reasons."""
+        checks = [{"name": check.name, "status": check.status} for check in self.checks]
+        return verdict_of({"checks": checks, "constant_class": self.constant_class})
 
     @property
     def complete(self) -> bool:
@@ -147,7 +153,13 @@ class MaskingAudit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as plain data."""
-        data = {"format": FORMAT, "passed": self.passed, "complete": self.complete, **asdict(self)}
+        data = {
+            "format": FORMAT,
+            "passed": self.passed,
+            "verdict": self.verdict.to_dict(),
+            "complete": self.complete,
+            **asdict(self),
+        }
         return json.loads(json.dumps(data))
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
