@@ -101,9 +101,29 @@ class ParityReport:
         """The report as JSON-ready data."""
         return asdict(self)
 
+    def headline(self) -> str:
+        """How many of the outputs' integers differ from the trained model's, and by how much."""
+        found = self.between("model", self.default) or self.between("twin", self.default)
+        if not found:
+            return "no output was compared"
+        worst = min(found, key=lambda c: (c.identical, -c.largest))
+        what = "trained model" if worst.left == "model" else "integer twin"
+        integers = f"of the integers of {worst.tensor} differ from the {what}'s"
+        if worst.identical == 1.0:
+            text = f"none {integers}"
+        else:
+            steps = "step" if worst.largest == 1 else "steps"
+            share = max(1.0 - worst.identical, 1e-6)
+            text = f"{share:.4%} {integers}, by up to {worst.largest} {steps}"
+        agreed = [c.top1 for c in found if c.top1 is not None]
+        return f"{text}; decisions agree on {min(agreed):.2%}" if agreed else text
+
     def __str__(self) -> str:
-        """A table of the outputs and the worst layers."""
-        lines = [f"{self.samples} samples, {self.runtime}, twin of the {self.kernels} kernels"]
+        """A headline, and a table of the outputs and the worst layers."""
+        lines = [
+            self.headline(),
+            f"{self.samples} samples, {self.runtime}, twin of the {self.kernels} kernels",
+        ]
         for comparison in self.outputs:
             top1 = "" if comparison.top1 is None else f", top-1 {comparison.top1:.2%}"
             lines.append(
