@@ -254,7 +254,7 @@ def _arguments(kind: str, layer: Any) -> dict[str, Any]:
     """Return the arguments of the tf_keras layer for a Keras 3 layer's configuration."""
     neutral = _KERAS3_ONLY | _KERAS3_ONLY_BY_CLASS.get(kind, {})
     arguments: dict[str, Any] = {}
-    for key, value in layer.get_config().items():
+    for key, value in _config(layer).items():
         if key in neutral:
             same = tuple(value) if isinstance(value, list) else value
             if neutral[key] is not _ANY and same != neutral[key]:
@@ -278,6 +278,23 @@ def _arguments(kind: str, layer: Any) -> dict[str, Any]:
     if unknown:
         raise UnsupportedError(f"tf_keras has no {', '.join(unknown)}")
     return arguments
+
+
+def _config(layer: Any) -> dict[str, Any]:
+    """Return a layer's configuration, with the type policy and activity regularizer it has."""
+    try:
+        config = dict(layer.get_config())
+    except NotImplementedError as error:
+        raise UnsupportedError("Keras cannot write its configuration") from error
+    if "dtype" in config:
+        # Some layers write the type of their variables in its place.
+        config["dtype"] = keras.dtype_policies.serialize(layer.dtype_policy)
+    # ActivityRegularization makes its own of its arguments.
+    is_its_own = type(layer) is keras.layers.ActivityRegularization
+    if layer.activity_regularizer is not None and not is_its_own:
+        written = keras.regularizers.serialize(layer.activity_regularizer)
+        config["activity_regularizer"] = written
+    return config
 
 
 def _accepted(kind: str) -> set[str]:
