@@ -187,8 +187,12 @@ def test_a_step_on_a_longer_kernel_is_the_same_step(name: str) -> None:
 @pytest.mark.parametrize("on", ["folded", "deployed"])
 def test_a_frozen_batch_norm_is_a_constant_that_undoes_nothing(on: str) -> None:
     model = quantized("orthogonal", on)
-    layer = kernels(model)["conv"]
+    layer, wrapper = kernels(model)["conv"], model.get_layer("quant_conv")
     assert np.max(np.abs(radial_parts(layer, gradients(model)["conv"]))) < 1e-5
+    # As in a part of a model that is called with training=False.
+    wrapper.layer_training = False
+    assert np.max(np.abs(radial_parts(layer, gradients(model)["conv"]))) > 0.05
+    wrapper.layer_training = None
     layer.batch_norm.trainable = False
     assert np.max(np.abs(radial_parts(layer, gradients(model)["conv"]))) > 0.05
 

@@ -232,7 +232,8 @@ class QuantizeWrapper(PortableQuantizeWrapper):
                 ``"deployed"``, that one fake-quantized.
         """
         kernel = tf.convert_to_tensor(self.layer.trained_kernel)
-        if on != "kernel" and self.layer.normalizes_batches:
+        normalized = self.layer_training is not False and self.layer.normalizes_batches
+        if on != "kernel" and normalized:
             kernel = scale_blind(kernel, self.layer.depthwise)
         if on == "deployed" and self.quantize_config.kernel is not None:
             kernel = self.quantize_config.kernel(kernel, False, {})
