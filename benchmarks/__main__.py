@@ -7,7 +7,7 @@ import os
 import sys
 
 # The studies (certified_accuracy, demo_beta, fine_tuning) are run by name.
-RATIOS = ("training", "export", "attacks", "lipschitz", "data")
+RATIOS = ("training", "keras3", "export", "attacks", "lipschitz", "data")
 
 
 def main() -> int:

@@ -48,6 +48,7 @@ from tflite_export.reference import pool_counts
 _LARGEST_BIAS = 2**30
 _SMALLEST_FACTOR = 2.0**-30
 _LARGEST_FACTOR = 255.0
+_SMALLEST_TERM = 2.0**-9
 
 
 @dataclass(frozen=True)
@@ -370,11 +371,15 @@ class Assembler:
         return output if second is None else self._lowered(output, second, label)
 
     def _within_reach(self, source: int, target: Target, label: str) -> int:
-        """A term whose step the kernels can add; theirs may not exceed 256 steps of the sum.
+        """A term whose step the default kernels can add.
 
-        Beyond that one step of the term is more than the sum's whole range (it was always zero):
-        a coarser form of it that saturates the sum as well stands in.
+        A step of 256 steps of the sum or more is more than the sum's whole range (the term was
+        always zero): a coarser form of it that saturates the sum as well stands in. For one below
+        1/1024 step of the sum, which they leave to other kernels, a form in steps of 1/256 does:
+        such a term is less than half a step in all.
         """
+        if self.grid(source).scale < _SMALLEST_TERM * target.scale:
+            return self.rescale(source, Target(2 * _SMALLEST_TERM * target.scale, 0), label)
         if self.grid(source).scale <= _LARGEST_FACTOR * target.scale:
             return source
         return self.rescale(source, Target(_LARGEST_FACTOR * target.scale, 0), label)

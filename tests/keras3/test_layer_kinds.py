@@ -1,0 +1,223 @@
+"""Each kind of layer: what a model with it computes is what the runtime computes of its file."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import pytest
+
+from tests.keras3.deployed import assert_deployed
+from tfdq.keras3 import QuantizedModel, calibrate, quantize_model
+
+L = keras.layers
+pytestmark = pytest.mark.backends
+
+
+class LayerContract:
+    """What every kind of layer keeps to; a subclass says what is built of it."""
+
+    shape: ClassVar[tuple[int, ...]] = (8, 8, 3)
+    tolerance = 0.04
+    """Largest distance of the 8-bit model from the float one, in the largest float output."""
+
+    def build(self, image: Any) -> Any:
+        """Return the result of the layer on a symbolic image."""
+        raise NotImplementedError
+
+    def images(self) -> np.ndarray:
+        return np.random.default_rng(1).normal(size=(16, *self.shape)).astype(np.float32)
+
+    def float_model(self) -> keras.Model:
+        keras.utils.set_random_seed(0)
+        image = keras.Input(self.shape)
+        model = keras.Model(image, self.build(image))
+        rng = np.random.default_rng(2)
+        for layer in model.layers:
+            for weight in layer.weights:
+                # BatchNorms and biases that do something, of both signs where that is allowed.
+                if weight.name in ("gamma", "beta", "moving_mean", "bias"):
+                    weight.assign(rng.normal(size=weight.shape).astype(np.float32))
+                if weight.name == "moving_variance":
+                    weight.assign(rng.uniform(0.5, 2.0, weight.shape).astype(np.float32))
+        return model
+
+    def quantized(self, **settings: Any) -> QuantizedModel:
+        return calibrate(quantize_model(self.float_model(), 0.0, **settings), self.images())
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"weight_bits": 3, "activation_bits": 3},
+            {"weight_bits": 2, "activation_bits": 1, "activation_range": "relu6"},
+        ],
+        ids=["8 bits", "3 bits", "2 and 1 bits, ReLU6"],
+    )
+    def test_the_runtime_computes_the_same_integers(self, settings: dict[str, Any]) -> None:
+        assert_deployed(self.quantized(**settings), self.images(), compiled=False)
+
+    def test_eight_bits_are_near_the_float_model(self) -> None:
+        wanted = keras.ops.convert_to_numpy(self.float_model()(self.images(), training=False))
+        found = keras.ops.convert_to_numpy(self.quantized()(self.images(), training=False))
+        assert np.abs(found - wanted).max() <= self.tolerance * np.abs(wanted).max()
+
+    def test_a_training_step_computes_nearly_what_is_deployed(self) -> None:
+        model = self.quantized()
+        deployed = keras.ops.convert_to_numpy(model(self.images(), training=False))
+        for layer in model.layers:
+            layer.trainable = False
+        if any("dropout" in layer.name for layer in model.layers):
+            return
+        trained = keras.ops.convert_to_numpy(model(self.images(), training=True))
+        assert np.abs(trained - deployed).max() <= 0.03 * np.abs(deployed).max()
+
+    def test_it_is_rebuilt_from_its_config(self) -> None:
+        model = self.quantized()
+        copy = QuantizedModel.from_config(model.get_config())
+        copy.set_weights(model.get_weights())
+        np.testing.assert_array_equal(
+            *(keras.ops.convert_to_numpy(m(self.images(), training=False)) for m in (model, copy))
+        )
+
+
+class TestConv2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Conv2D(5, 3, strides=2, padding="same")(image)
+
+
+class TestConv2DBatchNormReLU(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(5, 3, dilation_rate=2, use_bias=False)(image)
+        return L.ReLU()(L.BatchNormalization()(x))
+
+
+class TestConv2DReLU6(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Conv2D(5, 3, activation="relu6")(image)
+
+
+class TestDepthwiseConv2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.DepthwiseConv2D(3, depth_multiplier=2, padding="same")(image)
+        return L.ReLU()(L.BatchNormalization()(x))
+
+
+class TestDense(LayerContract):
+    shape: ClassVar[tuple[int, ...]] = (40,)
+
+    def build(self, image: Any) -> Any:
+        return L.Dense(7)(L.Dense(20, activation="relu")(image))
+
+
+class TestDenseBatchNorm(LayerContract):
+    shape: ClassVar[tuple[int, ...]] = (40,)
+
+    def build(self, image: Any) -> Any:
+        return L.BatchNormalization()(L.Dense(7)(image))
+
+
+class TestBatchNormReLU(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.ReLU()(L.BatchNormalization()(image))
+
+
+class TestBatchNormWithoutScale(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.BatchNormalization(scale=False, center=False)(image)
+
+
+class TestReLU(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Activation("relu")(image)
+
+
+class TestAdd(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Add()([image, L.Conv2D(3, 1)(image)])
+
+
+class TestAddReLU(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(3, 1, activation="relu")(image)
+        return keras.ops.relu(x + L.Conv2D(3, 3, padding="same")(x))
+
+
+class TestAddOfThree(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Add()([image, L.Conv2D(3, 1)(image), L.ReLU()(image)])
+
+
+class TestAddOfATinyBranch(LayerContract):
+    def build(self, image: Any) -> Any:
+        tiny = L.Conv2D(3, 1, kernel_initializer=keras.initializers.Constant(1e-6), use_bias=False)
+        return L.Add()([tiny(image), image])
+
+
+class TestConcatenateOfSeveralGrids(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Concatenate()([L.Conv2D(3, 1)(image), L.Conv2D(4, 1, activation="relu")(image)])
+
+
+class TestConcatenateOfOneGrid(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(3, 1, activation="relu")(image)
+        return L.Concatenate()([x, L.MaxPooling2D(3, 1, padding="same")(x)])
+
+
+class TestMaxPooling2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.MaxPooling2D(3, 2, padding="same")(image)
+
+
+class TestGlobalMaxPooling2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.GlobalMaxPooling2D()(image)
+
+
+class TestAveragePooling2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.AveragePooling2D(3, 2)(L.ReLU()(image))
+
+
+class TestAveragePooling2DWithCutWindows(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.AveragePooling2D(3, 2, padding="same")(image)
+
+    def test_eight_bits_are_near_the_float_model(self) -> None:
+        # Keras on PyTorch repeats the edge of the image; the mean is of the pixels inside it.
+        images = self.images()
+        wanted = np.stack(
+            [
+                np.stack([images[:, r : r + 3, c : c + 3].mean((1, 2)) for c in (0, 2, 4, 6)], 1)
+                for r in (0, 2, 4, 6)
+            ],
+            1,
+        )
+        found = keras.ops.convert_to_numpy(self.quantized()(images, training=False))
+        assert np.abs(found - wanted).max() <= self.tolerance * np.abs(wanted).max()
+
+
+class TestAveragePooling2DOfTheWholeImage(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.AveragePooling2D(8)(image)
+
+
+class TestGlobalAveragePooling2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.GlobalAveragePooling2D(keepdims=True)(L.Conv2D(6, 3, activation="relu")(image))
+
+
+class TestShapes(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.ZeroPadding2D(((1, 0), (2, 1)))(image)
+        x = L.Reshape((11, 9, 3))(L.Dropout(0.5)(x))
+        return L.Dense(5)(L.Flatten()(x))
+
+
+class TestSoftmax(LayerContract):
+    shape: ClassVar[tuple[int, ...]] = (40,)
+
+    def build(self, image: Any) -> Any:
+        return L.Dense(10, activation="softmax")(image)

@@ -1,0 +1,146 @@
+"""A Functional or Sequential Keras 3 model as a list of layer calls, nested models flattened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call of a layer or an operation, or an input.
+
+    Attributes:
+        index: its position in the graph.
+        layer: the layer (``keras.layers.InputLayer`` for an input), or a ``keras.Operation``.
+        inputs: the nodes whose results it takes.
+        shape: of its result; the batch is None.
+        inference: the call, or that of a model around it, says ``training=False``.
+        oddity: what keeps the call from being a plain one, or None.
+    """
+
+    index: int
+    layer: Any
+    inputs: tuple[int, ...]
+    shape: tuple[int | None, ...]
+    inference: bool = False
+    oddity: str | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The calls of a model, each behind those whose results it takes.
+
+    Attributes:
+        nodes: the calls.
+        inputs: nodes of the inputs, in the order of ``model.inputs``.
+        outputs: nodes of the outputs, in the order of ``model.outputs``.
+        input_structure: the model's inputs as it takes them: a tensor, a list or a dictionary.
+        output_structure: likewise its outputs.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    input_structure: Any
+    output_structure: Any
+
+    def consumers(self) -> list[list[int]]:
+        """Return, for each node, the nodes that take its result."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for node in self.nodes:
+            for source in node.inputs:
+                found[source].append(node.index)
+        return found
+
+
+def functional(model: Any) -> Any:
+    """Return the graph that Keras holds of a model.
+
+    Raises:
+        TypeError: it is no Keras 3 model.
+        ValueError: it is subclassed, or not built.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"expected a Functional or Sequential model of Keras 3, got {type(model).__name__}"
+        )
+    if isinstance(model, keras.Sequential):
+        if model._functional is None:
+            raise ValueError(
+                f"model {model.name!r} is not built: give it a keras.Input first, or call "
+                "build(input_shape)"
+            )
+        return model._functional
+    if not hasattr(model, "_nodes_by_depth"):
+        raise ValueError(
+            f"model {model.name!r} is a subclassed model, whose call is Python code: build it from "
+            "layers, keras.Model(inputs, outputs)"
+        )
+    return model
+
+
+def calls(function: Any) -> Iterator[Any]:
+    """Return Keras' own nodes of a graph, each behind those that its inputs come from."""
+    for depth in sorted(function._nodes_by_depth, reverse=True):
+        yield from (node for node in function._nodes_by_depth[depth] if not node.is_input)
+
+
+def read_graph(model: Any) -> Graph:
+    """Return a model as a graph.
+
+    Raises:
+        TypeError: it is no Keras 3 model.
+        ValueError: it, or a model inside it, is subclassed or not built.
+    """
+    function = functional(model)
+    nodes: list[Node] = []
+    values: dict[int, int] = {}
+    for tensor in function.inputs:
+        layer = tensor._keras_history.operation
+        values[id(tensor)] = len(nodes)
+        nodes.append(Node(len(nodes), layer, (), tuple(tensor.shape)))
+    inputs = tuple(range(len(nodes)))
+    _walk(function, nodes, values, inference=False)
+    return Graph(
+        tuple(nodes),
+        inputs,
+        tuple(values[id(tensor)] for tensor in function.outputs),
+        function._inputs_struct,
+        function._outputs_struct,
+    )
+
+
+def _walk(function: Any, nodes: list[Node], values: dict[int, int], inference: bool) -> None:
+    """Append the calls of a function whose inputs are known."""
+    for call in calls(function):
+        layer = call.operation
+        given = {key: value for key, value in call.arguments.kwargs.items() if value is not None}
+        quiet = inference or given.pop("training", None) is False
+        # Of the pairs that flow between quantized layers, the integers stand for both.
+        sources = tuple(values[id(tensor)] for tensor in call.input_tensors if tensor.shape)
+        if isinstance(layer, keras.Model):
+            inner = functional(layer)
+            own = dict(zip(map(id, _ordered(inner, call)), sources, strict=True))
+            _walk(inner, nodes, own, quiet)
+            ends = [own[id(tensor)] for tensor in inner.outputs]
+            values.update(zip(map(id, call.outputs), ends, strict=True))
+            continue
+        oddity = f"it is called with {', '.join(sorted(given))}" if given else None
+        results = [tensor for tensor in call.outputs if tensor.shape]
+        if len(results) != 1:
+            oddity = f"it has {len(results)} outputs"
+        values.update(dict.fromkeys(map(id, results), len(nodes)))
+        shape = tuple(results[0].shape)
+        nodes.append(Node(len(nodes), layer, sources, shape, quiet, oddity))
+
+
+def _ordered(inner: Any, call: Any) -> list[Any]:
+    """Return a nested model's inputs in the order of the tensors it is called with."""
+    given = call.arguments.args[0] if call.arguments.args else None
+    if isinstance(given, Mapping) and isinstance(inner._inputs_struct, Mapping):
+        return [inner._inputs_struct[key] for key in sorted(given)]
+    return list(inner.inputs)

@@ -1,0 +1,50 @@
+"""The kinds of layers that can be quantized, one file for each family."""
+
+from tfdq.keras3.layer_kinds.average import (
+    QuantizedAveragePooling2D,
+    QuantizedGlobalAveragePooling2D,
+)
+from tfdq.keras3.layer_kinds.base import QuantizedLayer
+from tfdq.keras3.layer_kinds.input import InputQuantizer
+from tfdq.keras3.layer_kinds.kernel import (
+    QuantizedConv2D,
+    QuantizedDense,
+    QuantizedDepthwiseConv2D,
+)
+from tfdq.keras3.layer_kinds.merge import QuantizedAdd, QuantizedConcatenate
+from tfdq.keras3.layer_kinds.pointwise import QuantizedAffine
+from tfdq.keras3.layer_kinds.registry import KINDS, Kind, Request, Step, register_kind
+from tfdq.keras3.layer_kinds.shape import (
+    QuantizedDropout,
+    QuantizedGlobalMaxPooling2D,
+    QuantizedIdentity,
+    QuantizedMaxPooling2D,
+    QuantizedReshape,
+    QuantizedZeroPadding2D,
+)
+from tfdq.keras3.layer_kinds.softmax import QuantizedSoftmax
+
+__all__ = [
+    "KINDS",
+    "InputQuantizer",
+    "Kind",
+    "QuantizedAdd",
+    "QuantizedAffine",
+    "QuantizedAveragePooling2D",
+    "QuantizedConcatenate",
+    "QuantizedConv2D",
+    "QuantizedDense",
+    "QuantizedDepthwiseConv2D",
+    "QuantizedDropout",
+    "QuantizedGlobalAveragePooling2D",
+    "QuantizedGlobalMaxPooling2D",
+    "QuantizedIdentity",
+    "QuantizedLayer",
+    "QuantizedMaxPooling2D",
+    "QuantizedReshape",
+    "QuantizedSoftmax",
+    "QuantizedZeroPadding2D",
+    "Request",
+    "Step",
+    "register_kind",
+]

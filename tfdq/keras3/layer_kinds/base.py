@@ -1,0 +1,211 @@
+"""What all quantized layers share: integers flow between them, deployed constants are sealed.
+
+Between quantized layers flows a pair ``(q, step)``: whole numbers in float32, counted from the one
+that stands for 0, and the scalar they are multiples of. In training a layer computes with the
+ranges and statistics of the moment. At inference it computes what the deployed integer kernel does,
+from constants that `seal` made of the weights; `QuantizedModel` says when that happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfdq.description import Call, Computation, Shape
+from tfdq.grid import Grid
+from tflite_export.graph import IntegerGraph, Operator
+
+register = keras.saving.register_keras_serializable(package="tfdq")
+Flow = tuple[Any, Any]
+"""Whole numbers, float32, and their step, a float32 scalar."""
+
+
+observing: ContextVar[bool] = ContextVar("observing", default=False)
+"""Whether ranges follow what passes, and nothing else does (`calibrate`)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a batch may change that passes in training.
+
+    Attributes:
+        statistics: BatchNorm takes the batch's statistics, and follows them.
+        ranges: the ranges follow.
+        noise: Dropout drops.
+    """
+
+    statistics: bool
+    ranges: bool
+    noise: bool
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """The integer form of one call, from which a layer takes its deployed constants.
+
+    Attributes:
+        graph: the whole network in integers.
+        operators: the operators that the call became, in order.
+        sources: the tensors that the call reads.
+        result: the tensor that it makes.
+        source_bounds: for each source the lowest and the highest integer that it can hold, counted
+            from its zero point.
+        bounds: likewise for the result.
+    """
+
+    graph: IntegerGraph
+    operators: Sequence[Operator]
+    sources: tuple[int, ...]
+    result: int
+    source_bounds: tuple[tuple[int, int], ...]
+    bounds: tuple[int, int]
+
+    def scale(self, tensor: int) -> np.float32:
+        """Return the scale of a tensor with one grid."""
+        return np.float32(self.graph.tensors[tensor].scale)
+
+
+class QuantizedLayer(keras.layers.Layer):
+    """A layer that takes integers and gives integers.
+
+    Args:
+        reals: give ``step * q`` as the result, not the pair: the layer is an output of the model.
+        frozen: the float model called the layer in inference mode: statistics and ranges stay.
+    """
+
+    sealed_sources = 0
+    """Number of sources whose steps the deployed constants depend on; 0: there are no constants."""
+
+    merges = False
+    """Whether the layer takes a list of sources."""
+
+    def __init__(self, reals: bool = False, frozen: bool = False, **kwargs: Any) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(autocast=False, **kwargs)
+        self.reals = bool(reals)
+        self.frozen = bool(frozen)
+
+    def call(self, flow: Any, training: bool | None = None) -> Any:
+        """Return the layer's integers and their step, or their product."""
+        observe_only = observing.get()
+        if training or observe_only:
+            self.mark_stale()
+            follow = bool(self.trainable) and not self.frozen
+            phase = Phase(
+                statistics=follow and not observe_only,
+                ranges=follow or observe_only,
+                noise=not self.frozen and not observe_only,
+            )
+            q, step = self.train(flow, phase)
+        else:
+            q, step = self.infer(flow)
+        return q * step if self.reals else (q, step)
+
+    def train(self, flow: Any, phase: Phase) -> Flow:
+        """Return the result in training.
+
+        Args:
+            flow: a pair, or a list of pairs.
+            phase: what the batch may change.
+        """
+        raise NotImplementedError
+
+    def infer(self, flow: Any) -> Flow:
+        """Return the result that the deployed kernels give."""
+        raise NotImplementedError
+
+    def result_shape(self, shapes: Any) -> Shape:
+        """Return the shape of the result's integers.
+
+        Args:
+            shapes: shape of the source's integers, or a list of them.
+        """
+        raise NotImplementedError
+
+    def compute_output_spec(self, flow: Any, training: bool | None = None) -> Any:
+        """Return symbolic results, without running the layer."""
+        shape = self.result_shape(_integer_shapes(flow))
+        integers = keras.KerasTensor(shape, "float32")
+        return integers if self.reals else (integers, keras.KerasTensor((), "float32"))
+
+    def computation(self) -> Computation:
+        """Return what the layer computes, as the export reads it."""
+        raise NotImplementedError
+
+    def grid(self) -> Grid | None:
+        """Return the layer's own output grid; None: it stays on that of its source."""
+        return None
+
+    def describe(self, sources: tuple[int, ...], shape: Shape) -> Call:
+        """Return the layer's entry in the description of a model."""
+        return Call(self.name, self.computation(), sources, shape, self.grid())
+
+    def seal(self, sealing: Sealing) -> None:
+        """Take the deployed constants from the integer form of the call."""
+
+    def add_constant(self, name: str, shape: tuple[int, ...]) -> Any:
+        """Return a new variable that holds a deployed constant."""
+        return self.add_weight(
+            name=f"deployed_{name}",
+            shape=shape,
+            initializer="zeros",
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+        )
+
+    def build_seal(self) -> None:
+        """Create the variables that say which network the constants belong to."""
+        self.sealed = self.add_constant("sealed", ())
+        self.sealed_result = self.add_constant("step", ())
+        self.sealed_bounds = self.add_constant("bounds", (2,))
+        self.sealed_steps = self.add_constant("source_steps", (self.sealed_sources,))
+
+    def mark_stale(self) -> None:
+        """Say that the weights have gone on, and the constants have not."""
+        if self.sealed_sources:
+            self.sealed.assign(ops.zeros(()))
+
+    def set_seal(self, sealing: Sealing) -> None:
+        """Record the grids that the constants were made for."""
+        self.sealed.assign(np.float32(1.0))
+        self.sealed_result.assign(sealing.scale(sealing.result))
+        self.sealed_bounds.assign(np.asarray(sealing.bounds, np.float32))
+        self.sealed_steps.assign(
+            np.asarray([sealing.scale(source) for source in sealing.sources], np.float32)
+        )
+
+    def deployed_step(self, *steps: Any) -> Any:
+        """Return the step of the deployed result; NaN where the constants are not for this network.
+
+        Args:
+            steps: those of the sources, as they come.
+        """
+        fits = self.sealed > 0.5
+        for position, step in enumerate(steps):
+            fits = ops.logical_and(fits, ops.equal(self.sealed_steps[position], step))
+        return ops.where(fits, ops.convert_to_tensor(self.sealed_result), float("nan"))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "reals": self.reals, "frozen": self.frozen}
+
+
+def _integer_shapes(flow: Any) -> Any:
+    """Return the shape of each pair's integers."""
+    if isinstance(flow, keras.KerasTensor) or not isinstance(flow, (list, tuple)):
+        return tuple(flow.shape)
+    if len(flow) == 2 and not isinstance(flow[0], (list, tuple)):
+        return tuple(flow[0].shape)
+    return [tuple(pair[0].shape) for pair in flow]
+
+
+def integer_shape(shapes: Any) -> Shape:
+    """Return the shape of the integers of a pair, from what ``build`` is given."""
+    return tuple(shapes[0])

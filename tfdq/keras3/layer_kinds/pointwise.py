@@ -1,0 +1,144 @@
+"""Layers that map each channel by itself: BatchNormalization and ReLU on their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfdq.description import Activation, Affine, Computation, Shape
+from tfdq.keras3.graph import Node
+from tfdq.keras3.layer_kinds.affine import AffineLayer
+from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, register
+from tfdq.keras3.layer_kinds.registry import (
+    OPERATIONS,
+    Kind,
+    Request,
+    activation_of,
+    activation_problem,
+    register_kind,
+)
+from tfdq.keras3.layer_kinds.softmax import QuantizedSoftmax
+from tflite_export.graph import Operator
+
+
+@register
+class QuantizedAffine(AffineLayer):
+    """A BatchNormalization that no layer before it took in, or a ReLU, or both.
+
+    It is deployed as a 1 x 1 depthwise convolution.
+    """
+
+    def result_shape(self, shapes: Any) -> Shape:
+        """Return the shape of the source."""
+        return tuple(shapes)
+
+    def deployed_shape(self, shape: Shape) -> tuple[int, ...]:
+        """Return ``(channels,)``."""
+        assert shape[-1] is not None
+        return (shape[-1],)
+
+    def stored_weights(self, operator: Operator, weights: np.ndarray) -> np.ndarray:
+        """Return the weight of each channel."""
+        return weights.reshape(-1)
+
+    def accumulate(self, q: Any, kernel: Any) -> Any:
+        """Return the integers times the weight of their channel."""
+        return q * kernel
+
+    def train(self, flow: Any, phase: Phase) -> Flow:
+        """Return the result in training."""
+        q, step = flow
+        slope, offset = self.affine_in_training(q, ops.stop_gradient(step), None, phase)
+        return self.round_to_grid(q, slope, offset, phase)
+
+    def numpy_parts(self, weights: np.ndarray) -> list[np.ndarray]:
+        """Return the weights, a column each."""
+        return [weights[None]]
+
+    def computation(self) -> Computation:
+        """Return what the layer computes."""
+        return Activation() if self.norm is None else Affine(*self.folded(None))
+
+
+def _norm_problem(node: Node) -> str | None:
+    layer = node.layer
+    axes = list(layer.axis) if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    if [axis % len(node.shape) for axis in axes] != [len(node.shape) - 1]:
+        return "a BatchNormalization over another axis than the last"
+    if getattr(layer, "renorm", False):
+        return "renorm=True; only plain batch statistics are folded"
+    return None
+
+
+def norm_arguments(request: Request, norm: Any, inference: bool) -> dict[str, Any]:
+    """Return the arguments that describe a BatchNormalization to an `AffineLayer`."""
+    config = norm.get_config()
+    kept = {name: config[name] for name in ("momentum", "epsilon", "center", "scale")}
+    for name in ("gamma", "beta"):
+        for constraint in ("regularizer", "constraint"):
+            kept[f"{name}_{constraint}"] = config.get(f"{name}_{constraint}")
+    momentum = request.settings.batch_norm_momentum
+    if momentum is not None:
+        kept["momentum"] = float(momentum)
+    follows = bool(norm.trainable) and not inference
+    return {"norm": kept, "norm_follows": follows}
+
+
+def load_norm(norm: Any, layer: Any) -> None:
+    """Copy a BatchNormalization's variables into an `AffineLayer`."""
+    pairs = [(layer.moving_mean, norm.moving_mean), (layer.moving_variance, norm.moving_variance)]
+    pairs += [(layer.gamma, norm.gamma)] if norm.scale else []
+    pairs += [(layer.beta, norm.beta)] if norm.center else []
+    for own, other in pairs:
+        own.assign(ops.convert_to_numpy(other))
+
+
+def _quantize_norm(request: Request) -> QuantizedAffine:
+    layer = request.layer
+    arguments = norm_arguments(request, layer, request.step.node.inference)
+    return QuantizedAffine(
+        output=request.output,
+        activation=request.activation,
+        trainable=layer.trainable,
+        **arguments,
+        **request.common,
+    )
+
+
+def _quantize_activation(request: Request) -> QuantizedLayer:
+    if request.step.activation == "softmax":
+        return QuantizedSoftmax(**request.common)
+    return QuantizedAffine(output=request.output, activation=request.activation, **request.common)
+
+
+def _activation_problem(node: Node) -> str | None:
+    if activation_of(node.layer) is not None:
+        return None
+    if isinstance(node.layer, keras.layers.ReLU):
+        return "only a plain ReLU or one with max_value=6 is quantized"
+    if isinstance(node.layer, keras.layers.Softmax):
+        return "only a softmax over the last axis is quantized"
+    return activation_problem(node.layer)
+
+
+register_kind(
+    Kind(
+        (keras.layers.BatchNormalization,),
+        _quantize_norm,
+        _norm_problem,
+        role="norm",
+        takes_in=("activation",),
+        load=lambda step, layer: load_norm(step.node.layer, layer),
+    )
+)
+register_kind(
+    Kind(
+        (keras.layers.ReLU, keras.layers.Activation, keras.layers.Softmax, *OPERATIONS["relu"]),
+        _quantize_activation,
+        _activation_problem,
+        role="activation",
+    )
+)

@@ -1,0 +1,159 @@
+"""Which Keras layers can be quantized, and how: one `Kind` for each family, by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from tfdq.keras3.graph import Node
+from tfdq.keras3.layer_kinds.base import QuantizedLayer
+from tfdq.keras3.ranges import RangeSettings
+from tfdq.keras3.settings import Settings
+
+RELUS = ("relu", "relu6")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of the model to be built, for one or more calls of the float model.
+
+    Attributes:
+        node: the call that it stands for.
+        kind: how it is quantized.
+        result: the last call that is taken in.
+        norm: the BatchNormalization that is taken in.
+        norm_inference: it was called with ``training=False``.
+        activation: what the layer ends with: ``linear``, ``relu``, ``relu6`` or ``softmax``.
+    """
+
+    node: Node
+    kind: Kind
+    result: int
+    norm: keras.layers.BatchNormalization | None = None
+    norm_inference: bool = False
+    activation: str = "linear"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a quantized layer is made from.
+
+    Attributes:
+        step: the calls that it stands for.
+        settings: the settings of the model.
+        bits: of its weights and of its result behind a ReLU.
+        source_shapes: shapes of its sources.
+        source_grids: for each source what its grid comes from: fixed range settings, or the number
+            of a value. Equal entries are one grid.
+        common: arguments that every quantized layer takes.
+    """
+
+    step: Step
+    settings: Settings
+    bits: tuple[int, int]
+    source_shapes: tuple[Any, ...]
+    source_grids: tuple[RangeSettings | int, ...]
+    common: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layer(self) -> Any:
+        """The layer of the float model."""
+        return self.step.node.layer
+
+    @property
+    def activation(self) -> str:
+        """What the quantized layer ends with: ``linear``, ``relu`` or ``relu6``."""
+        own = self.step.activation if self.step.activation in RELUS else "linear"
+        return self.settings.activation(own)
+
+    @property
+    def output(self) -> RangeSettings:
+        """Settings of the result's quantizer."""
+        return self.settings.output(self.activation, self.bits[1])
+
+
+def _no_problem(node: Node) -> str | None:
+    return None
+
+
+def _no_weights(step: Step, layer: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a family of layers is quantized.
+
+    Attributes:
+        handles: classes of layers, or of operations.
+        quantize: makes the quantized layer; None: the layer computes nothing at inference.
+        problem: says what keeps a call from being quantized, or None.
+        role: ``kernel``, ``norm``, ``activation``, or nothing that other kinds need to know.
+        takes_in: roles of the calls behind it that it can take in, in this order.
+        load: copies the weights of the float layers into the built quantized layer.
+        merges: it takes a list of sources.
+    """
+
+    handles: tuple[type, ...]
+    quantize: Callable[[Request], QuantizedLayer] | None
+    problem: Callable[[Node], str | None] = _no_problem
+    role: str = ""
+    takes_in: tuple[str, ...] = ()
+    load: Callable[[Step, Any], None] = _no_weights
+    merges: bool = False
+
+
+def _operation(symbol: Any) -> type:
+    return type(symbol._keras_history.operation)
+
+
+_PROBE = keras.KerasTensor((None, 1))
+OPERATIONS = {
+    "add": (_operation(_PROBE + _PROBE),),
+    "relu": (_operation(keras.ops.relu(_PROBE)), _operation(keras.ops.relu6(_PROBE))),
+}
+"""The classes of operations that stand for layers: ``x + y``, ``keras.ops.relu(x)``."""
+
+KINDS: dict[type, Kind] = {}
+"""The kind of each class that can be quantized."""
+
+
+def register_kind(kind: Kind) -> Kind:
+    """Add a kind; the classes that it handles may be those of another, which it then replaces."""
+    KINDS.update(dict.fromkeys(kind.handles, kind))
+    return kind
+
+
+def activation_of(layer: Any) -> str | None:
+    """Return what a layer ends with: linear, relu, relu6 or softmax; None: something else."""
+    if isinstance(layer, keras.layers.ReLU):
+        plain = layer.negative_slope == 0 and layer.threshold == 0
+        if not plain or layer.max_value is None:
+            return "relu" if plain else None
+        return "relu6" if layer.max_value == 6 else None
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax" if layer.axis in (-1, [-1], (-1,)) else None
+    if not isinstance(layer, keras.layers.Layer):
+        return {"Relu": "relu", "Relu6": "relu6"}.get(type(layer).__name__)
+    function = getattr(layer, "activation", None)
+    name = "linear" if function is None else getattr(function, "__name__", None)
+    return name if name in ("linear", *RELUS, "softmax") else None
+
+
+def activation_problem(layer: Any) -> str | None:
+    """Return what is wrong with a layer's activation, or None."""
+    if activation_of(layer) is not None:
+        return None
+    function = getattr(layer, "activation", None)
+    name = getattr(function, "__name__", type(layer).__name__)
+    return f"activation {name!r}; use linear, relu, relu6 or softmax"
+
+
+def channels_problem(layer: Any) -> str | None:
+    """Return what is wrong with a layer's order of axes, or None."""
+    if getattr(layer, "data_format", None) == "channels_first":
+        return "data_format channels_first; the integer runtime knows channels_last only"
+    return None

@@ -1,0 +1,275 @@
+"""Quantize a Keras 3 model defensively: the entry point of the core on Keras 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfdq.keras3.graph import Graph, read_graph
+from tfdq.keras3.layer_kinds import (
+    InputQuantizer,
+    QuantizedIdentity,
+    QuantizedLayer,
+    QuantizedSoftmax,
+    Request,
+    Step,
+)
+from tfdq.keras3.layer_kinds.base import observing
+from tfdq.keras3.plan import plan
+from tfdq.keras3.quantized_model import QuantizedModel
+from tfdq.keras3.ranges import RangeSettings
+from tfdq.keras3.settings import ActivationRange, LayerBits, Placement, Settings
+from tfdq.lipschitz.targets import Target
+
+
+def quantize_model(
+    model: keras.Model,
+    lipschitz_beta: float = 2e-3,
+    *,
+    on: Placement = "deployed",
+    target: Target | None = None,
+    weight_bits: int = 8,
+    activation_bits: int = 8,
+    first_last_bits: int | None = None,
+    layer_bits: Mapping[str, LayerBits] | None = None,
+    activation_range: ActivationRange = "moving_average",
+    input_range: tuple[float, float] | None = None,
+    batch_norm_momentum: float | None = None,
+) -> QuantizedModel:
+    r"""Return a quantization-aware copy of a Keras 3 model, with the Lipschitz penalty inside.
+
+    Compile and fit it as any Keras model, on TensorFlow, JAX or PyTorch. Every convolution and
+    dense layer multiplies integers, has its BatchNormalization and ReLU taken in, and rounds its
+    result once, where the integer runtime rounds. At inference the model computes the integers of
+    the exported file. The penalty
+
+    .. math:: \frac{\beta}{2} \sum_l \lVert W_l^T W_l - \tau^2 I \rVert_F^2
+
+    is among ``model.losses``. Where a BatchNormalization follows, it is blind to the kernel's
+    length, as BatchNormalization is.
+
+    Args:
+        model: a built Functional or Sequential model, trained or not. It is not changed; its
+            weights are copied. Nested models are flattened.
+        lipschitz_beta: weight of the penalty, >= 0; 0 is vanilla quantization with the same
+            quantizers.
+        on: the kernel the penalty acts on: ``"deployed"`` (BatchNorm folded in, quantized),
+            ``"folded"`` (BatchNorm folded in), ``"kernel"`` (the trained one).
+        target: the singular value that the penalty aims at, > 0; ``"1/k"``, the default: 1 over
+            the square root of the number of taps.
+        weight_bits: bits of the kernels, 2..8; symmetric, one scale for each output channel (for
+            the tensor in a Dense without BatchNormalization).
+        activation_bits: bits behind a ReLU, 1..8; what is not behind one has 8.
+        first_last_bits: bits, 2..8, of the layers that take the input and of the classifier, or
+            None for the same as all others.
+        layer_bits: bits of single layers: name -> bits, or (weight bits, activation bits).
+        activation_range: ``"moving_average"``: the range of what is behind a ReLU follows the
+            training batches; ``"relu6"``: every ReLU becomes ReLU6 and its range is [0, 6].
+        input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
+            None: the extremes seen in training.
+        batch_norm_momentum: momentum of the moving statistics of every BatchNormalization, in
+            [0, 1); None: each keeps its own.
+
+    Returns:
+        A new, uncompiled Keras 3 model with the same inputs, outputs and layer names.
+
+    Raises:
+        TypeError: ``model`` is not a Keras 3 model.
+        ValueError: a setting is out of range, a weight is not finite, the model is not built, is
+            subclassed, is quantized already, or has layers that cannot be quantized (all of them
+            are listed).
+
+    Source: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019.
+
+    Example:
+        >>> qat = tfdq.keras3.quantize_model(model, activation_bits=4)  # doctest: +SKIP
+        >>> qat.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    """
+    settings = Settings(
+        lipschitz_beta=lipschitz_beta,
+        on=on,
+        target="1/k" if target is None else target,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        first_last_bits=first_last_bits,
+        layer_bits={} if layer_bits is None else layer_bits,
+        activation_range=activation_range,
+        input_range=input_range,
+        batch_norm_momentum=batch_norm_momentum,
+    )
+    if type(model).__module__.partition(".")[0] == "tf_keras":
+        raise TypeError(
+            f"{model.name!r} is a tf_keras model; quantize it with tfdq.quantize_model, or build "
+            "it with keras"
+        )
+    graph = read_graph(model)
+    settings.check_names({node.layer.name for node in graph.nodes if node.inputs})
+    steps = plan(graph)
+    for weight in model.weights:
+        if not np.isfinite(ops.convert_to_numpy(ops.cast(weight, "float32"))).all():
+            raise ValueError(
+                f"weight {weight.path!r} has values that are NaN or infinite; train the float "
+                "model to a finite state first"
+            )
+    return _Builder(graph, steps, settings).build(model.name)
+
+
+class _Builder:
+    """Makes the quantized layers, calls them as the plan says, and copies the weights."""
+
+    def __init__(self, graph: Graph, steps: list[Step], settings: Settings) -> None:
+        self.graph = graph
+        self.steps = steps
+        self.settings = settings
+        self.flows: dict[int, Any] = {}
+        self.grids: dict[int, RangeSettings | int] = {}
+        self.outputs: dict[int, Any] = {}
+        self.names: set[str] = set()
+        self.ends = _end_kernels(graph, steps)
+
+    def build(self, name: str) -> QuantizedModel:
+        """Return the new model with the float model's weights."""
+        inputs = [self._input(index) for index in self.graph.inputs]
+        loads = [(step, self._add(step)) for step in self.steps]
+        model = QuantizedModel(
+            keras.tree.pack_sequence_as(self.graph.input_structure, inputs),
+            keras.tree.pack_sequence_as(
+                self.graph.output_structure, [self.outputs[i] for i in self.graph.outputs]
+            ),
+            name=name,
+        )
+        for step, layer in loads:
+            step.kind.load(step, layer)
+        return model
+
+    def _unique(self, name: str) -> str:
+        """Return a name that no layer has yet (nested models may repeat names)."""
+        candidate, count = name, 1
+        while candidate in self.names:
+            candidate, count = f"{name}_{count}", count + 1
+        self.names.add(candidate)
+        return candidate
+
+    def _input(self, index: int) -> Any:
+        layer = self.graph.nodes[index].layer
+        source = keras.Input(
+            batch_shape=layer.batch_shape, dtype=layer.dtype, name=self._unique(layer.name)
+        )
+        settings = self.settings.input()
+        quantizer = InputQuantizer(output=settings, name=self._unique(f"{layer.name}_quantizer"))
+        self.flows[index] = quantizer(source)
+        self.grids[index] = index if settings.fixed is None else settings
+        if index in self.graph.outputs:
+            self._read_out(index, layer.name)
+        return source
+
+    def _add(self, step: Step) -> QuantizedLayer:
+        """Append the quantized layer of a step; returns it."""
+        node, softmax = step.node, step.activation == "softmax" and step.kind.role == "kernel"
+        is_output = step.result in self.graph.outputs
+        alone = is_output and not self.graph.consumers()[step.result]
+        name = self.graph.nodes[step.result].layer.name if is_output else node.layer.name
+        name = self._unique(name)
+        assert step.kind.quantize is not None
+        common = {
+            "name": self._unique(f"{name}_logits") if softmax else name,
+            "frozen": node.inference,
+            "reals": alone and not softmax,
+        }
+        request = Request(
+            step,
+            self.settings,
+            self.settings.bits_of(node.layer.name, node.index in self.ends),
+            tuple(self.graph.nodes[i].shape for i in node.inputs),
+            tuple(self.grids[i] for i in node.inputs),
+            common,
+        )
+        layer = step.kind.quantize(request)
+        sources = [self.flows[i] for i in node.inputs]
+        flow = layer(sources if step.kind.merges else sources[0])
+        if softmax:
+            flow = QuantizedSoftmax(name=name, reals=alone)(flow)
+        self.grids[step.result] = self._origin(step, layer)
+        if alone:
+            self.outputs[step.result] = flow
+        else:
+            self.flows[step.result] = flow
+            if is_output:
+                self._read_out(step.result, f"{name}_reals")
+        return layer
+
+    def _origin(self, step: Step, layer: QuantizedLayer) -> RangeSettings | int:
+        """Return what the grid of a result comes from (see `Request.source_grids`)."""
+        settings = getattr(layer, "output_settings", None)
+        if settings is None:
+            return self.grids[step.node.inputs[0]]
+        return step.result if settings.fixed is None else settings
+
+    def _read_out(self, index: int, name: str) -> None:
+        """Give out a result that other layers take as well."""
+        self.outputs[index] = QuantizedIdentity(name=self._unique(name), reals=True)(
+            self.flows[index]
+        )
+
+
+def _end_kernels(graph: Graph, steps: list[Step]) -> set[int]:
+    """Return the first and the last calls with kernels, of each input and each output."""
+    kernels = {step.node.index for step in steps if step.kind.role == "kernel"}
+    consumers = graph.consumers()
+
+    def nearest(starts: tuple[int, ...], following: Any) -> set[int]:
+        found, seen, front = set(), set(), list(starts)
+        while front:
+            index = front.pop()
+            if index in seen:
+                continue
+            seen.add(index)
+            if index in kernels:
+                found.add(index)
+            else:
+                front.extend(following(index))
+        return found
+
+    first = nearest(graph.inputs, lambda index: consumers[index])
+    return first | nearest(graph.outputs, lambda index: graph.nodes[index].inputs)
+
+
+def calibrate(model: QuantizedModel, images: Any, batch_size: int = 128) -> QuantizedModel:
+    """Set the observed ranges of a quantized model from images, without training.
+
+    Weights and BatchNorm statistics stay.
+
+    Args:
+        model: made by `quantize_model`.
+        images: array ``(n, ...)`` in the range the model takes; for several inputs a list, or a
+            dictionary, of arrays.
+        batch_size: images in a batch.
+
+    Returns:
+        The same model, sealed.
+
+    Raises:
+        TypeError: the model is not quantized.
+        ValueError: there are no images.
+    """
+    if not isinstance(model, QuantizedModel):
+        raise TypeError(
+            f"expected a model of tfdq.keras3.quantize_model, got {type(model).__name__}"
+        )
+    parts = [np.asarray(part) for part in keras.tree.flatten(images)]
+    count = min(map(len, parts), default=0)
+    if not count:
+        raise ValueError("there are no images to calibrate on")
+    token = observing.set(True)
+    try:
+        for start in range(0, count, batch_size):
+            batch = [ops.convert_to_tensor(part[start : start + batch_size]) for part in parts]
+            model(keras.tree.pack_sequence_as(images, batch), training=False)
+    finally:
+        observing.reset(token)
+    model.seal()
+    return model

@@ -1,0 +1,99 @@
+"""Decide which calls of a float model become which quantized layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from tfdq.keras3.graph import Graph, Node
+from tfdq.keras3.layer_kinds import KINDS, QuantizedLayer, Step
+from tfdq.keras3.layer_kinds.registry import RELUS, Kind, activation_of
+
+
+def plan(graph: Graph) -> list[Step]:
+    """Return the steps that quantize a model.
+
+    Raises:
+        ValueError: some layers cannot be quantized; all of them are listed.
+    """
+    _check(graph)
+    consumers = graph.consumers()
+    taken: set[int] = set()
+    steps = []
+
+    def follower(index: int, role: str) -> Node | None:
+        if index in graph.outputs or len(consumers[index]) != 1:
+            return None
+        node = graph.nodes[consumers[index][0]]
+        return node if _kind(node).role == role and len(node.inputs) == 1 else None
+
+    for node in graph.nodes:
+        if not node.inputs or node.index in taken:
+            continue
+        kind = _kind(node)
+        own = kind.role in ("kernel", "activation")
+        activation = (activation_of(node.layer) or "linear") if own else "linear"
+        step = Step(node, kind, node.index, activation=activation)
+        for role in kind.takes_in:
+            behind = follower(step.result, role)
+            if behind is None or step.activation != "linear":
+                continue
+            if role == "norm":
+                step = replace(
+                    step, norm=behind.layer, norm_inference=behind.inference, result=behind.index
+                )
+            elif activation_of(behind.layer) in RELUS:
+                relu = str(activation_of(behind.layer))
+                step = replace(step, activation=relu, result=behind.index)
+            else:
+                continue
+            taken.add(behind.index)
+        steps.append(step)
+    return steps
+
+
+def _kind(node: Node) -> Kind:
+    return KINDS[type(node.layer)]
+
+
+def _check(graph: Graph) -> None:
+    """Raise one error that lists every call that cannot be quantized."""
+    problems = []
+    calls: dict[int, int] = {}
+    for node in graph.nodes:
+        calls[id(node.layer)] = calls.get(id(node.layer), 0) + 1
+    told: set[int] = set()
+    for node in graph.nodes:
+        if node.inputs and id(node.layer) not in told:
+            problem = _problem(node, calls[id(node.layer)])
+            if problem is not None:
+                told.add(id(node.layer))
+                problems.append(f"{node.layer.name!r} ({type(node.layer).__name__}): {problem}")
+    if problems:
+        supported = sorted(kind.__name__ for kind in KINDS if issubclass(kind, keras.layers.Layer))
+        raise ValueError(
+            f"{len(problems)} layer(s) cannot be quantized:\n  - "
+            + "\n  - ".join(problems)
+            + f"\nReplace each by layers that can: {', '.join(supported)}"
+        )
+
+
+def _problem(node: Node, calls: int) -> str | None:
+    layer: Any = node.layer
+    if isinstance(layer, QuantizedLayer):
+        return "it is quantized already; quantize the float model it was made from"
+    if node.oddity is not None:
+        return node.oddity
+    kind = KINDS.get(type(layer))
+    if kind is None:
+        return "there is no rule for this class"
+    if getattr(layer, "weights", None) and calls > 1:
+        return (
+            f"it has weights and is called {calls} times; every call needs its own ranges, so use "
+            "one layer for each call"
+        )
+    if any(size is None for size in node.shape[1:]):
+        return f"a result of shape {node.shape}; build the model for images of one size"
+    return kind.problem(node)

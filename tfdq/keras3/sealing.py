@@ -1,0 +1,159 @@
+"""Compute the deployed constants of a quantized model and hand them to its layers.
+
+The constants are those of the integer network that the export writes: the model describes itself in
+float64 NumPy, the description is lowered to integer operators, and each layer takes its constants
+from the operators that it became. So the model computes at inference what the file does, on every
+backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfdq.description import Call, Concatenate, Description, Input, Softmax, ZeroPad2D
+from tfdq.keras3.graph import Graph, Node, read_graph
+from tfdq.keras3.layer_kinds import InputQuantizer, QuantizedLayer
+from tfdq.keras3.layer_kinds.base import Sealing
+from tflite_export.graph import Operator
+from tflite_export.lower import Lowered, lower, target_of
+
+Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """The layers of a quantized model in the order of its description's values.
+
+    Attributes:
+        inputs: the calls of the input quantizers, in the order of the model's inputs.
+        calls: the other calls.
+        values: for each node of the graph the number of its value.
+        outputs: values of the model's outputs.
+        names: names of the model's inputs.
+    """
+
+    inputs: tuple[Node, ...]
+    calls: tuple[Node, ...]
+    values: dict[int, int]
+    outputs: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @property
+    def layers(self) -> list[QuantizedLayer]:
+        """The layers by value."""
+        return [node.layer for node in (*self.inputs, *self.calls)]
+
+
+def ordered(model: Any) -> Ordered:
+    """Return the layers of a quantized model.
+
+    Raises:
+        ValueError: a layer is not quantized.
+    """
+    graph: Graph = read_graph(model)
+    behind: dict[int, Node] = {}
+    calls = []
+    for node in graph.nodes:
+        if not node.inputs:
+            continue
+        if not isinstance(node.layer, QuantizedLayer):
+            raise ValueError(
+                f"layer {node.layer.name!r} ({type(node.layer).__name__}) is not quantized; build "
+                "the whole float model first, then quantize it"
+            )
+        if isinstance(node.layer, InputQuantizer):
+            behind[node.inputs[0]] = node
+        else:
+            calls.append(node)
+    inputs = tuple(behind[index] for index in graph.inputs)
+    values = {node.index: value for value, node in enumerate((*inputs, *calls))}
+    return Ordered(
+        inputs,
+        tuple(calls),
+        values,
+        tuple(values[index] for index in graph.outputs),
+        tuple(graph.nodes[index].layer.name for index in graph.inputs),
+    )
+
+
+def describe(model: Any) -> Description:
+    """Return the description of a quantized model as its variables are now.
+
+    Raises:
+        ValueError: a range has seen no data.
+    """
+    order = ordered(model)
+    inputs = tuple(
+        Input(name, name, node.shape, node.layer.grid())
+        for name, node in zip(order.names, order.inputs, strict=True)
+    )
+    calls = tuple(
+        node.layer.describe(tuple(order.values[i] for i in node.inputs), node.shape)
+        for node in order.calls
+    )
+    return Description(model.name, inputs, calls, order.outputs)
+
+
+def seal(model: Any) -> Lowered:
+    """Give the layers of a model the constants of the network that would be exported now.
+
+    Returns:
+        That network.
+
+    Raises:
+        ValueError: a range has seen no data.
+    """
+    order, lowered = ordered(model), lower(describe(model))
+    description = lowered.description
+    bounds = _bounds(description)
+    operators: dict[str, list[Operator]] = {}
+    for operator in lowered.graph.operators:
+        operators.setdefault(operator.label, []).append(operator)
+    for node, entry in zip(order.inputs, description.inputs, strict=True):
+        node.layer.seal_input(entry.grid)
+    for value, (node, call) in enumerate(
+        zip(order.calls, description.calls, strict=True), len(order.inputs)
+    ):
+        node.layer.seal(
+            Sealing(
+                lowered.graph,
+                operators.get(call.label, []),
+                tuple(lowered.tensors[source] for source in call.sources),
+                lowered.tensors[value],
+                tuple(bounds[source] for source in call.sources),
+                bounds[value],
+            )
+        )
+    return lowered
+
+
+def steps_of(lowered: Lowered) -> list[np.float32]:
+    """Return the step of each value of a network."""
+    return [np.float32(lowered.graph.tensors[index].scale) for index in lowered.tensors]
+
+
+def _bounds(description: Description) -> list[Bounds]:
+    """Return the lowest and the highest integer of each value, counted from its zero point."""
+    found: list[Bounds] = []
+    for entry in description.inputs:
+        zero = entry.grid.zero_point
+        found.append((entry.grid.qmin - zero, entry.grid.qmax - zero))
+    for call in description.calls:
+        found.append(_call_bounds(call, [found[source] for source in call.sources]))
+    return found
+
+
+def _call_bounds(call: Call, sources: Sequence[Bounds]) -> Bounds:
+    if isinstance(call.computation, Softmax):
+        return 0, 255
+    if call.grid is not None:
+        target = target_of(call.grid, call.activation)
+        return target.low - target.zero_point, target.high - target.zero_point
+    low, high = sources[0]
+    if isinstance(call.computation, Concatenate):
+        return min(ends[0] for ends in sources), max(ends[1] for ends in sources)
+    return (min(low, 0), max(high, 0)) if isinstance(call.computation, ZeroPad2D) else (low, high)

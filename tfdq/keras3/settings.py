@@ -1,0 +1,136 @@
+"""The settings of a quantization, checked: bits, ranges, penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from tfdq.grid import nudged_grid, zero_aligned_range
+from tfdq.keras3.ranges import RangeSettings
+from tfdq.lipschitz.targets import Target, check_target
+
+Placement = Literal["kernel", "folded", "deployed"]
+ActivationRange = Literal["relu6", "moving_average"]
+LayerBits = int | tuple[int, int]
+LINEAR_BITS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is quantized; see `quantize_model` for the meaning of each field."""
+
+    lipschitz_beta: float = 0.0
+    on: Placement = "deployed"
+    target: Target = "1/k"
+    weight_bits: int = 8
+    activation_bits: int = 8
+    first_last_bits: int | None = None
+    layer_bits: Mapping[str, LayerBits] = field(default_factory=dict)
+    activation_range: ActivationRange = "moving_average"
+    input_range: tuple[float, float] | None = None
+    batch_norm_momentum: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("lipschitz_beta", self.lipschitz_beta, 0.0, math.inf, "0 switches it off")
+        _check_choice("on", self.on, get_args(Placement))
+        check_target(self.target)
+        _check_bits("weight_bits", self.weight_bits, 2)
+        _check_bits("activation_bits", self.activation_bits, 1)
+        if self.first_last_bits is not None:
+            _check_bits("first_last_bits", self.first_last_bits, 2)
+        if not isinstance(self.layer_bits, Mapping):
+            raise ValueError(
+                "layer_bits maps layer names to bits or (weight bits, activation bits), "
+                f"got {self.layer_bits!r}"
+            )
+        for name, bits in self.layer_bits.items():
+            pair = bits if isinstance(bits, tuple) else (bits, bits)
+            if len(pair) != 2:
+                raise ValueError(f"layer_bits[{name!r}] must be an int or a pair, got {bits!r}")
+            _check_bits(f"layer_bits[{name!r}], weights,", pair[0], 2)
+            _check_bits(f"layer_bits[{name!r}], activations,", pair[1], 1)
+        _check_choice("activation_range", self.activation_range, get_args(ActivationRange))
+        if self.input_range is not None:
+            if len(self.input_range) != 2 or not all(map(math.isfinite, self.input_range)):
+                raise ValueError(
+                    f"input_range must be two finite numbers, such as (0, 1), got "
+                    f"{self.input_range!r}"
+                )
+            nudged_grid(*self.input_range, LINEAR_BITS)
+        if self.batch_norm_momentum is not None:
+            momentum = self.batch_norm_momentum
+            _check_number("batch_norm_momentum", momentum, 0.0, 1.0, "None keeps the model's own")
+
+    def check_names(self, known: Collection[str]) -> None:
+        """Check that every layer named in the settings exists.
+
+        Raises:
+            ValueError: a name is unknown; the known ones are listed.
+        """
+        unknown = sorted(set(self.layer_bits) - set(known))
+        if unknown:
+            raise ValueError(f"no layer is called {unknown}; the model has {sorted(known)}")
+
+    def bits_of(self, name: str, end: bool) -> tuple[int, int]:
+        """Return the weight and activation bits of a layer.
+
+        Args:
+            name: the layer's name.
+            end: it has a kernel, and takes the model's input or is the last with one.
+        """
+        if name in self.layer_bits:
+            bits = self.layer_bits[name]
+            return bits if isinstance(bits, tuple) else (bits, bits)
+        if self.first_last_bits is not None and end:
+            return self.first_last_bits, self.first_last_bits
+        return self.weight_bits, self.activation_bits
+
+    def input(self) -> RangeSettings:
+        """Return the settings of the input's quantizer, 8 bits."""
+        if self.input_range is None:
+            return RangeSettings(LINEAR_BITS, "extremes")
+        low, high = map(float, self.input_range)
+        return RangeSettings(LINEAR_BITS, fixed=zero_aligned_range(low, high, LINEAR_BITS))
+
+    def output(self, activation: str, bits: int) -> RangeSettings:
+        """Return the settings of a layer's output quantizer.
+
+        Args:
+            activation: what the layer ends with; without a ReLU it has 8 bits.
+            bits: of what is behind a ReLU.
+        """
+        if activation == "linear":
+            return RangeSettings(LINEAR_BITS)
+        if self.activation_range == "relu6":
+            return RangeSettings(bits, nonnegative=True, fixed=(0.0, 6.0))
+        return RangeSettings(bits, nonnegative=True)
+
+    def activation(self, activation: str) -> str:
+        """Return what a layer ends with: a ReLU becomes ReLU6 where the range is ReLU6's."""
+        relu6 = self.activation_range == "relu6" and activation == "relu"
+        return "relu6" if relu6 else activation
+
+    def penalty(self) -> dict[str, Any] | None:
+        """Return the penalty of one kernel, or None."""
+        if self.lipschitz_beta == 0:
+            return None
+        return {"beta": float(self.lipschitz_beta), "on": self.on, "target": self.target}
+
+
+def _check_number(name: str, value: Any, least: float, below: float, remedy: str) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not least <= value < below:
+        limits = f"in [{least:g}, {below:g})" if math.isfinite(below) else f">= {least:g}"
+        raise ValueError(f"{name} must be a finite number {limits}, got {value!r}; {remedy}")
+
+
+def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _check_bits(name: str, bits: Any, least: int) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not least <= bits <= 8:
+        raise ValueError(f"{name} must be a whole number from {least} to 8, got {bits!r}")
