@@ -1,5 +1,7 @@
 """convert: what it takes, what it proves, what it refuses."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tf_keras
@@ -350,3 +352,19 @@ def test_large_networks_stay_in_memory_and_time(tmp_path):
     assert peak < 1.5 * 2**30
     assert elapsed < 120
     assert read(exported.content).constant_bytes() < len(exported)
+
+
+def test_a_dictionary_of_outputs_is_exported_in_the_order_of_its_keys(tmp_path: Path) -> None:
+    image = L.Input((6, 6, 2), name="photo")
+    x = L.Flatten()(L.Conv2D(4, 3, activation="relu")(image))
+    outputs = {"kind": L.Dense(3, name="k")(x), "age": L.Dense(1, name="a")(x)}
+    qat = tfdq.quantize_model(tf_keras.Model({"photo": image}, outputs), 0.0)
+    images = np.random.default_rng(0).uniform(size=(16, 6, 6, 2)).astype(np.float32)
+    tfdq.calibrate(qat, images)
+    path = tmp_path / "model.tflite"
+    tflite_export.convert(qat, path, calibration=images)
+    expected = qat(images, training=False)
+    found = tflite_export.Interpreter(path).predict(images)
+    for name, values in zip(("age", "kind"), found, strict=True):
+        step = np.ptp(expected[name]) / 255
+        np.testing.assert_allclose(values, expected[name], atol=2 * step)

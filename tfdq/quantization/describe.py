@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from tfdq.description import (
@@ -126,7 +127,7 @@ class TrainedKerasModel:
     def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the model's outputs at inference, see `tfdq.description.TrainedModel`."""
         result = self.model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
-        return [np.asarray(part) for part in (result if isinstance(result, list) else [result])]
+        return [np.asarray(part) for part in tf.nest.flatten(result)]
 
     def infer(self, value: int, sources: Sequence[np.ndarray]) -> np.ndarray:
         """Return what the layer of a value makes of its sources at inference."""
