@@ -43,7 +43,7 @@ from tflite_export.grids import (
     ties_up,
     units_for,
 )
-from tflite_export.reference import pool_counts
+from tflite_export.ops.windows import pool_counts
 
 _LARGEST_BIAS = 2**30
 _SMALLEST_FACTOR = 2.0**-30

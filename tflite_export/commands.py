@@ -118,8 +118,8 @@ def verify(options: argparse.Namespace) -> int:
             "verify compares with the trained network and needs tfdq with TensorFlow; here, "
             f"selftest says whether this runtime computes the trained integers ({error})"
         ) from error
+    from tflite_export.affine import dequantize
     from tflite_export.proof import integer_only
-    from tflite_export.reference import dequantize
     from tflite_export.runtime import Interpreter
 
     limits = Limits.parse(options.limit)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tflite_export.graph import BATCH, DTYPES, Convolution, IntegerGraph, Operator, Pooling, Tensor
 from tflite_export.limits import Limits
+from tflite_export.ops import OPERATORS
 
 _POINTER = 8
 """Bytes of the address that XNNPACK keeps for each pixel of each window."""
@@ -135,40 +135,12 @@ def _windowed(operator: Operator, operands: list[Tensor], output: Tensor) -> tup
 
 def macs(graph: IntegerGraph, operator: Operator) -> int:
     """Multiply-accumulates of one operator on one sample."""
-    counter = MACS.get(operator.kind)
-    if counter is None or not operator.outputs:
+    spec = OPERATORS.get(operator.kind)
+    if spec is None or not operator.outputs:
         return 0
-    weights = graph.operands(operator)[1:2]
-    if not weights or weights[0] is None:
-        return 0
-    return counter(weights[0], graph.tensors[operator.outputs[0]])
+    return spec.macs(graph.operands(operator), graph.tensors[operator.outputs[0]])
 
 
 def count_macs(graph: IntegerGraph) -> int:
     """Multiply-accumulates of the whole graph on one sample."""
     return sum(macs(graph, operator) for operator in graph.operators)
-
-
-def _pixels(output: Tensor) -> int:
-    return math.prod(size for size in output.shape[1:] if size != BATCH)
-
-
-def _conv_macs(kernel: Tensor, output: Tensor) -> int:
-    return _pixels(output) * math.prod(kernel.shape[1:])
-
-
-def _depthwise_macs(kernel: Tensor, output: Tensor) -> int:
-    return _pixels(output) * math.prod(kernel.shape[1:-1])
-
-
-def _dense_macs(weights: Tensor, output: Tensor) -> int:
-    del output
-    return math.prod(weights.shape)
-
-
-MACS: dict[str, Callable[[Tensor, Tensor], int]] = {
-    "CONV_2D": _conv_macs,
-    "DEPTHWISE_CONV_2D": _depthwise_macs,
-    "FULLY_CONNECTED": _dense_macs,
-}
-"""Multiply-accumulates of the operators that have any."""

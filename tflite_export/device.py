@@ -12,7 +12,8 @@ from tflite_export.exposed import expose
 from tflite_export.graph import IntegerGraph, Operator
 from tflite_export.limits import DEFAULT, Limits
 from tflite_export.metadata import GoldenVectors
-from tflite_export.reference import KERNEL_SETS, run, run_operator
+from tflite_export.ops.spec import KERNEL_SETS
+from tflite_export.reference import run, run_operator
 from tflite_export.runtime import Interpreter
 
 

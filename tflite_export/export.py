@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tflite_export.affine import dequantize, quantize
 from tflite_export.cost import count_macs
-from tflite_export.graph import IntegerGraph, integers_in_use
+from tflite_export.graph import IntegerGraph
+from tflite_export.in_use import integers_in_use
 from tflite_export.inspection import describe
 from tflite_export.limits import UNLIMITED
 from tflite_export.lower import Lowered, lower
@@ -25,7 +27,6 @@ from tflite_export.metadata import (
     pack_golden,
 )
 from tflite_export.parity import Pairing, ParityReport, compare
-from tflite_export.reference import dequantize, quantize
 from tflite_export.runtime import Interpreter
 from tflite_export.trained import trained
 from tflite_export.twin import IntegerTwin

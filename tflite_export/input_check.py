@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tflite_export.affine import dequantize
 from tflite_export.graph import DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
-from tflite_export.reference import dequantize
 
 
 def check_inputs(x: Any, graph: IntegerGraph) -> list[np.ndarray]:

@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export.cost import MACS, macs
-from tflite_export.graph import (
-    INTEGER_RANGES,
-    IntegerGraph,
-    Tensor,
-    integers_in_use,
-)
+from tflite_export.cost import macs
+from tflite_export.graph import INTEGER_RANGES, IntegerGraph, Tensor
+from tflite_export.in_use import integers_in_use
 from tflite_export.validate import check_graph
 
 
@@ -53,7 +49,8 @@ def describe(graph: IntegerGraph) -> list[dict[str, Any]]:
             continue
         output = graph.tensors[operator.outputs[0]]
         constants = [t for t in graph.operands(operator) if t is not None and t.is_constant]
-        weights = constants[0] if operator.kind in MACS and constants else None
+        products = macs(graph, operator)
+        weights = constants[0] if products and constants else None
         grid = output.quantization
         one_grid = grid is not None and grid.scale.size == 1
         low, high = used.get(operator.outputs[0], (0, 0))
@@ -74,7 +71,7 @@ def describe(graph: IntegerGraph) -> list[dict[str, Any]]:
                 "parameters": sum(t.data.size for t in constants if t.data is not None)
                 if weights
                 else 0,
-                "macs": macs(graph, operator),
+                "macs": products,
             }
         )
     return rows

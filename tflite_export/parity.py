@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tflite_export.affine import dequantize, quantize
 from tflite_export.cost import samples_at_once
 from tflite_export.exposed import expose
 from tflite_export.graph import IntegerGraph, Tensor
 from tflite_export.limits import DEFAULT, UNLIMITED, Limits
 from tflite_export.read import load
-from tflite_export.reference import dequantize, quantize
 from tflite_export.runtime import Interpreter
 from tflite_export.validate import validate
 
@@ -249,14 +249,16 @@ def compare(
         part = [feed[start : start + batch_size] for feed in feeds]
         batch: Any = part[0] if single else part
         activations = {i: value.numpy() for i, value in twin.activations(batch).items()}
+        results = [_as_list(interpreter.integers(batch)) for interpreter in interpreters]
+        outputs = None if pairing is None else pairing.outputs(part)
         for position, index in enumerate(graph.outputs):
             tensor = graph.tensors[graph.integer_output(index)]
             ours = activations[graph.integer_output(index)]
-            trained = None if pairing is None else quantize(pairing.outputs(part)[position], tensor)
+            trained = None if outputs is None else quantize(outputs[position], tensor)
             if trained is not None:
                 tally.add(("model", "twin", tensor.name), trained, ours, top1=True)
-            for interpreter in interpreters:
-                theirs = _as_list(interpreter.integers(batch))[position]
+            for interpreter, found in zip(interpreters, results, strict=True):
+                theirs = found[position]
                 tally.add(("twin", names[interpreter], tensor.name), ours, theirs, top1=True)
                 if trained is not None:
                     tally.add(

@@ -22,6 +22,7 @@ from tflite_export.graph import (
     Tensor,
 )
 from tflite_export.limits import DEFAULT, Limits
+from tflite_export.ops import OPERATORS
 from tflite_export.wire import File, Table
 
 _LARGEST_RANK = 8
@@ -226,8 +227,8 @@ class _Reader:
         kind = self.codes[index]
         where = f"operator {position} ({kind})"
         self.only(entry, (0, 1, 2, 3, 4), where)
-        layout = schema.OPERATORS.get(kind)
-        options = None if layout is None else self.options(entry, layout, where)
+        spec = OPERATORS.get(kind)
+        options = None if spec is None else self.options(entry, spec.schema, where)
         inputs = _indices(entry, 1, count, where, least=-1)
         return Operator(kind, inputs, _indices(entry, 2, count, where), options)
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from tflite_export.affine import dequantize, quantize
 from tflite_export.cost import cost_of, samples_at_once
 from tflite_export.graph import DTYPES, IntegerGraph, Tensor
 from tflite_export.input_check import check_inputs
 from tflite_export.limits import DEFAULT, Limits
 from tflite_export.metadata import GoldenVectors, golden_of, labels_of
 from tflite_export.read import load, naming, read
-from tflite_export.reference import dequantize, quantize
 from tflite_export.validate import check_digest, validate
 
 _RUNTIMES = (
@@ -120,7 +120,7 @@ class Interpreter:
 
     @property
     def kernel_set(self) -> str:
-        """The arithmetic expected of this runtime and kernels, a key of `reference.KERNEL_SETS`."""
+        """The arithmetic expected of this runtime and kernels, a key of `ops.spec.KERNEL_SETS`."""
         old = self.runtime == "tflite-runtime"
         if self.kernels == "default":
             return "builtin-2.14" if old else "xnnpack"

@@ -7,18 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tflite_export.graph import (
-    Concatenation,
-    Convolution,
-    Elementwise,
-    FullyConnected,
-    MirrorPadding,
-    NoOptions,
-    Options,
-    Pooling,
-    Reduction,
-    Softmax,
-)
+from tflite_export.graph import Options
 
 _TYPES = """
     float32 float16 int32 uint8 int64 string bool int16 complex64 int8 float64 complex128 uint64
@@ -67,87 +56,19 @@ class OperatorSchema:
     ignored: tuple[int, ...] = ()
 
 
-def _activation(slot: int) -> OptionField:
+def activation_field(slot: int) -> OptionField:
+    """The fused activation, stored in a slot."""
     return OptionField("activation", slot, "int8", choices=ACTIVATIONS)
 
 
-def _window(first: int) -> tuple[OptionField, ...]:
+def window_fields(first: int) -> tuple[OptionField, ...]:
+    """Padding and strides, stored from a slot on."""
     return (
         OptionField("padding", first, "int8", choices=PADDINGS),
         OptionField("stride_w", first + 1, "int32"),
         OptionField("stride_h", first + 2, "int32"),
     )
 
-
-_POOLING = (
-    *_window(0),
-    OptionField("filter_w", 3, "int32"),
-    OptionField("filter_h", 4, "int32"),
-    _activation(5),
-)
-
-OPERATORS: dict[str, OperatorSchema] = {
-    "ADD": OperatorSchema(Elementwise, 11, "AddOptions", (_activation(0),), ignored=(1,)),
-    "AVERAGE_POOL_2D": OperatorSchema(Pooling, 5, "Pool2DOptions", _POOLING),
-    "CONCATENATION": OperatorSchema(
-        Concatenation, 10, "ConcatenationOptions", (OptionField("axis", 0, "int32"), _activation(1))
-    ),
-    "CONV_2D": OperatorSchema(
-        Convolution,
-        1,
-        "Conv2DOptions",
-        (
-            *_window(0),
-            _activation(3),
-            OptionField("dilation_w", 4, "int32", 1),
-            OptionField("dilation_h", 5, "int32", 1),
-        ),
-        version=3,
-        int4_version=7,
-    ),
-    "DEPTHWISE_CONV_2D": OperatorSchema(
-        Convolution,
-        2,
-        "DepthwiseConv2DOptions",
-        (
-            *_window(0),
-            OptionField("depth_multiplier", 3, "int32"),
-            _activation(4),
-            OptionField("dilation_w", 5, "int32", 1),
-            OptionField("dilation_h", 6, "int32", 1),
-        ),
-        version=3,
-        int4_version=6,
-    ),
-    "DEQUANTIZE": OperatorSchema(NoOptions, 38, "DequantizeOptions"),
-    "FULLY_CONNECTED": OperatorSchema(
-        FullyConnected,
-        8,
-        "FullyConnectedOptions",
-        (
-            _activation(0),
-            OptionField("weights_format", 1, "int8"),
-            OptionField("keep_num_dims", 2, "bool"),
-        ),
-        version=4,
-        int4_version=10,
-        ignored=(3,),
-    ),
-    "MAXIMUM": OperatorSchema(NoOptions, 39, "MaximumMinimumOptions"),
-    "MAX_POOL_2D": OperatorSchema(Pooling, 5, "Pool2DOptions", _POOLING),
-    "MEAN": OperatorSchema(Reduction, 27, "ReducerOptions", (OptionField("keep_dims", 0, "bool"),)),
-    "MINIMUM": OperatorSchema(NoOptions, 39, "MaximumMinimumOptions"),
-    "MIRROR_PAD": OperatorSchema(
-        MirrorPadding, 77, "MirrorPadOptions", (OptionField("mode", 0, "int8", choices=MIRRORS),)
-    ),
-    "MUL": OperatorSchema(Elementwise, 21, "MulOptions", (_activation(0),)),
-    "PAD": OperatorSchema(NoOptions, 22, "PadOptions"),
-    "QUANTIZE": OperatorSchema(NoOptions, 89, "QuantizeOptions"),
-    "RESHAPE": OperatorSchema(NoOptions, 17, "ReshapeOptions", version=1),
-    "SLICE": OperatorSchema(NoOptions, 48, "SliceOptions"),
-    "SOFTMAX": OperatorSchema(Softmax, 9, "SoftmaxOptions", (OptionField("beta", 0, "float32"),)),
-}
-"""Every operator the package writes, reads, runs and checks."""
 
 _NAMES = """
     ADD AVERAGE_POOL_2D CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE

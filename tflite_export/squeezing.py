@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfdq.description import Requantize
+from tflite_export.affine import quantize
 from tflite_export.assemble import Assembler
 from tflite_export.graph import MirrorPadding, NoOptions
 from tflite_export.grids import Target, on_grid
-from tflite_export.reference import quantize, run_operator
+from tflite_export.reference import run_operator
 
 Node = int | None
 """A value in a sorting network; None is above every value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tflite_export.graph import DTYPES, IntegerGraph, Tensor, integers_in_use
+from tflite_export.graph import DTYPES, IntegerGraph, Tensor
+from tflite_export.in_use import integers_in_use
 from tflite_export.input_check import check_inputs, check_shape
 from tflite_export.limits import DEFAULT, UNLIMITED, Limits
+from tflite_export.ops import OPERATORS
+from tflite_export.ops.spec import KERNEL_SETS
+from tflite_export.ops.twin_site import Kernel, Site
 from tflite_export.read import naming
-from tflite_export.reference import KERNEL_SETS
-from tflite_export.twin_kernels import KERNELS, Kernel, Site
 from tflite_export.twin_rounding import to_centred
 from tflite_export.validate import check_graph, validate
 
@@ -29,7 +32,7 @@ class IntegerTwin(tf_keras.Model):
     Args:
         model: a quantization-aware model of ``tfdq.quantize_model``, an `IntegerGraph`, an exported
             model, or a ``.tflite`` file as path or bytes.
-        kernels: the kernel set to compute as, a key of `reference.KERNEL_SETS`; ``"xnnpack"`` is
+        kernels: the kernel set to compute as, a key of `ops.spec.KERNEL_SETS`; ``"xnnpack"`` is
             LiteRT's default.
         name: of the model.
         limits: what a file may cost.
@@ -69,16 +72,20 @@ class IntegerTwin(tf_keras.Model):
             present = [i for i in operator.inputs if i >= 0]
             tensors = [self._source.tensors[i] for i in present]
             output = operator.outputs[0]
+            spec = OPERATORS[operator.kind]
+            step = spec.step(operator, tensors, self._source.tensors[output], self.kernels)
             site = Site(
                 operator,
                 tensors,
-                self._source.tensors[output],
+                step.output,
                 [spans.get(i, (0, 0)) for i in present],
-                self.kernels,
+                step.kernels,
+                step.xnnpack,
                 self._hold,
             )
             moving = tuple(i for i, t in zip(present, tensors, strict=True) if not t.is_constant)
-            steps.append((KERNELS[operator.kind](site), moving, output))
+            twin = import_module(f"tflite_export.ops.{spec.twin}")
+            steps.append((twin.build(site), moving, output))
         return steps
 
     def _hold(self, values: np.ndarray) -> tf.Variable:

@@ -20,7 +20,8 @@ from tflite_export.cost import check_cost, read_by_operators
 from tflite_export.graph import BATCH, DTYPES, INTEGER_RANGES, IntegerGraph, Tensor
 from tflite_export.limits import DEFAULT, Limits
 from tflite_export.metadata import DIGEST_NAME, digest_of, golden_of, labels_of
-from tflite_export.operator_rules import RULES, Problem
+from tflite_export.ops import OPERATORS
+from tflite_export.ops.checks import Problem
 from tflite_export.read import load, metadata_position, naming, read
 from tflite_export.wire import File
 
@@ -98,17 +99,17 @@ def check_graph(graph: IntegerGraph) -> None:
     _check_order(graph)
     for position, operator in enumerate(graph.operators):
         where = f"operator {position} ({operator.kind})"
-        rule = RULES.get(operator.kind)
-        if rule is None or operator.options is None:
+        spec = OPERATORS.get(operator.kind)
+        if spec is None or operator.options is None:
             raise ValueError(
-                f"{where} is not one this package runs; it runs {', '.join(sorted(RULES))}. "
+                f"{where} is not one this package runs; it runs {', '.join(sorted(OPERATORS))}. "
                 "If you trust it: Interpreter(FILE, trusted=True), benchmark FILE --any-operators"
             )
         if len(operator.outputs) != 1:
             raise ValueError(f"{where} has {len(operator.outputs)} outputs, expected 1")
         output = graph.tensors[operator.outputs[0]]
         try:
-            shape = rule(operator, graph.operands(operator), output)
+            shape = spec.check(operator, graph.operands(operator), output)
         except Problem as problem:
             raise ValueError(f"{where}: {problem}") from None
         if shape != output.shape:

@@ -12,6 +12,7 @@ from tflite_export import schema
 from tflite_export.graph import BATCH, IntegerGraph, Operator, Tensor
 from tflite_export.limits import UNLIMITED
 from tflite_export.metadata import DIGEST_NAME, digest_of
+from tflite_export.ops import OPERATORS
 from tflite_export.read import metadata_position
 
 
@@ -59,7 +60,7 @@ def write(graph: IntegerGraph) -> bytes:
     so that a damaged file is recognised whatever bit it is damaged in.
 
     Args:
-        graph: a graph of the operators in `schema.OPERATORS`.
+        graph: a graph of the operators in `ops.OPERATORS`.
 
     Returns:
         The bytes of the file.
@@ -176,12 +177,13 @@ def _stored(tensor: Tensor) -> np.ndarray:
 
 
 def _operator(pools: _Pools, graph: IntegerGraph, operator: Operator) -> Any:
-    layout = schema.OPERATORS.get(operator.kind)
-    if layout is None or not isinstance(operator.options, layout.options):
+    spec = OPERATORS.get(operator.kind)
+    if spec is None or not isinstance(operator.options, spec.schema.options):
         raise ValueError(
             f"no writer for operator {operator.kind!r} with options {operator.options!r}; "
-            f"known operators: {', '.join(schema.OPERATORS)}"
+            f"known operators: {', '.join(OPERATORS)}"
         )
+    layout = spec.schema
     entry = pools.fb.OperatorT()
     has_int4 = any(operand and operand.dtype == "int4" for operand in graph.operands(operator))
     version = layout.int4_version if has_int4 else layout.version

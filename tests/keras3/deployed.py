@@ -9,8 +9,8 @@ import numpy as np
 
 from tfdq.keras3 import QuantizedModel
 from tfdq.keras3.sealing import ordered
+from tflite_export.affine import quantize
 from tflite_export.exposed import expose
-from tflite_export.reference import quantize
 from tflite_export.runtime import Interpreter
 from tflite_export.write import write
 

@@ -122,16 +122,16 @@ def test_every_input_of_a_network_of_two_pixels_agrees(kernels) -> None:
 
 def test_wrong_bounds_are_caught(monkeypatch) -> None:
     """The same comparison fails for intervals that are a tenth too narrow."""
-    from tfdq.lipschitz import intervals
+    from tflite_export.ops import weighted
 
-    right = intervals.accumulator_box
+    right = weighted.accumulator_box
 
-    def narrowed(step, boxes):
-        low, high = right(step, boxes)
+    def narrowed(step, boxes, accumulate):
+        low, high = right(step, boxes, accumulate)
         middle, half = (low + high) / 2, (high - low) / 2
         return np.ceil(middle - 0.9 * half), np.floor(middle + 0.9 * half)
 
-    monkeypatch.setattr(intervals, "accumulator_box", narrowed)
+    monkeypatch.setattr(weighted, "accumulator_box", narrowed)
     graph = plain(0)
     x = np.full((1, 2, 2, 1), 0.5, np.float32)
     low, high = input_box(graph, x, 60 / 255)

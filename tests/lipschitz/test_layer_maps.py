@@ -7,11 +7,10 @@ import tf_keras
 
 from tfdq.lipschitz.layer_maps import (
     activation_constant,
-    average_pool_axis,
     lipschitz_constant,
-    max_pool_axis,
 )
 from tfdq.lipschitz.norms import conv_norm, kernel_norm, layer_spectrum
+from tflite_export.ops.windows import average_pool_axis, max_pool_axis
 
 layers = tf_keras.layers
 

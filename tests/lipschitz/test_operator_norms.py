@@ -8,13 +8,12 @@ import pytest
 from tests.lipschitz.integer_networks import INPUT_SCALE, GraphBuilder, plain
 from tests.tflite_export.graphs import GRAPHS, Draw, feeds, grid
 from tfdq import lipschitz
-from tfdq.lipschitz.integer_network import integer_network
+from tfdq.lipschitz.integer_network import OperatorNorm, integer_network, measured_norm
 from tfdq.lipschitz.interval_certificate import interval_certificate
 from tfdq.lipschitz.intervals import check_intervals, propagate
 from tfdq.lipschitz.margin import lipschitz_certificate, tie_margin
 from tfdq.lipschitz.network import compose
-from tfdq.lipschitz.operator_norms import OPERATOR_RULES, rule_of
-from tflite_export import operator_rules
+from tflite_export.affine import dequantize
 from tflite_export.graph import (
     DTYPES,
     INTEGER_RANGES,
@@ -25,7 +24,9 @@ from tflite_export.graph import (
     Softmax,
     Tensor,
 )
-from tflite_export.reference import KERNEL_SETS, Step, dequantize, run
+from tflite_export.ops import OPERATORS
+from tflite_export.ops.spec import OperatorSpec, Step
+from tflite_export.reference import run
 from tflite_export.validate import check_graph
 from tflite_export.write import write
 
@@ -55,7 +56,16 @@ CASES = {**GRAPHS, "steep_softmax": steep_softmax, "signed_product": signed_prod
 def step_of(graph: IntegerGraph, kernels: str) -> Step:
     (operator,) = graph.operators
     operands = [graph.tensors[index] for index in operator.inputs if index >= 0]
-    return Step(operator, operands, graph.tensors[operator.outputs[0]], KERNEL_SETS[kernels])
+    output = graph.tensors[operator.outputs[0]]
+    return OPERATORS[operator.kind].step(operator, operands, output, kernels)
+
+
+def spec_of(step: Step) -> OperatorSpec:
+    return OPERATORS[step.operator.kind]
+
+
+def norm_of(step: Step) -> OperatorNorm:
+    return measured_norm(spec_of(step).norm(step), 1e-5)
 
 
 def real(graph: IntegerGraph, index: int, values: np.ndarray) -> np.ndarray:
@@ -81,16 +91,8 @@ def moved(graph: IntegerGraph, values: list[np.ndarray], rng: np.random.Generato
     return result
 
 
-def test_every_operator_that_validates_has_a_rule_or_is_refused_by_name(monkeypatch) -> None:
-    kinds = {case(0).operators[0].kind for case in CASES.values()}
-    assert kinds == set(operator_rules.RULES) == set(OPERATOR_RULES)
-    for kind in kinds:
-        graph = next(case(1) for case in CASES.values() if case(1).operators[0].kind == kind)
-        step = step_of(graph, "xnnpack")
-        with monkeypatch.context() as patched:
-            patched.delitem(OPERATOR_RULES, kind)
-            with pytest.raises(ValueError, match=f"operator {kind}, which computes 'y'"):
-                rule_of(step)
+def test_an_operator_that_is_not_known_is_refused_by_name() -> None:
+    assert {case(0).operators[0].kind for case in CASES.values()} == set(OPERATORS)
     strange = plain(0)
     strange.operators.append(Operator("TANH", strange.outputs, (0,)))
     for check in (check_intervals, integer_network):
@@ -107,10 +109,9 @@ def test_norm_and_rounding_are_never_below_what_is_measured(name, kernels) -> No
         graph = CASES[name](seed)
         check_graph(graph)
         step = step_of(graph, kernels)
-        rule = rule_of(step)
-        norm = rule.norm(step, 1e-5)
+        rule, norm = spec_of(step), norm_of(step)
         assert norm.sigma <= norm.upper
-        error = rule.rounding(step)
+        error = rule.rounding_error(step)
         shape = step.output.shape[1:]
         slack = 2 * error * float(step.output.scale if error else 0) * np.sqrt(np.prod(shape))
         rng = np.random.default_rng(seed)
@@ -172,7 +173,7 @@ def test_rounding_errors_enclose_the_distance_from_exact_arithmetic(kernels) -> 
             wanted = function(graph, *reals) / float(output.scale) + output.zero_point
             got = run(graph, values, kernels)[graph.outputs[0]]
             error = np.abs(np.clip(wanted, low, high) - got).max()
-            assert error <= rule_of(step).rounding(step), (name, seed)
+            assert error <= spec_of(step).rounding_error(step), (name, seed)
             largest = max(largest, error)
         assert largest > 0.45, name
 
@@ -221,7 +222,7 @@ def test_a_softmax_is_as_steep_as_its_beta() -> None:
         graph = GRAPHS["softmax"](0)
         graph.operators[0] = dataclasses.replace(graph.operators[0], options=Softmax(beta))
         step = step_of(graph, "xnnpack")
-        norm = rule_of(step).norm(step, 1e-5)
+        norm = norm_of(step)
         near = 1e-4 / beta
         logits = np.array([[near, 0.0], [0.0, near]])
         scores = np.exp(beta * logits)
@@ -284,7 +285,7 @@ def test_float_arithmetic_and_products_of_activations_are_refused() -> None:
         with pytest.raises(ValueError, match="operator MUL, which computes 'y', is not the"):
             check(square)
     with pytest.raises(ValueError, match="only the product of an activation with a constant"):
-        OPERATOR_RULES["MUL"].norm(step_of(square, "xnnpack"), 1e-5)
+        norm_of(step_of(square, "xnnpack"))
 
 
 def test_the_interval_route_takes_the_product_with_fifty() -> None:

@@ -22,6 +22,7 @@ from tflite_export.metadata import (
     pack_facts,
     pack_golden,
 )
+from tflite_export.ops import OPERATORS
 from tflite_export.read import read
 from tflite_export.validate import check_graph, validate
 from tflite_export.wire import File
@@ -76,9 +77,9 @@ def test_constants_start_at_multiples_of_sixteen():
     assert all(start % 16 == 0 for start in starts)
 
 
-@pytest.mark.parametrize("kind", schema.OPERATORS)
+@pytest.mark.parametrize("kind", OPERATORS)
 def test_slots_are_those_of_the_published_schema(kind):
-    layout = schema.OPERATORS[kind]
+    layout = OPERATORS[kind].schema
     assert getattr(litert.BuiltinOptions, layout.table) == layout.union
     names = {"filter_w": "FilterWidth", "filter_h": "FilterHeight"}
     names |= {"activation": "FusedActivationFunction"}

@@ -13,10 +13,10 @@ from tflite_export.exposed import expose
 from tflite_export.graph import Elementwise, IntegerGraph, Operator, Quantization, Tensor
 from tflite_export.inspection import describe
 from tflite_export.metadata import MODEL_NAME
+from tflite_export.ops import OPERATORS
 from tflite_export.proof import integer_only
 from tflite_export.read import read
 from tflite_export.runtime import Interpreter
-from tflite_export.schema import OPERATORS
 from tflite_export.twin import IntegerTwin
 from tflite_export.validate import validate
 from tflite_export.write import write

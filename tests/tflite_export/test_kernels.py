@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.tflite_export.graphs import GRAPHS, feeds
-from tflite_export.reference import KERNEL_SETS, run
+from tflite_export.ops.spec import KERNEL_SETS
+from tflite_export.reference import run
 from tflite_export.rounding import (
     fixed_point,
     requantization_scale,

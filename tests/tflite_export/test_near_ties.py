@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tflite_export.near_ties import NEAR_TIES
-from tflite_export.operator_rules import RULES
+from tflite_export.ops import OPERATORS
 from tflite_export.reference import run
 from tflite_export.runtime import Interpreter
 from tflite_export.twin import IntegerTwin
@@ -29,7 +29,7 @@ MOVING = {
 
 def test_every_operator_that_rounds_is_tried() -> None:
     kinds = {make(0)[0].operators[0].kind for make in NEAR_TIES.values()}
-    assert kinds | MOVING == set(RULES)
+    assert kinds | MOVING == set(OPERATORS)
 
 
 @pytest.mark.parametrize("kernels", CHOICES)

@@ -10,7 +10,8 @@ from tests.tflite_export.trained import digits
 from tfdq.description import Requantize
 from tflite_export.assemble import Assembler
 from tflite_export.grids import Target
-from tflite_export.reference import KERNEL_SETS, run
+from tflite_export.ops.spec import KERNEL_SETS
+from tflite_export.reference import run
 from tflite_export.runtime import Interpreter
 from tflite_export.squeezing import median, median_networks, regrid
 from tflite_export.validate import check_graph

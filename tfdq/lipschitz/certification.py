@@ -63,7 +63,7 @@ def certify(
         step: of the interval radii, in input units.
         max_steps: largest interval radius, in steps.
         bounds: smallest and largest valid input, for intervals.
-        kernels: whose integer arithmetic (`tflite_export.reference.KERNEL_SETS`).
+        kernels: whose integer arithmetic (`tflite_export.ops.spec.KERNEL_SETS`).
         batch_size: examples at a time.
         resume: file that smoothing continues from.
         progress: called with what is done and all that is to do; not by ``"lipschitz"``.

@@ -6,10 +6,27 @@ import math
 from dataclasses import dataclass
 
 from tfdq.lipschitz.intervals import check_intervals
+from tfdq.lipschitz.linear_maps import ConvolutionMap, padding_amounts
 from tfdq.lipschitz.network import LayerRow, LipschitzReport, compose
-from tfdq.lipschitz.operator_norms import input_rounding, rule_of
+from tfdq.lipschitz.norms import measure
 from tflite_export.graph import IntegerGraph, Tensor
-from tflite_export.reference import KERNEL_SETS, Step
+from tflite_export.ops import OPERATORS
+from tflite_export.ops.spec import FLOAT32_ERROR, KERNEL_SETS, LinearPart
+
+
+@dataclass(frozen=True)
+class OperatorNorm:
+    """The largest factor by which an operator stretches a distance, in real units.
+
+    Attributes:
+        sigma: the measured norm.
+        upper: a proven bound.
+        reshaped: largest singular value of the reshaped kernel; None without a kernel.
+    """
+
+    sigma: float
+    upper: float
+    reshaped: float | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,7 @@ def integer_network(
 
     Args:
         graph: the graph, one input and one output.
-        kernels: whose rounding, a key of `tflite_export.reference.KERNEL_SETS`.
+        kernels: whose rounding, a key of `tflite_export.ops.spec.KERNEL_SETS`.
         tolerance: relative residual of the measured norms.
 
     Raises:
@@ -48,33 +65,36 @@ def integer_network(
     tensor = graph.tensors[source]
     place = {source: 0}
     rows = [LayerRow(tensor.name, "input", (), 1.0, (), None, 1.0)]
-    roundings = [_spread(tensor, input_rounding(tensor))]
+    # floats that are fed as such are not rounded
+    rounded = 0.0 if tensor.dtype == "float32" else 0.5 + FLOAT32_ERROR
+    roundings = [_spread(tensor, rounded)]
     tensors = [source]
     for operator in graph.operators:
         moving = [i for i in operator.inputs if i in place]
         inputs = tuple(place[i] for i in moving)
         output = graph.tensors[operator.outputs[0]]
-        operands = [graph.tensors[index] for index in operator.inputs if index >= 0]
-        step = Step(operator, operands, output, KERNEL_SETS[kernels])
-        rule = rule_of(step)
-        norm = rule.norm(step, tolerance)
+        spec = OPERATORS[operator.kind]
+        operands = [graph.tensors[i] for i in operator.inputs if i >= 0]
+        step = spec.step(operator, operands, output, kernels)
+        norm = measured_norm(spec.norm(step), tolerance)
         uppers = (norm.upper,) * len(inputs)
-        bound = compose(uppers, [rows[i].cumulative for i in inputs], rule.stacked)
+        bound = compose(uppers, [rows[i].cumulative for i in inputs], spec.stacked)
+        name = operator.label or output.name
         place[operator.outputs[0]] = len(rows)
         tensors.append(operator.outputs[0])
         rows.append(
             LayerRow(
-                operator.label or output.name,
+                name,
                 operator.kind,
                 inputs,
                 norm.sigma,
                 uppers,
                 norm.reshaped,
                 bound,
-                rule.stacked,
+                spec.stacked,
             )
         )
-        roundings.append(_spread(output, rule.rounding(step)))
+        roundings.append(_spread(output, spec.rounding_error(step)))
     return IntegerNetwork(tuple(rows), tuple(roundings), tuple(tensors))
 
 
@@ -94,6 +114,31 @@ def integer_report(
     return LipschitzReport(
         network.rows, network.rows[output].cumulative, estimates[output], None, "integer"
     )
+
+
+def measured_norm(norm: float | LinearPart, tolerance: float) -> OperatorNorm:
+    """Return the norm of an operator: a constant, or measured on its linear map.
+
+    Args:
+        norm: what `tflite_export.ops` says of the operator.
+        tolerance: relative residual of the measurement.
+    """
+    if not isinstance(norm, LinearPart):
+        return OperatorNorm(norm, norm, None)
+    kernel_size = zip(norm.shape, norm.kernel.shape, norm.strides, norm.dilation, strict=False)
+    amounts = [padding_amounts(norm.padding, *axis) for axis in kernel_size]
+    found = measure(
+        ConvolutionMap(
+            norm.kernel,
+            norm.shape,
+            norm.strides,
+            (amounts[0], amounts[1]),
+            norm.dilation,
+            norm.groups,
+        ),
+        tolerance,
+    )
+    return OperatorNorm(found.sigma, found.upper, found.reshaped)
 
 
 def _spread(tensor: Tensor, error: float) -> float:

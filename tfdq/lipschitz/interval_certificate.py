@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from tfdq.lipschitz.certificate import Certificate, check_graph_examples
 from tfdq.lipschitz.intervals import check_intervals, propagate, robust_classes
+from tflite_export.affine import quantize
 from tflite_export.graph import DTYPES, IntegerGraph
-from tflite_export.reference import KERNEL_SETS, quantize
+from tflite_export.ops.spec import KERNEL_SETS
 
 
 def input_box(
@@ -92,7 +93,7 @@ def interval_certificate(
         step: grid of the radii in input units; ``1/255`` is one step of an 8-bit image.
         max_steps: largest radius in steps, >= 1.
         bounds: smallest and largest valid input.
-        kernels: whose arithmetic, a key of `tflite_export.reference.KERNEL_SETS`.
+        kernels: whose arithmetic, a key of `tflite_export.ops.spec.KERNEL_SETS`.
         batch_size: examples at a time.
         progress: called with the batches done and in all.
 

@@ -2,24 +2,22 @@
 
 Every operator of an integer graph is monotone in each of its input integers, requantization
 included, so its smallest and largest outputs over a box are attained at corners that are known
-from the signs of the weights. The bounds are computed by the operators' own arithmetic
-(`tflite_export.reference`), so nothing is approximated and nothing has to be rounded outwards.
+from the signs of the weights. The bounds are computed by the operators' own arithmetic (the
+`interval` of each in `tflite_export.ops`), so nothing is approximated and nothing has to be rounded
+outwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tfdq.lipschitz.linear_maps import ConvolutionMap, dense_map, padding_amounts
 from tflite_export.graph import (
     DTYPES,
     INTEGER_RANGES,
-    Convolution,
     FullyConnected,
     IntegerGraph,
     Operator,
@@ -27,43 +25,14 @@ from tflite_export.graph import (
     Tensor,
     activation_range,
 )
-from tflite_export.reference import KERNEL_SETS, KERNELS, Step
+from tflite_export.ops import OPERATORS
+from tflite_export.ops.softmax import SMALLEST_SUM
+from tflite_export.ops.spec import FLOAT32_ERROR, KERNEL_SETS, Box
 
 IntegerArray = npt.NDArray[Any]
-Box = tuple[IntegerArray, IntegerArray]
 
-_MONOTONE = (
-    "ADD",
-    "AVERAGE_POOL_2D",
-    "CONCATENATION",
-    "DEQUANTIZE",
-    "MAXIMUM",
-    "MAX_POOL_2D",
-    "MEAN",
-    "MINIMUM",
-    "MIRROR_PAD",
-    "MUL",
-    "PAD",
-    "QUANTIZE",
-    "RESHAPE",
-    "SLICE",
-)
-_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-_TAKE_FLOATS = (
-    "CONCATENATION",
-    "DEQUANTIZE",
-    "MAXIMUM",
-    "MINIMUM",
-    "MIRROR_PAD",
-    "QUANTIZE",
-    "RESHAPE",
-    "SLICE",
-)
-# Sums of exponentials below this may have lost their digits to underflow.
-_SMALLEST_SUM = 1e-280
-# Of values up to 512 steps; further out the output is clamped in any case. Five float32 roundings
-# lie between an accumulator and its steps, for each of the two that are compared.
-_FLOAT32_SLACK = 2 * 512 * 5 * 2.0**-24
+# Two accumulators are compared.
+_FLOAT32_SLACK = 2 * FLOAT32_ERROR
 
 
 @dataclass(frozen=True)
@@ -84,19 +53,18 @@ def check_intervals(graph: IntegerGraph) -> None:
         ValueError: naming the operator that has none and the tensor that it computes, or for a
             graph with several inputs or outputs.
     """
-    known = (*_MONOTONE, *_WEIGHTED, "SOFTMAX")
     for operator in graph.operators:
-        tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-        where = f"operator {operator.kind}, which computes {tensors[-1].name!r},"
-        if operator.kind not in known:
+        output = graph.tensors[operator.outputs[0]]
+        where = f"operator {operator.kind}, which computes {output.name!r},"
+        if operator.kind not in OPERATORS:
             raise ValueError(
                 f"{where} has no interval rule, so nothing can be certified; there is one for "
-                f"{', '.join(known)}"
+                f"{', '.join(OPERATORS)}"
             )
-        if operator.kind not in _TAKE_FLOATS and any(t.dtype == "float32" for t in tensors):
-            raise ValueError(f"{where} runs on float32; only integer arithmetic is certified")
-        if operator.kind == "MUL" and sum(t.is_constant for t in tensors[:-1]) != 1:
-            raise ValueError(f"{where} is not the product of an activation with one constant")
+        operands = [graph.tensors[i] for i in operator.inputs if i >= 0]
+        obstacle = OPERATORS[operator.kind].obstacle(operands, output)
+        if obstacle:
+            raise ValueError(f"{where} {obstacle}")
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise ValueError(
             f"a graph with one input and one output is certified, this has {len(graph.inputs)} "
@@ -113,7 +81,7 @@ def propagate(
         graph: the integer graph, one input and one output.
         low: the box' smallest inputs, ``(n, ...)``, in the type of the graph's input.
         high: its largest inputs, the same shape.
-        kernels: whose arithmetic, a key of `tflite_export.reference.KERNEL_SETS`.
+        kernels: whose arithmetic, a key of `tflite_export.ops.spec.KERNEL_SETS`.
 
     Raises:
         ValueError: an operator has no rule, ``kernels`` is unknown, or ``low > high`` somewhere.
@@ -142,145 +110,9 @@ def _operate(graph: IntegerGraph, operator: Operator, values: dict[int, Box], ke
         (t.data, t.data) if t.data is not None else values[i]
         for i, t in zip(present, tensors, strict=True)
     ]
-    output = graph.tensors[operator.outputs[0]]
-    step = Step(operator, tensors, output, KERNEL_SETS[kernels])
-    if operator.kind in _WEIGHTED:
-        return _weighted(step, boxes)
-    if operator.kind == "SOFTMAX":
-        return _softmax(step, boxes[0])
-    rule = KERNELS[operator.kind]
-    lower, upper = (rule(step, [box[side] for box in boxes]) for side in (0, 1))
-    if operator.kind == "ADD" and step.kernels.sixteens and not step.xnnpack:
-        # How an entry is rounded depends on its place in the batch: take the worse of both ways.
-        alone = replace(step, kernels=replace(step.kernels, sixteens=False))
-        count = len(lower)
-        for side in (0, 1):
-            vectors = rule(step, [np.concatenate([box[side]] * 16) for box in boxes])[:count]
-            single = rule(alone, [box[side] for box in boxes])
-            lower = np.minimum(lower, np.minimum(vectors, single)) if side == 0 else lower
-            upper = np.maximum(upper, np.maximum(vectors, single)) if side == 1 else upper
-    if operator.kind == "MUL":
-        # By a constant: falling where that is negative.
-        lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)
-    return lower.astype(DTYPES[output.dtype]), upper.astype(DTYPES[output.dtype])
-
-
-def _weighted(step: Step, boxes: list[Box]) -> Box:
-    """Bound a convolution or fully connected operator: positive weights take the near corner."""
-    low, high = accumulator_box(step, boxes)
-    bias = [boxes[2][0]] if len(boxes) > 2 else []
-    ends = [_requantize(step, end, bias) for end in (low, high)]
-    kind = DTYPES[step.output.dtype]
-    return ends[0].astype(kind), ends[1].astype(kind)
-
-
-def accumulator_box(step: Step, boxes: list[Box]) -> tuple[npt.NDArray, npt.NDArray]:
-    """Bound the accumulators of an operator with weights, the bias left out.
-
-    In the form of centre and radius: ``W (l + h) -+ |W| (h - l)`` is twice the bound, all in
-    integers that float64 holds exactly.
-
-    Returns:
-        float64 integers, smallest and largest.
-    """
-    zero = step.inputs[0].zero_point
-    low, high = (np.asarray(side, np.float64) - zero for side in boxes[0])
-    centre, radius = low + high, high - low
-    weights = np.asarray(boxes[1][0], np.float64)
-    if isinstance(step.operator.options, FullyConnected):
-        centre, radius = (side.reshape(-1, 1, 1, weights.shape[1]) for side in (centre, radius))
-    middle = linear_part(step.operator, weights, centre.shape[1:]).apply(centre)
-    spread = linear_part(step.operator, np.abs(weights), centre.shape[1:]).apply(radius)
-    if isinstance(step.operator.options, FullyConnected):
-        middle, spread = middle[:, 0, 0], spread[:, 0, 0]
-    return (middle - spread) / 2, (middle + spread) / 2
-
-
-def linear_part(
-    operator: Operator, weights: npt.NDArray[np.float64], shape: tuple[int, ...]
-) -> ConvolutionMap:
-    """Return the linear part of an operator with weights, on centred inputs.
-
-    Args:
-        operator: a ``CONV_2D``, ``DEPTHWISE_CONV_2D`` or ``FULLY_CONNECTED``.
-        weights: its weights in the runtime's layout, or values to take their place.
-        shape: of one input, without the batch.
-    """
-    options = operator.options
-    if isinstance(options, FullyConnected):
-        return dense_map(weights.T)
-    assert isinstance(options, Convolution)
-    height, width, channels = shape
-    depthwise = operator.kind == "DEPTHWISE_CONV_2D"
-    if depthwise:
-        kernel = weights[0].reshape(*weights.shape[1:3], 1, -1)
-    else:
-        kernel = weights.transpose(1, 2, 3, 0)
-    strides = (options.stride_h, options.stride_w)
-    dilation = (options.dilation_h, options.dilation_w)
-    amounts = [
-        padding_amounts(options.padding.lower(), size, kernel.shape[axis], stride, distance)
-        for axis, (size, stride, distance) in enumerate(
-            zip((height, width), strides, dilation, strict=True)
-        )
-    ]
-    return ConvolutionMap(
-        kernel,
-        (height, width, channels),
-        strides,
-        (amounts[0], amounts[1]),
-        dilation,
-        channels if depthwise else 1,
-    )
-
-
-def _requantize(step: Step, accumulator: npt.NDArray, bias: Sequence[IntegerArray]) -> IntegerArray:
-    """Turn accumulators into output integers by the operator's own arithmetic.
-
-    The reference kernel is run with an identity for its weights, so that scale, rounding, zero
-    point, clamp and fused activation stay stated in one place only.
-    """
-    channels = accumulator.shape[-1]
-    options = step.operator.options
-    kind = step.operator.kind
-    values = accumulator + step.inputs[0].zero_point
-    if isinstance(options, Convolution):
-        options = Convolution(activation=options.activation)
-        identity: IntegerArray = np.ones((1, 1, 1, channels), np.int8)
-        if kind == "CONV_2D":
-            identity = np.eye(channels, dtype=np.int8).reshape(channels, 1, 1, channels)
-    else:
-        identity = np.eye(channels, dtype=np.int8)
-    plain = replace(step, operator=replace(step.operator, options=options))
-    return KERNELS[kind](plain, [values, identity, *bias])
-
-
-def _softmax(step: Step, box: Box) -> Box:
-    """Bound each probability: largest where its logit is high and all others are low.
-
-    The kernel's float32 arithmetic is not quite monotone, so one step is given up on each side.
-    """
-    options = step.operator.options
-    assert isinstance(options, Softmax)
-    factor = float(step.inputs[0].scale) * options.beta
-    low, high = (np.asarray(side, np.float64) * factor for side in box)
-    ends = []
-    for mine, others, sign in ((low, high, -1), (high, low, 1)):
-        shift = np.max(high, axis=-1, keepdims=True)
-        own, rest = np.exp(mine - shift), np.exp(others - shift)
-        total = own + rest @ _all_but_one(rest.shape[-1])
-        known = total > _SMALLEST_SUM
-        # Where all exponentials underflow, a probability may be anything from 0 to 1.
-        share = np.where(known, own / np.where(known, total, 1.0), max(sign, 0))
-        steps = np.floor(share / float(step.output.scale) + 0.5) + sign
-        ends.append(np.clip(steps + step.output.zero_point, *INTEGER_RANGES[step.output.dtype]))
-    kind = DTYPES[step.output.dtype]
-    return ends[0].astype(kind), ends[1].astype(kind)
-
-
-def _all_but_one(size: int) -> npt.NDArray[np.float64]:
-    """Return the matrix that sums all entries but each one, without a cancellation."""
-    return 1.0 - np.eye(size)
+    spec = OPERATORS[operator.kind]
+    step = spec.step(operator, tensors, graph.tensors[operator.outputs[0]], kernels)
+    return spec.interval(step, boxes)
 
 
 def robust_classes(
@@ -353,7 +185,7 @@ def _by_accumulators(
     scales = graph.tensors[weight].quantization
     output = graph.tensors[operator.outputs[0]]
     tensors = [graph.tensors[index] for index in (source, weight, *rest)]
-    step = Step(operator, tensors, output, KERNEL_SETS[kernels])
+    step = OPERATORS[operator.kind].step(operator, tensors, output, kernels)
     count = len(classes)
     if scales is None or scales.scale.size != 1 or not step.xnnpack:
         return np.zeros((count, int(np.prod(output.shape[1:]))), bool)
@@ -407,6 +239,7 @@ def _by_probabilities(
     rows = np.arange(len(classes))
     shift = np.max(high, axis=1, keepdims=True)
     tops, own = np.exp(high - shift), np.exp(low - shift)[rows, classes]
-    total = own + (tops @ _all_but_one(tops.shape[1]))[rows, classes]
+    all_but_one = 1.0 - np.eye(tops.shape[1])
+    total = own + (tops @ all_but_one)[rows, classes]
     needed = float(graph.tensors[operator.outputs[0]].scale) * 1.01 * total
-    return (own[:, None] - tops > needed[:, None]) & (total > _SMALLEST_SUM)[:, None]
+    return (own[:, None] - tops > needed[:, None]) & (total > SMALLEST_SUM)[:, None]

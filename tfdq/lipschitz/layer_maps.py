@@ -9,6 +9,7 @@ import numpy as np
 import tf_keras
 
 from tfdq.lipschitz.linear_maps import Array, ConvolutionMap, dense_map, padding_amounts
+from tflite_export.ops.windows import average_pool_axis, max_pool_axis
 
 KernelChoice = Literal["float", "fake_quantized"]
 KERNEL_CHOICES: tuple[str, ...] = get_args(KernelChoice)
@@ -352,37 +353,3 @@ def _scaling_constant(layer: Any) -> float:
     if layer.interpolation != "nearest":
         raise ValueError(f"layer {layer.name!r}: only nearest up-sampling has a known constant")
     return math.sqrt(math.prod(layer.size)) * _ROUNDING
-
-
-def _windows(size: int, pool: int, stride: int, padding: str) -> Array:
-    """Return which positions the windows along one axis cover, 0 or 1, ``(windows, size)``."""
-    before, after = padding_amounts(padding, size, pool, stride, 1)
-    count = (size + before + after - pool) // stride + 1
-    starts = np.arange(count)[:, None] * stride - before
-    places = np.arange(size)[None, :]
-    return ((places >= starts) & (places < starts + pool)).astype(np.float64)
-
-
-def max_pool_axis(size: int, pool: int, stride: int, padding: str) -> float:
-    """Return the factor of one axis in the exact L2 constant of max-pooling.
-
-    Windows that overlap may all have the same largest pixel, which then counts once for each:
-    ``||max(x) - max(y)||^2 <= sum_w max_{i in w} (x_i - y_i)^2 <= m ||x - y||^2`` with ``m`` the
-    most windows that share a pixel; a single bright pixel attains it. So max-pooling is
-    1-Lipschitz in L2 only without overlap (in L_inf it always is).
-
-    Returns:
-        ``sqrt(m)`` of the axis; the constant of the layer is the product over the two axes.
-    """
-    return math.sqrt(float(np.max(np.sum(_windows(size, pool, stride, padding), axis=0))))
-
-
-def average_pool_axis(size: int, pool: int, stride: int, padding: str) -> float:
-    """Return the norm of average-pooling along one axis; the layer's is the product of two.
-
-    TensorFlow averages over the pixels inside the image only, so the matrix of a padded pooling
-    is that of a convolution with its rows rescaled; it is a Kronecker product of its two axes.
-    """
-    windows = _windows(size, pool, stride, padding)
-    matrix = windows / np.sum(windows, axis=1, keepdims=True)
-    return float(np.linalg.norm(matrix, 2)) * _ROUNDING

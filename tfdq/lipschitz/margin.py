@@ -35,9 +35,10 @@ from tfdq.lipschitz.layer_maps import (
 from tfdq.lipschitz.linear_maps import Array
 from tfdq.lipschitz.network import LayerRow, compose, report
 from tfdq.quantization.graph import Graph, Node, read_graph
+from tflite_export.affine import quantize
 from tflite_export.graph import BATCH, IntegerGraph, Quantization, Tensor
 from tflite_export.input_check import check_range, check_shape
-from tflite_export.reference import quantize, run
+from tflite_export.reference import run
 
 _ROUND_UP = 1 + 1e-12
 
@@ -105,7 +106,7 @@ def lipschitz_certificate(
         kernel: of a quantized Keras model, ``"fake_quantized"``, or ``"float"`` for the network
             without any quantization of its weights.
         kernels: of an integer network, whose arithmetic (a key of
-            `tflite_export.reference.KERNEL_SETS`).
+            `tflite_export.ops.spec.KERNEL_SETS`).
         batch_size: examples at a time.
 
     Raises:

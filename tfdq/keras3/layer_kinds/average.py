@@ -25,7 +25,8 @@ from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tfdq.keras3.settings import LINEAR_BITS
 from tflite_export.graph import IntegerGraph, Operator, Pooling
-from tflite_export.reference import mean_factors, pool_counts
+from tflite_export.ops.mean import mean_factors
+from tflite_export.ops.windows import pool_counts
 from tflite_export.rounding import requantization_scale
 
 LARGEST_WINDOW = 2**24 // (127 * 255) - 1

@@ -18,7 +18,8 @@ from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tfdq.keras3.settings import LINEAR_BITS
 from tflite_export.graph import activation_range
-from tflite_export.reference import add_multipliers, xnnpack_takes
+from tflite_export.ops import OPERATORS
+from tflite_export.ops.add import add_multipliers
 
 
 @register
@@ -110,7 +111,7 @@ class QuantizedAdd(QuantizedLayer):
         for position, operator in enumerate(adders):
             output = graph.tensors[operator.outputs[0]]
             inputs = [graph.tensors[i] for i in operator.inputs]
-            if not xnnpack_takes(operator, inputs, output):
+            if not OPERATORS["ADD"].xnnpack(inputs, output):
                 raise ValueError(
                     f"layer {self.name!r} adds tensors whose steps, "
                     f"{[float(t.scale) for t in inputs]}, are too far from that of the sum, "

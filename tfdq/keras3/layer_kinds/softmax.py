@@ -10,7 +10,7 @@ from keras import ops
 from tfdq.description import Computation, Shape, Softmax
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, register
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
-from tflite_export.reference import softmax_table
+from tflite_export.ops.softmax import softmax_table
 
 _UNITS = 256.0
 _DISTANCES = 256

@@ -1,0 +1,107 @@
+"""The contract of every operator: what its specification says holds, for each that is there."""
+
+import dataclasses
+import itertools
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from tests.tflite_export.graphs import GRAPHS, feeds
+from tflite_export.graph import DTYPES
+from tflite_export.ops import OPERATORS
+from tflite_export.ops.spec import KERNEL_SETS, Keeps, OperatorSpec
+from tflite_export.reference import run
+
+RUNTIMES = {"default": "xnnpack", "builtin": "builtin", "reference": "reference"}
+
+
+def test_every_question_is_answered_and_every_operator_drawn():
+    assert all(field.default is dataclasses.MISSING for field in dataclasses.fields(OperatorSpec))
+    assert {GRAPHS[name](0).operators[0].kind for name in GRAPHS} == set(OPERATORS)
+    for kind, spec in OPERATORS.items():
+        assert spec.kind == kind
+        assert callable(import_module(f"tflite_export.ops.{spec.twin}").build)
+
+
+def _operator(name, seed, kernels):
+    """The only operator of a drawn graph: (graph, specification, step)."""
+    graph = GRAPHS[name](seed)
+    (operator,) = graph.operators
+    spec = OPERATORS[operator.kind]
+    tensors = [graph.tensors[i] for i in operator.inputs]
+    return graph, spec, spec.step(operator, tensors, graph.tensors[operator.outputs[0]], kernels)
+
+
+def _narrow_boxes(graph, values, rng):
+    """A box of four open entries for each input, and all of its points."""
+    lows = [value[:1].copy() for value in values]
+    highs = [low.copy() for low in lows]
+    for _ in range(4):
+        which = rng.integers(len(lows))
+        place = rng.integers(lows[which].size)
+        low, high = lows[which].reshape(-1), highs[which].reshape(-1)
+        if high.dtype == np.float32:
+            high[place] = low[place] + np.float32(rng.uniform(0, 2))
+        else:
+            most = np.iinfo(high.dtype).max
+            high[place] = min(int(low[place]) + int(rng.integers(0, 4)), most)
+    axes = []
+    for low, high in zip(lows, highs, strict=True):
+        for a, b in zip(low.reshape(-1), high.reshape(-1), strict=True):
+            axes.append(
+                [a]
+                if a == b
+                else np.linspace(a, b, 4)
+                if a.dtype == np.float32
+                else list(range(int(a), int(b) + 1))
+            )
+    open_axes = [i for i, axis in enumerate(axes) if len(axis) > 1]
+    flat = np.concatenate([low.reshape(-1) for low in lows])
+    points = np.repeat(flat[None], np.prod([len(axes[i]) for i in open_axes], dtype=int), axis=0)
+    if open_axes:
+        points[:, open_axes] = list(itertools.product(*(axes[i] for i in open_axes)))
+    ends = np.cumsum([low.size for low in lows])[:-1]
+    parts = np.split(points, ends, axis=1)
+    shaped = [
+        part.reshape(-1, *low.shape[1:]).astype(low.dtype)
+        for part, low in zip(parts, lows, strict=True)
+    ]
+    return lows, highs, shaped
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_no_point_of_a_box_leaves_its_interval(name, kernels):
+    rng = np.random.default_rng(5)
+    for seed in range(3):
+        graph, spec, step = _operator(name, seed, kernels)
+        low, high, points = _narrow_boxes(graph, feeds(graph, 2, seed), rng)
+        given = dict(zip(graph.inputs, zip(low, high, strict=True), strict=True))
+        boxes = [
+            given[i] if i in given else (graph.tensors[i].data,) * 2
+            for i in graph.operators[0].inputs
+        ]
+        lowest, highest = spec.interval(step, boxes)
+        assert lowest.dtype == highest.dtype == DTYPES[step.output.dtype]
+        found = run(graph, points, kernels)[graph.outputs[0]]
+        assert (found >= lowest).all()
+        assert (found <= highest).all()
+        if spec.kind != "SOFTMAX":  # whose float32 table is bounded with a step to spare
+            fixed = [np.concatenate([point, point]) for point in low]
+            ours = run(graph, fixed, kernels)[graph.outputs[0]][:1]
+            alone = spec.interval(step, [(box[0], box[0]) for box in boxes])
+            np.testing.assert_array_equal(alone[0], ours)
+            np.testing.assert_array_equal(alone[1], ours)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_an_operator_that_keeps_integers_makes_no_others(name):
+    graph, spec, step = _operator(name, 1, "xnnpack")
+    values = feeds(graph, 4)
+    found = run(graph, values)[graph.outputs[0]]
+    allowed = set(np.unique(np.concatenate([v.reshape(-1) for v in values])))
+    if spec.keeps is Keeps.INTEGERS_AND_ZERO:
+        allowed.add(step.output.zero_point)
+    if spec.keeps is not Keeps.NOTHING:
+        assert set(np.unique(found)) <= allowed

@@ -1,0 +1,91 @@
+"""CONV_2D: a 2-D convolution with a bias and a factor per channel."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tflite_export.graph import Convolution, Operator, Tensor
+from tflite_export.ops import spec, weighted
+from tflite_export.ops.checks import check_activation, image, operands_of, require
+from tflite_export.ops.windows import windows
+from tflite_export.schema import OperatorSchema, OptionField, activation_field, window_fields
+
+
+def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
+    options = operator.options
+    assert isinstance(options, Convolution)
+    # LiteRT has no convolution without a bias; a depthwise one ends the process
+    present = operands_of(operands, 3, 3)
+    source, kernel = image(present[0]), image(present[1])
+    require(kernel[3] == source[3], f"kernel for {kernel[3]} channels, input has {source[3]}")
+    check_activation(options)
+    weighted.check_weights(present, output, 0)
+    return weighted.convolved(options, source, kernel[1:3], kernel[0])
+
+
+def _accumulate(step: spec.Step, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    options = step.operator.options
+    assert isinstance(options, Convolution)
+    view = windows(values, (weights.shape[1], weights.shape[2]), options, 0)
+    sums = np.zeros((*view.shape[:3], weights.shape[0]))
+    for row, column in np.ndindex(*weights.shape[1:3]):
+        sums += view[..., row, column] @ weights[:, row, column].T
+    return sums
+
+
+def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
+    return weighted.compute(step, operands, _accumulate, step.kernels.convolution)
+
+
+def _macs(operands: spec.Operands, output: Tensor) -> int:
+    kernel = weighted.weights_of(operands)
+    return 0 if kernel is None else weighted.pixels(output) * math.prod(kernel.shape[1:])
+
+
+def _interval(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
+    return weighted.bound(step, boxes, _accumulate, step.kernels.convolution)
+
+
+def _norm(step: spec.Step) -> spec.LinearPart:
+    options = step.operator.options
+    assert isinstance(options, Convolution)
+    kernel = weighted.real_weights(step).transpose(1, 2, 3, 0)
+    return spec.LinearPart(
+        kernel,
+        step.inputs[0].shape[1:],  # type: ignore[arg-type]
+        (options.stride_h, options.stride_w),
+        options.padding.lower(),
+        (options.dilation_h, options.dilation_w),
+        1,
+    )
+
+
+SPEC = spec.OperatorSpec(
+    kind="CONV_2D",
+    schema=OperatorSchema(
+        Convolution,
+        1,
+        "Conv2DOptions",
+        (
+            *window_fields(0),
+            activation_field(3),
+            OptionField("dilation_w", 4, "int32", 1),
+            OptionField("dilation_h", 5, "int32", 1),
+        ),
+        version=3,
+        int4_version=7,
+    ),
+    check=_check,
+    xnnpack=spec.unless_int4,
+    reference=_reference,
+    macs=_macs,
+    keeps=spec.Keeps.NOTHING,
+    obstacle=spec.integers_only,
+    interval=_interval,
+    norm=_norm,
+    stacked=False,
+    rounding_error=weighted.rounding_error,
+    twin="conv_2d_twin",
+)

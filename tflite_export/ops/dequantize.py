@@ -1,0 +1,41 @@
+"""DEQUANTIZE: integers to floats."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tflite_export.affine import dequantize
+from tflite_export.graph import NoOptions, Operator, Tensor
+from tflite_export.ops import spec
+from tflite_export.ops.checks import operands_of, quantized_or_float, require
+from tflite_export.schema import OperatorSchema
+
+
+def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
+    del operator
+    (source,) = operands_of(operands, 1, 1)
+    quantized_or_float(source)
+    require(source.dtype in ("int8", "uint8") and not source.is_constant, f"from {source.dtype}")
+    require(output.dtype == "float32", f"to {output.dtype}")
+    return source.shape
+
+
+def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
+    return dequantize(operands[0], step.inputs[0])
+
+
+SPEC = spec.OperatorSpec(
+    kind="DEQUANTIZE",
+    schema=OperatorSchema(NoOptions, 38, "DequantizeOptions"),
+    check=_check,
+    xnnpack=spec.unless_int4,
+    reference=_reference,
+    macs=spec.no_macs,
+    keeps=spec.Keeps.NOTHING,
+    obstacle=spec.any_type,
+    interval=spec.increasing(_reference),
+    norm=spec.non_expansive,
+    stacked=False,
+    rounding_error=spec.exact,
+    twin="dequantize_twin",
+)

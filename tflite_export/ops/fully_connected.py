@@ -1,0 +1,86 @@
+"""FULLY_CONNECTED: a dense layer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tflite_export.graph import FullyConnected, Operator, Tensor
+from tflite_export.ops import spec, weighted
+from tflite_export.ops.checks import check_activation, operands_of, require
+from tflite_export.schema import OperatorSchema, OptionField, activation_field
+
+
+def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
+    options = operator.options
+    assert isinstance(options, FullyConnected)
+    present = operands_of(operands, 2, 3)
+    source, weights = present[0], present[1]
+    require(
+        options.weights_format == 0 and not options.keep_num_dims,
+        "shuffled weights or kept dimensions",
+    )
+    require(len(weights.shape) == 2, f"weights of shape {weights.shape}, expected 2 dimensions")
+    require(len(source.shape) >= 2, f"input of shape {source.shape}")
+    require(weights.dtype != "int4", "int4 weights; write the layer as a 1 x 1 convolution")
+    size = math.prod(source.shape[1:])
+    require(
+        size == weights.shape[1], f"weights for {weights.shape[1]} inputs, the input has {size}"
+    )
+    check_activation(options)
+    weighted.check_weights(present, output, 0)
+    return (source.shape[0], weights.shape[0])
+
+
+def _accumulate(step: spec.Step, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    del step
+    return values.reshape(-1, weights.shape[1]) @ weights.T
+
+
+def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
+    return weighted.compute(step, operands, _accumulate, step.kernels.dense)
+
+
+def _macs(operands: spec.Operands, output: Tensor) -> int:
+    del output
+    weights = weighted.weights_of(operands)
+    return 0 if weights is None else math.prod(weights.shape)
+
+
+def _interval(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
+    return weighted.bound(step, boxes, _accumulate, step.kernels.dense)
+
+
+def _norm(step: spec.Step) -> spec.LinearPart:
+    kernel = weighted.real_weights(step).T
+    return spec.LinearPart(kernel[None, None], (1, 1, kernel.shape[0]), (1, 1), "valid", (1, 1), 1)
+
+
+SPEC = spec.OperatorSpec(
+    kind="FULLY_CONNECTED",
+    schema=OperatorSchema(
+        FullyConnected,
+        8,
+        "FullyConnectedOptions",
+        (
+            activation_field(0),
+            OptionField("weights_format", 1, "int8"),
+            OptionField("keep_num_dims", 2, "bool"),
+        ),
+        version=4,
+        int4_version=10,
+        ignored=(3,),
+    ),
+    check=_check,
+    xnnpack=spec.unless_int4,
+    reference=_reference,
+    macs=_macs,
+    keeps=spec.Keeps.NOTHING,
+    obstacle=spec.integers_only,
+    interval=_interval,
+    norm=_norm,
+    stacked=False,
+    rounding_error=weighted.rounding_error,
+    twin="fully_connected_twin",
+)

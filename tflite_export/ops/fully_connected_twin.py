@@ -1,0 +1,22 @@
+"""FULLY_CONNECTED in TensorFlow, with straight-through gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tflite_export.graph import FullyConnected
+from tflite_export.ops.twin_site import Kernel, Site
+from tflite_export.ops.twin_weighted import weighted
+
+
+def build(site: Site) -> Kernel:
+    """The operator at a site."""
+    assert isinstance(site.operator.options, FullyConnected)
+    inputs = site.inputs[1].shape[1]
+
+    def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(centred, weights)
+
+    kernel = weighted(site, multiply, np.transpose, 0, site.kernels.dense)
+    return lambda operands: kernel([tf.reshape(operands[0], (-1, inputs))])

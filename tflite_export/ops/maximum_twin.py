@@ -1,0 +1,13 @@
+"""MAXIMUM in TensorFlow, with straight-through gradients."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tflite_export.ops.twin_choices import choice
+from tflite_export.ops.twin_site import Kernel, Site
+
+
+def build(site: Site) -> Kernel:
+    """The operator at a site."""
+    return choice(site, tf.maximum, 1.0)

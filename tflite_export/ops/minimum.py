@@ -1,0 +1,32 @@
+"""MINIMUM: the smaller of two activations, entry by entry."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tflite_export.graph import NoOptions
+from tflite_export.ops import spec
+from tflite_export.ops.choices import check_choice
+from tflite_export.schema import OperatorSchema
+
+
+def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
+    del step
+    return np.minimum(*operands)
+
+
+SPEC = spec.OperatorSpec(
+    kind="MINIMUM",
+    schema=OperatorSchema(NoOptions, 39, "MaximumMinimumOptions"),
+    check=check_choice,
+    xnnpack=spec.unless_int4,
+    reference=_reference,
+    macs=spec.no_macs,
+    keeps=spec.Keeps.INTEGERS,
+    obstacle=spec.any_type,
+    interval=spec.increasing(_reference),
+    norm=spec.non_expansive,
+    stacked=True,
+    rounding_error=spec.exact,
+    twin="minimum_twin",
+)

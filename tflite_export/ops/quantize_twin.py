@@ -1,0 +1,13 @@
+"""QUANTIZE in TensorFlow, with straight-through gradients."""
+
+from __future__ import annotations
+
+from tflite_export.ops.twin_site import Kernel, Site
+from tflite_export.twin_rounding import to_centred
+
+
+def build(site: Site) -> Kernel:
+    """The operator at a site."""
+    if site.inputs[0].dtype != "float32":
+        return lambda operands: operands[0]
+    return lambda operands: to_centred(operands[0], site.output, site.kernels.divides)

@@ -1,0 +1,53 @@
+"""SLICE: a part of every dimension but the batch, which is taken whole."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tflite_export.graph import BATCH, NoOptions, Operator, Tensor
+from tflite_export.ops import spec
+from tflite_export.ops.checks import Problem, operands_of, require, same_grid
+from tflite_export.schema import OperatorSchema
+
+
+def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
+    del operator
+    source, begin, size = operands_of(operands, 3, 3)
+    same_grid([source, output])
+    require(not source.is_constant, "the input is a constant")
+    rank = len(source.shape)
+    require(1 <= rank <= 4, f"{rank} dimensions, expected up to 4")
+    for tensor in (begin, size):
+        if tensor.data is None or tensor.dtype != "int32" or tensor.shape != (rank,):
+            raise Problem(f"begin and size are not constant lists of {rank} int32")
+    starts, sizes = ([int(value) for value in np.asarray(t.data)] for t in (begin, size))
+    require((starts[0], sizes[0]) == (0, BATCH), "the batch is cut")
+    for start, length, whole in zip(starts[1:], sizes[1:], source.shape[1:], strict=True):
+        require(
+            start >= 0 and length >= 1 and start + length <= whole,
+            f"{length} from {start} on are not within {whole}",
+        )
+    return (source.shape[0], *sizes[1:])
+
+
+def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
+    del step
+    ends = [None if size < 0 else begin + size for begin, size in zip(*operands[1:], strict=True)]
+    return operands[0][tuple(map(slice, operands[1], ends))]
+
+
+SPEC = spec.OperatorSpec(
+    kind="SLICE",
+    schema=OperatorSchema(NoOptions, 48, "SliceOptions"),
+    check=_check,
+    xnnpack=spec.unless_int4,
+    reference=_reference,
+    macs=spec.no_macs,
+    keeps=spec.Keeps.INTEGERS,
+    obstacle=spec.any_type,
+    interval=spec.increasing(_reference),
+    norm=spec.non_expansive,
+    stacked=False,
+    rounding_error=spec.exact,
+    twin="slice_twin",
+)

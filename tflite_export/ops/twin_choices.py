@@ -1,0 +1,23 @@
+"""The gradient of MINIMUM and MAXIMUM: shared between operands that are near each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from tflite_export.ops.twin_site import Kernel, Site
+from tflite_export.twin_rounding import with_gradient
+
+
+def choice(site: Site, choose: Callable[..., tf.Tensor], sign: float) -> Kernel:
+    """Share the gradient between operands that are near each other, as MedianSqueeze does."""
+    low, high = site.spans[0]
+    temperature = 0.01 * max(high - low, 1)
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        left, right = operands
+        share = tf.stop_gradient(tf.sigmoid((left - right) * (sign / temperature)))
+        return with_gradient(choose(left, right), share * left + (1.0 - share) * right)
+
+    return kernel

@@ -1,0 +1,102 @@
+"""The differentiable form of convolutions and dense layers: sums, a bias, a factor per channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tflite_export.ops.twin_site import Kernel, Site, finish
+from tflite_export.rounding import Rescale, requantization_scale, weighted_factors
+from tflite_export.twin_rounding import reach_of_sums, rescaler, with_gradient
+
+EXACT = 2**24
+"""Integers below this magnitude, and their sums, are exact in float32."""
+
+
+def weighted(
+    site: Site,
+    multiply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    layout: Callable[[np.ndarray], np.ndarray],
+    axis: int,
+    fixed: Rescale,
+) -> Kernel:
+    """Convolution or matrix product, bias, rescaling.
+
+    Args:
+        site: where.
+        multiply: (centred input, weights in TensorFlow's layout) to sums.
+        layout: from weights as in the file to weights in TensorFlow's layout.
+        axis: the dimension of the weights in the file that the output channels are on.
+        fixed: the rounding if XNNPACK does not take the operator.
+    """
+    weights = np.asarray(site.inputs[1].data)
+    grid = site.inputs[1].quantization
+    if grid is None:
+        raise ValueError(f"the weights {site.inputs[1].name!r} have no scale")
+    channels = weights.shape[axis]
+    bias = np.zeros(channels, np.int64)
+    if len(site.inputs) > 2:
+        bias = np.asarray(site.inputs[2].data).astype(np.int64)
+    divisor = max(int(np.gcd.reduce(weights, axis=None)), 1)
+    parts = [
+        (begin, end, site.constant(layout(part).astype(np.float32)))
+        for begin, end, part in _exact_parts(site, weights // divisor, axis)
+    ]
+    rows = np.moveaxis(weights, axis, 0).reshape(channels, -1).astype(np.int64)
+    narrow = int((np.abs(rows).sum(axis=1) * site.largest + np.abs(bias)).max()) < EXACT
+    whole = len(parts) == 1
+    offset = site.constant(bias.astype(np.float32) if narrow else bias.astype(np.int32))
+    scales = (site.inputs[0].scale, grid.scale, site.output.scale)
+    scale = site.constant(np.broadcast_to(requantization_scale(*scales), (channels,)))
+    real = weighted_factors(*scales, fixed, dense=weights.ndim == 2)
+    reach = reach_of_sums(rows, bias, site.spans[0], np.broadcast_to(real, (channels,)))
+    rescale = None if site.xnnpack else rescaler(fixed, np.broadcast_to(real, (channels,)))
+
+    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+        centred = operands[0]
+        products = [
+            multiply(centred if whole else centred[..., begin:end], weight)
+            for begin, end, weight in parts
+        ]
+        if narrow:
+            accumulator = tf.add_n(products) * float(divisor) + offset
+        else:
+            total = tf.add_n([tf.cast(product, tf.int32) for product in products])
+            integers = total * divisor + offset
+            smooth = tf.add_n(products) * float(divisor)
+            accumulator = with_gradient(tf.cast(integers, tf.float32), smooth)
+        steps = accumulator * scale
+        if rescale is None:
+            return finish(site, tf.round(steps), steps, reach)
+        wide = tf.cast(accumulator, tf.int64) if narrow else tf.cast(integers, tf.int64)
+        return finish(site, tf.cast(rescale(wide), tf.float32), steps, reach)
+
+    return kernel
+
+
+def _exact_parts(site: Site, weights: np.ndarray, axis: int) -> list[tuple[int, int, np.ndarray]]:
+    """Weights cut along the input channels so that no partial sum of a part can reach `EXACT`.
+
+    Returns:
+        (first input channel, last + 1, weights of the part) of each part.
+    """
+    rows = np.abs(np.moveaxis(weights, axis, 0).astype(np.int64))
+    if axis == weights.ndim - 1:
+        largest = int(rows.reshape(rows.shape[0], -1).sum(axis=1).max()) * site.largest
+        if largest >= EXACT:
+            raise ValueError(
+                f"{site.output.name!r}: sums of up to {largest} in one depthwise window are not "
+                "exact in float32"
+            )
+        return [(0, 0, weights)]
+    inputs = weights.shape[-1]
+    each = rows.reshape(rows.shape[0], -1, inputs).sum(axis=1) * site.largest
+    parts, begin, running = [], 0, np.zeros(rows.shape[0], np.int64)
+    for channel in range(inputs):
+        running = running + each[:, channel]
+        if running.max() >= EXACT and channel > begin:
+            parts.append((begin, channel, weights[..., begin:channel]))
+            begin, running = channel, each[:, channel].copy()
+    return [*parts, (begin, inputs, weights[..., begin:])]
