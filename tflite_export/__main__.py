@@ -11,14 +11,15 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, NoReturn
 
 from tflite_export import commands
+from tflite_export.endings import Ended
 from tflite_export.limits import DEFAULTS
 from tflite_export.silence import native_stderr_turned_away
 
-GOOD, ANSWER_IS_NO, MISTAKE, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+GOOD, ANSWER_IS_NO, MISTAKE, FAULT = 0, 1, 2, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,18 +30,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 good; 1 the file does not hold what was promised; 2 a mistake in the call
-        or a damaged file; 3 a fault of tflite_export; 130 interrupted.
+        or a damaged file; 3 a fault of tflite_export; 130
+        interrupted, 143 terminated.
     """
     options = _parser().parse_args(arguments)
     options.verbose = options.verbose or options.debug
     # Read by TensorFlow when `verify` loads it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if options.verbose else "3")
+    ended = Ended()
     try:
-        with nullcontext() if options.verbose else native_stderr_turned_away():
+        quiet = nullcontext() if options.verbose else native_stderr_turned_away()
+        with ended.by_signals(), quiet:
             return int(options.command(options))
     except KeyboardInterrupt:
-        print("interrupted; nothing was written; the same command starts again", file=sys.stderr)
-        return INTERRUPTED
+        said = f"{ended.word}; nothing was written; the same command starts again"
+        # Where the terminal was closed nobody reads it.
+        with suppress(OSError):
+            print(said, file=sys.stderr, flush=True)
+        return ended.status
     except Exception as error:
         if options.debug:
             traceback.print_exc()

@@ -404,7 +404,17 @@ def test_two_runs_in_one_folder_are_refused(
     assert "holds a run of `tfdq demo`" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "word", "status"),
+    [
+        (signal.SIGINT, "interrupted", 130),
+        (signal.SIGTERM, "terminated", 143),
+        (signal.SIGHUP, "the terminal was closed", 129),
+    ],
+)
+def test_a_signal_leaves_a_message_that_says_how_to_go_on(
+    number: signal.Signals, word: str, status: int, tmp_path: Path
+) -> None:
     command = [Path(sys.executable).with_name("tfdq"), "demo", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
         command,
@@ -412,14 +422,15 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
         # A job in the background of a script has SIGINT switched off, and so have its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / ".lock").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == status
+    assert error.splitlines()[-1].startswith(f"{word}; finished attacks are kept in ")
     assert "the same command" in error
     assert "Traceback" not in error
 

@@ -72,21 +72,26 @@ def test_killed_and_started_again_the_weights_are_the_same_bit_for_bit(tmp_path:
     }  # fmt: skip
 
 
-def test_ctrl_c_leaves_the_finished_epochs_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+def test_a_signal_leaves_the_finished_epochs_and_says_so(
+    number: signal.Signals, word: str, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
         [TFDQ, "train", "--out", out, "--epochs", "500"],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (out / "checkpoints" / "checkpoint").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"what was finished is kept in {out}; the same command goes on there" in error
+    assert process.returncode == 128 + number
+    assert f"{word}; what was finished is kept in {out}; the same command goes on there" in error
     assert "Traceback" not in error
     assert tf.train.latest_checkpoint(out / "checkpoints")
 

@@ -1,8 +1,11 @@
 """python -m tflite_export, and what it needs and does not need."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -172,6 +175,16 @@ def test_statuses_beyond_mistakes(small_file, monkeypatch, capsys):
     fail(KeyboardInterrupt())
     assert main(["selftest", str(small_file)]) == 130
     assert capsys.readouterr().err.startswith("interrupted; ")
+
+    def terminated(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(device, "selftest", terminated)
+    assert main(["selftest", str(small_file)]) == 143
+    assert capsys.readouterr().err.startswith("terminated; nothing was written")
+    # It is the command's alone: outside the process dies of it again.
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     fail(AttributeError("no x"))
     assert main(["selftest", str(small_file)]) == 3
     said = capsys.readouterr().err

@@ -7,11 +7,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
 from tfdq._version import __version__
 from tfdq.cli.output import Output, calm, output
+from tflite_export.endings import Ended
 
 app = typer.Typer(
     name="tfdq",
@@ -24,7 +26,7 @@ app = typer.Typer(
         "Start here:  [bold]tfdq demo[/bold]\n\n"
         "Results go to stdout, progress and messages to stderr. Exit status: 0 good; 1 the work "
         "was done and its answer is no; 2 a mistake in the call or its input; 3 a fault of tfdq; "
-        "130 interrupted."
+        "130 interrupted, 143 terminated."
     ),
 )
 
@@ -85,8 +87,9 @@ def _run(arguments: list[str]) -> int:
     # Read by TensorFlow and Keras when a command loads them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if output.verbose else "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    ended = Ended()
     try:
-        with calm():
+        with calm(), ended.by_signals():
             status = app(
                 args=[*shared, *arguments] if arguments else shared,
                 prog_name="tfdq",
@@ -102,7 +105,11 @@ def _run(arguments: list[str]) -> int:
         return _report(error)
     if status == INTERRUPTED:
         left = output.after_interrupt
-        print(f"interrupted; {left if isinstance(left, str) else left()}", file=sys.stderr)
+        said = f"{ended.word}; {left if isinstance(left, str) else left()}"
+        # Where the terminal was closed nobody reads it.
+        with suppress(OSError):
+            print(said, file=sys.stderr, flush=True)
+        return ended.status
     return status if isinstance(status, int) else GOOD
 
 
