@@ -16,13 +16,13 @@ from tfdq.cli import main
 from tfdq.data.idx import DEBIAN_FASHION_MNIST
 from tfdq.experiments import measuring, runner
 from tfdq.experiments.estimate import estimate
+from tfdq.experiments.figures import mask
 from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import load_images, weights_digest
 from tfdq.experiments.recipe import OTHER_SEED, load_recipe
 from tfdq.experiments.results import write_results
 from tfdq.experiments.runner import Experiment
 from tfdq.experiments.strategy import open_machines
-from tfdq.experiments.summary import mask
 from tfdq.experiments.zoo import copy_file, find_card, read_cards
 from tfdq.report.results_page import page, read_results, write_page
 from tfdq.robustness import attack

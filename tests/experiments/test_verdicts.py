@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.weightstats import DescrStatsW
 
+from tfdq.experiments.figures import figures_of, mask
 from tfdq.experiments.recipe import Claim
-from tfdq.experiments.summary import average, figures_of, in_worst_case, judge, mask
+from tfdq.experiments.summary import average, in_worst_case, judge
 
 
 def bits(values: Any) -> str:

@@ -305,8 +305,8 @@ def test_networks_of_one_name_are_told_apart(models: list[Path], tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("settings.json", "[1]", "settings.json' was not written by tfdq"),
-        ("settings.json", "{not json", "settings.json' is damaged: it is not JSON"),
+        ("settings.json", "[1]", r"settings.json' is damaged \(it holds no object\): remove it"),
+        ("settings.json", "{not json", r"settings.json' is damaged \("),
         ("evaluation-1.json", '{"attacks": "<script>"}', "evaluation-1.json' was not written by"),
         ("model.tflite", "garbage", "model.tflite': "),
     ],

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
+from tests.robustness.damage import refusals
 from tfdq.robustness import (
     BitDepthSqueeze,
     RobustnessReport,
@@ -229,6 +230,23 @@ def test_another_function_is_computed_anew(tmp_path: Path, build_network: Any) -
         assert len(CALLS) == calls
 
 
+@pytest.mark.parametrize("result", [{}, [], {"broken": 1}, {"broken": "0", "queries": None}, None])
+def test_a_piece_with_another_result_is_computed_anew(result: Any, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"attacks": ["test-shift"], "results": tmp_path}
+    whole = evaluate(linear(), X, Y, **settings).model("model").attacks[0]
+    piece = next(tmp_path.glob("*.json"))
+    piece.write_text(json.dumps({**json.loads(piece.read_text()), "result": result}))
+    with pytest.warns(UserWarning, match=rf"not reusing .*{piece.name}: .*; it is computed anew"):
+        again = evaluate(linear(), X, Y, **settings).model("model").attacks[0]
+    np.testing.assert_array_equal(again.broken, whole.broken)
+    # Of too few images it is no piece either.
+    made = json.loads(piece.read_text())
+    made["result"]["broken"] = made["result"]["broken"][:-1]
+    piece.write_text(json.dumps(made))
+    cut = evaluate(linear(), X, Y, **settings).model("model").attacks[0]
+    np.testing.assert_array_equal(cut.broken, whole.broken)
+
+
 def test_a_spoilt_piece_is_computed_anew_with_a_warning(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"attacks": ["test-shift"], "results": tmp_path}
     evaluate(linear(), X, Y, **settings)
@@ -329,6 +347,12 @@ def test_report_goes_to_json_and_back(tmp_path: Path) -> None:
         assert again.to_markdown() == report.to_markdown()
     with pytest.raises(ValueError, match="not a robustness report"):
         RobustnessReport.from_json('{"format": "something"}')
+
+    def read(content: str) -> object:
+        path.write_text(content)
+        return RobustnessReport.from_json(path)
+
+    assert refusals(json.loads(text), 150, read, f"{str(path)!r} is damaged (") >= 20
     later = json.loads(text)
     later["format_version"] = 99
     with pytest.raises(ValueError, match="upgrade tfdq"):

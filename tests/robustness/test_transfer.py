@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.robustness.damage import refusals
 from tfdq.robustness import TransferMatrix, as_target, attack, audit, transfer_matrix
 
 EPS = 0.15
@@ -65,7 +67,10 @@ def test_white_box_is_the_strongest(matrix: TransferMatrix) -> None:
 
 
 def test_renderings(matrix: TransferMatrix, tmp_path: Path) -> None:
-    again = TransferMatrix.from_json(matrix.to_json(tmp_path / "matrix.json"))
+    text = matrix.to_json(tmp_path / "matrix.json")
+    message = "the transfer matrix is damaged ("
+    assert refusals(json.loads(text), 80, TransferMatrix.from_json, message) >= 20
+    again = TransferMatrix.from_json(text)
     assert again.to_json() == matrix.to_json()
     text = matrix.to_markdown()
     assert "pgd, eps 0.15" in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -193,12 +192,17 @@ def _gradients_of(surrogate: Path | None, trust: bool) -> Any:
 
 def _audits(given: list[str]) -> dict[str, Any]:
     """Return the audits given as ``MODEL=audit.json``, by the models' names in tables."""
+    from tfdq.robustness import MaskingAudit
+    from tfdq.robustness.json_files import naming
+
     found = {}
     for text in given:
         model, separator, file = text.rpartition("=")
         if not separator or not model:
             raise ValueError(f"--audit takes MODEL=audit.json, got {text!r}")
-        found[_name(Path(model))] = json.loads(Path(file).read_text(encoding="utf-8"))
+        with naming(Path(file), f"write it again with `tfdq audit {model} --out FOLDER`"):
+            audit = MaskingAudit.from_json(Path(file).read_text(encoding="utf-8"))
+        found[_name(Path(model))] = audit
     return found
 
 

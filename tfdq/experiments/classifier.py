@@ -22,6 +22,7 @@ from tfdq.lipschitz.targets import Target
 from tfdq.models import create
 from tfdq.quantization import Settings
 from tfdq.robustness import AdversarialTraining
+from tfdq.robustness.json_files import read_json
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import digest
 from tfdq.robustness.statistics import wilson
@@ -176,7 +177,8 @@ def _finished(out: Path, described: dict[str, Any]) -> dict[str, Any] | None:
     kept = out / SETTINGS
     if not kept.exists():
         return None
-    found = json.loads(kept.read_text(encoding="utf-8")).get("settings", {})
+    remedy = "remove it to train here with the settings of this call, or give another folder"
+    found = read_json(kept, remedy, {"settings": dict})["settings"]
     wanted = json.loads(json.dumps(described["settings"]))
     differing = _differences(found, wanted)
     if differing:
@@ -184,7 +186,7 @@ def _finished(out: Path, described: dict[str, Any]) -> dict[str, Any] | None:
             f"{str(out)!r} holds a training with other settings ({', '.join(differing)}); give "
             "another folder with --out"
         )
-    return finished(out)
+    return finished(out, {"test_accuracy": float, "test_images": int})
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tfdq.robustness.json_files import read_json
 from tfdq.robustness.result_store import write_atomically
 
 _MARK = "tfdq-run.json"
@@ -68,7 +69,12 @@ def check_folder(path: Path, kind: str) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{str(path)!r} is a file; give a folder")
     if mark.exists():
-        found = json.loads(mark.read_text(encoding="utf-8")).get("kind")
+        found = read_json(
+            mark,
+            f"remove it with the folder, or write {json.dumps({'kind': kind})} into it if this is "
+            f"a folder of `tfdq {kind}`",
+            {"kind": str},
+        )["kind"]
         if found != kind:
             raise ValueError(
                 f"{str(path)!r} holds a run of `tfdq {found}`; give another folder with --out"

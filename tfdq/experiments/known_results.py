@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tfdq.experiments.figures import check_figures
 from tfdq.experiments.result_files import read_results_file
 from tfdq.experiments.settings import EvaluationSettings, RunSettings
 
@@ -67,8 +68,9 @@ def _runs(path: Path) -> list[tuple[EvaluationSettings, dict[str, Any]]]:
         for run in content["runs"]:
             if not isinstance(run["training_key"], str) or not isinstance(run["training"], dict):
                 raise ValueError("a run in it has no training")
+            check_figures(run["figures"])
             found.append((EvaluationSettings.model_validate(run["figures"]["evaluation"]), run))
-    except (ValueError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"{str(path)!r} is no results.json of `tfdq reproduce` or `tfdq sweep`: {error}"
         ) from error

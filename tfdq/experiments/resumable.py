@@ -20,6 +20,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfdq.data import Dataset, steps_per_epoch
+from tfdq.experiments.checkpoints import restore_newest
 from tfdq.experiments.event_log import EventLog
 from tfdq.experiments.folder import write_json
 from tfdq.experiments.networks import build, weights_digest
@@ -30,13 +31,17 @@ from tfdq.lipschitz.schedules import Ramp
 from tfdq.lipschitz.training import PenaltySchedule
 from tfdq.robustness import AdversarialTraining
 from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMonitor
+from tfdq.robustness.json_files import Entries, naming, read_json
 from tfdq.robustness.versions import package_versions
 from tflite_export import round_biases
+from tflite_export.runtime import check_threads
 
 MODEL = "model.keras"
 RECORD = "training.json"
 _HISTORY = "history.json"
 CHECKPOINTS = "checkpoints"
+_ENTRIES: Entries = {"weights": str, "seconds": (int, float), "history": list, "data": dict}
+_TRAIN_AGAIN = "remove it, and the same command trains again"
 _MONITORED = 256
 _DISK_TROUBLE = (
     "No space left",
@@ -124,19 +129,40 @@ class Task:
     remedy: str = "lower training.learning_rate or penalty.beta"
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
+def finished(folder: Path, entries: Entries | None = None) -> dict[str, Any] | None:
     """Return the record of the training that was finished in a folder; None: it was not.
+
+    Args:
+        folder: of the training.
+        entries: names that the record must have besides those that each has, with their types.
 
     Raises:
         DivergedError: it was, by diverging.
+        ValueError: the record is damaged.
     """
     record = folder / RECORD
     if not record.exists():
         return None
-    found = json.loads(record.read_text(encoding="utf-8"))
+    found = read_record(record, entries)
     if found.get("diverged"):
-        raise DivergedError(found["diverged"])
+        raise DivergedError(str(found["diverged"]))
     return found
+
+
+def read_record(path: Path, entries: Entries | None = None) -> dict[str, Any]:
+    """Return what a ``training.json`` holds.
+
+    Args:
+        path: the file.
+        entries: as for `finished`; a training that diverged has none of them.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    found = read_json(path, _TRAIN_AGAIN)
+    if found.get("diverged"):
+        return found
+    return read_json(path, _TRAIN_AGAIN, {**_ENTRIES, **(entries or {})})
 
 
 def train_task(
@@ -182,12 +208,11 @@ def prepare_process(threads: int | None = None) -> None:
         threads: for each operation and between operations, >= 1; None: TensorFlow's choice.
 
     Raises:
-        ValueError: ``threads`` is below 1.
+        ValueError: ``threads`` is below 1, or too large.
         RuntimeError: TensorFlow is in use already.
     """
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
+        check_threads(threads)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     tf.config.experimental.enable_op_determinism()
@@ -232,9 +257,7 @@ class _Job:
             # Under a strategy every process takes part in saving; only the chief's is kept.
             name = CHECKPOINTS if machines.chief else f"{CHECKPOINTS}-{machines.worker}"
             self.manager = tf.train.CheckpointManager(checkpoint, folder / name, max_to_keep=2)
-            latest = tf.train.latest_checkpoint(folder / CHECKPOINTS)
-            if latest is not None:
-                checkpoint.restore(latest).assert_existing_objects_matched()
+            restore_newest(checkpoint, folder / CHECKPOINTS)
         self.history = self._kept_history()
         self.log = EventLog(folder / "logs") if machines.chief else None
 
@@ -243,8 +266,15 @@ class _Job:
         path = self.folder / _HISTORY
         if not path.exists():
             return []
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return rows[: int(self.position.numpy()) // self.steps]
+        epochs = int(self.position.numpy()) // self.steps
+        remedy = "remove the folder, and the same command trains again from the start"
+        with naming(path, remedy):
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(rows, list) or not all("seconds" in row for row in rows):
+                raise TypeError("it holds no list of epochs")
+            if len(rows) < epochs:
+                raise ValueError(f"it has {len(rows)} epochs, the checkpoint {epochs}")
+        return rows[:epochs]
 
     def run(self) -> None:
         """Train from where the checkpoint stands to the end."""
@@ -426,8 +456,10 @@ def _describe(folder: Path, settings: RunSettings, seed: int, machines: Machines
     path = folder / "settings.json"
     content = {"seed": seed, "settings": settings.model_dump(mode="json", exclude={"evaluation"})}
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        known = RunSettings.model_validate(found["settings"])
+        remedy = "remove it, and the same command writes it anew"
+        found = read_json(path, remedy, {"settings": dict, "seed": int})
+        with naming(path, remedy):
+            known = RunSettings.model_validate(found["settings"])
         if known.training_key(found["seed"]) != settings.training_key(seed):
             raise ValueError(f"{str(folder)!r} holds another run; give another folder")
     write_json(path, content)

@@ -22,10 +22,11 @@ from tfdq.experiments.known_results import KnownResults
 from tfdq.experiments.measuring import Measurement, evaluation_images
 from tfdq.experiments.networks import build, load_images
 from tfdq.experiments.recipe import OTHER_SEED, Recipe, Transfer, Variant
-from tfdq.experiments.resumable import MODEL, RECORD, environment, train_run
+from tfdq.experiments.resumable import MODEL, RECORD, environment, read_record, train_run
 from tfdq.experiments.settings import DataSettings, RunSettings
 from tfdq.experiments.strategy import Machines, check_batch, scaled_to
 from tfdq.experiments.training import DivergedError
+from tfdq.robustness.json_files import read_json
 
 T = TypeVar("T")
 
@@ -294,10 +295,7 @@ class Experiment:
             unit = Unit(variant, seed)
             result, record = unit.result(self.out), unit.folder(self.out) / RECORD
             if result.exists() and record.exists():
-                yield (
-                    unit,
-                    json.loads(record.read_text(encoding="utf-8")),
-                    json.loads(result.read_text(encoding="utf-8")),
-                )
+                remedy = "remove it, and the same command measures again"
+                yield unit, read_record(record), read_json(result, remedy)
             elif (run := self._known_run(unit)) is not None:
                 yield unit, run["training"], run["figures"]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from tfdq.experiments.figures import (
+    Figures,
+    audit_reasons,
+    check_figures,
+    check_transfers,
+    figures_of,
+    mask,
+)
 from tfdq.experiments.known_results import FORMAT
 from tfdq.experiments.recipe import Claim
 from tfdq.experiments.runner import Experiment
+from tfdq.robustness.json_files import naming, read_json
 from tfdq.robustness.statistics import holm, mcnemar, wilson
-from tfdq.robustness.verdict import verdict_of
 from tfdq.robustness.versions import package_versions
 
 FORMAT_VERSION = 1
 SIGNIFICANT = 0.05
-
-Figures = dict[str, dict[int, Any]]
-"""Metric, with its strength behind an @, -> seed -> string of 0 and 1, or a number."""
+_MEASURE_AGAIN = "remove it, and the same command measures again"
 
 
 def summarize(experiment: Experiment, command: str) -> dict[str, Any]:
@@ -31,18 +34,21 @@ def summarize(experiment: Experiment, command: str) -> dict[str, Any]:
         experiment: run, in part or to the end.
         command: that made it.
     """
-    runs = [
-        {
-            "variant": unit.variant.name,
-            "group": unit.variant.group,
-            "point": unit.variant.point,
-            "seed": unit.seed,
-            "training_key": unit.variant.settings.training_key(unit.seed),
-            "training": {key: value for key, value in training.items() if key != "history"},
-            "figures": figures,
-        }
-        for unit, training, figures in experiment.found()
-    ]
+    runs = []
+    for unit, training, figures in experiment.found():
+        with naming(unit.result(experiment.out), _MEASURE_AGAIN):
+            check_figures(figures)
+        runs.append(
+            {
+                "variant": unit.variant.name,
+                "group": unit.variant.group,
+                "point": unit.variant.point,
+                "seed": unit.seed,
+                "training_key": unit.variant.settings.training_key(unit.seed),
+                "training": {key: value for key, value in training.items() if key != "history"},
+                "figures": figures,
+            }
+        )
     transfers = _transfers(experiment)
     figures = {
         variant.name: figures_of(
@@ -64,7 +70,7 @@ def summarize(experiment: Experiment, command: str) -> dict[str, Any]:
             name: {metric: average(values) for metric, values in metrics.items()}
             for name, metrics in figures.items()
         },
-        "audits": {name: _audits(runs, name) for name in figures},
+        "audits": {name: audit_reasons(runs, name) for name in figures},
         "claims": [
             {
                 **claim.model_dump(),
@@ -81,55 +87,14 @@ def summarize(experiment: Experiment, command: str) -> dict[str, Any]:
 
 
 def _transfers(experiment: Experiment) -> list[dict[str, Any]]:
-    paths = [experiment.transfer_file(seed) for seed in experiment.seeds]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-
-
-def figures_of(
-    runs: Sequence[dict[str, Any]], transfers: Sequence[dict[str, Any]], name: str
-) -> Figures:
-    """Return the figures of one variant by metric and seed.
-
-    Args:
-        runs: of the variant.
-        transfers: the black-box figures of the experiment, one entry a seed.
-        name: of the variant.
-    """
-    found: Figures = defaultdict(dict)
-    for run in runs:
-        figures, seed = run["figures"], run["seed"]
-        if "diverged" in figures:
-            continue
-        _add(found, figures, seed, "")
-        exported = figures.get("tflite", {})
-        if "clean" in exported:
-            _add(found, exported, seed, "tflite ")
-        for strength, curve in figures.get("amplification", {}).items():
-            found[f"amplification@{strength}"][seed] = curve["distance"][-1] / curve["distance"][0]
-    for entry in transfers:
-        for strength, by_surrogate in entry["eps"].items():
-            made = [victims[name] for victims in by_surrogate.values() if name in victims]
-            if made:
-                standing = np.all([mask(text) for text in made], axis=0)
-                found[f"transfer@{strength}"][entry["seed"]] = "".join(
-                    "1" if value else "0" for value in standing
-                )
-    return dict(found)
-
-
-def _add(found: Figures, figures: dict[str, Any], seed: int, prefix: str) -> None:
-    found[f"{prefix}clean"][seed] = figures["clean"]
-    for strength, attacks in figures["attacks"].items():
-        for attack, text in attacks.items():
-            found[f"{prefix}{attack}@{strength}"][seed] = text
-    for strength, parts in figures.get("suite", {}).get("eps", {}).items():
-        for part, text in parts.items():
-            found[f"{prefix}{part}@{strength}"][seed] = text
-
-
-def mask(text: str) -> np.ndarray:
-    """Return a string of 0 and 1 as bools, shape (n,)."""
-    return np.frombuffer(text.encode(), np.uint8) == ord("1")
+    found = []
+    for path in map(experiment.transfer_file, experiment.seeds):
+        if path.exists():
+            entry = read_json(path, _MEASURE_AGAIN, {"seed": int, "eps": dict})
+            with naming(path, _MEASURE_AGAIN):
+                check_transfers(entry)
+            found.append(entry)
+    return found
 
 
 def average(values: dict[int, Any]) -> dict[str, Any]:
@@ -166,15 +131,6 @@ def average(values: dict[int, Any]) -> dict[str, Any]:
         share = wilson(int(mask(str(first)).sum()), images)
         low, high = share.low, share.high
     return {"mean": mean, "low": low, "high": high, "seeds": shares, "images": images}
-
-
-def _audits(runs: Sequence[dict[str, Any]], name: str) -> dict[str, list[str]]:
-    """Return seed -> why its audit did not pass, of the seeds that were audited."""
-    return {
-        str(run["seed"]): list(verdict_of(run["figures"]["audit"]).reasons)
-        for run in runs
-        if run["variant"] == name and "audit" in run["figures"]
-    }
 
 
 def judge(claim: Claim, figures: dict[str, Figures]) -> dict[str, Any]:

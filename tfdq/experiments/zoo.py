@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
@@ -15,7 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
+from tfdq.experiments.figures import check_figures
 from tfdq.experiments.settings import EvaluationSettings, RunSettings, Section
+from tfdq.robustness.json_files import naming, read_json
 from tfdq.robustness.verdict import verdict_of
 
 LARGEST_BYTES = 1 << 20
@@ -25,6 +26,7 @@ _CHECKED_STEPS = 20
 _CERTIFIED_STEPS = 4
 _TOLERANCE = 0.02
 _CALLS = 60
+_NAME_ANOTHER = "measure the run again with `tfdq reproduce`, or name another"
 
 
 class Share(Section):
@@ -337,8 +339,9 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
     content = path.read_bytes()
     if len(content) > LARGEST_BYTES:
         raise ValueError(f"{str(path)!r} has {len(content):,} bytes; at most {LARGEST_BYTES:,}")
-    described = json.loads((run / "settings.json").read_text(encoding="utf-8"))
-    settings = RunSettings.model_validate(described["settings"])
+    described = read_json(run / "settings.json", _NAME_ANOTHER, {"settings": dict, "seed": int})
+    with naming(run / "settings.json", _NAME_ANOTHER):
+        settings = RunSettings.model_validate(described["settings"])
     settings = settings.model_copy(
         update={
             "data": settings.data.model_copy(update={"dir": None}),
@@ -346,7 +349,9 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
             "evaluation": EvaluationSettings.model_validate(measured["evaluation"]),
         }
     )
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    environment = read_json(
+        run / "environment.json", _NAME_ANOTHER, {"machine": str, "commit": (str, type(None))}
+    )
     dataset = load_images(settings.data)
     x, y = evaluation_images(dataset, len(measured["tflite"]["clean"]))
     x, y = x[:_CHECKED_IMAGES], y[:_CHECKED_IMAGES]
@@ -390,7 +395,12 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
 
 def _measured(run: Path) -> dict[str, Any] | None:
     """Return the evaluation of a run's plain integer file on the most images."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in run.glob("evaluation-*.json")]
+    found = []
+    for path in sorted(run.glob("evaluation-*.json")):
+        found.append(read_json(path, _NAME_ANOTHER))
+        with naming(path, _NAME_ANOTHER):
+            check_figures(found[-1])
+            EvaluationSettings.model_validate(found[-1].get("evaluation", {}))
     fit = [
         f
         for f in found

@@ -269,14 +269,14 @@ class _Record:
             return
         try:
             first, *rest = (json.loads(line) for line in lines)
-        except json.JSONDecodeError as error:
+            self.results = {row["index"]: row for row in rest}
+        except (LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a record of randomized smoothing: {error}") from error
         if first != header:
             raise ValueError(
                 f"{path} belongs to another run (other settings or images): give another file, or "
                 "remove it to start again"
             )
-        self.results = {row["index"]: row for row in rest}
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._file is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -270,12 +269,8 @@ def _describe(settings: dict[str, Any], seed: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file that tfdq wrote; nothing if there is none."""
+    from tfdq.robustness.json_files import read_json
+
     if not path.exists():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is damaged: it is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} was not written by tfdq: it holds no object")
-    return content
+    return read_json(path, "remove it to report without it, or name another run")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfdq.robustness.json_files import naming
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import PairedComparison, Proportion, holm, mcnemar, wilson
 from tfdq.robustness.verdict import verdict_of
@@ -296,18 +297,24 @@ class RobustnessReport:
             A report equal to the one written.
 
         Raises:
-            ValueError: If it is no robustness report, or one of a later format.
+            ValueError: If it is no robustness report, a damaged one, or one of a later format.
             OSError: If the file can't be read.
         """
         text = source if isinstance(source, str) and source.lstrip()[:1] == "{" else None
-        data = json.loads(text if text is not None else Path(source).read_text("utf-8"))
-        if data.get("format") != FORMAT:
-            raise ValueError(f"not a robustness report: its format is {data.get('format')!r}")
-        if data["format_version"] > FORMAT_VERSION:
-            raise ValueError(
-                f"the report has format version {data['format_version']}, this tfdq reads up to "
-                f"{FORMAT_VERSION}: upgrade tfdq"
-            )
+        called = "the robustness report" if text is not None else Path(source)
+        with naming(called, "write it again with RobustnessReport.to_json"):
+            data = json.loads(text if text is not None else Path(source).read_text("utf-8"))
+            if data.get("format") != FORMAT:
+                raise ValueError(f"not a robustness report: its format is {data.get('format')!r}")
+            if data["format_version"] > FORMAT_VERSION:
+                raise ValueError(
+                    f"it has format version {data['format_version']}, this tfdq reads up to "
+                    f"{FORMAT_VERSION}: upgrade tfdq"
+                )
+            return cls._of(data)
+
+    @classmethod
+    def _of(cls, data: dict[str, Any]) -> RobustnessReport:
         models = tuple(
             ModelRecord(
                 entry["name"],

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.robustness.json_files import Entries
+
 
 class ResultStore:
     """A folder with one small JSON file per finished piece.
@@ -37,22 +39,29 @@ class ResultStore:
             if not os.access(self.folder, os.W_OK):
                 raise PermissionError(f"cannot write results to {self.folder}: choose another one")
 
-    def get(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    def get(self, settings: Mapping[str, Any], entries: Entries) -> dict[str, Any] | None:
         """Return the piece that was computed with these settings, or None.
 
         A file that can't be read as such a piece counts as absent, with a warning.
+
+        Args:
+            settings: What the piece depends on.
+            entries: Names that its result must have, with the types of their values.
         """
         path = self._path(settings)
         if path is None or not path.exists():
             return None
         try:
             piece = json.loads(path.read_text("utf-8"))
-            if piece["settings"] == json.loads(_canonical(settings)):
+            same = piece["settings"] == json.loads(_canonical(settings))
+            result = piece["result"]
+            odd = [name for name, kind in entries.items() if not isinstance(result[name], kind)]
+            if same and not odd:
                 self.found += 1
-                return piece["result"]
-            reason = "its settings differ"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error)
+                return result
+            reason = f"its {', '.join(odd)} is of another kind" if same else "its settings differ"
+        except (OSError, LookupError, RecursionError, TypeError, ValueError) as error:
+            reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
         warnings.warn(f"not reusing {path}: {reason}; it is computed anew", stacklevel=2)
         return None
 

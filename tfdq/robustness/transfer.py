@@ -13,6 +13,7 @@ import numpy as np
 from tfdq.robustness.attacks.base import Norm, attack_spec, run_attack
 from tfdq.robustness.attacks.inputs import checked_settings
 from tfdq.robustness.batches import count_batches, iterate_batches
+from tfdq.robustness.json_files import naming
 from tfdq.robustness.plot_text import plain
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.report import NOT_AUDITED, verdict_text
@@ -102,18 +103,25 @@ class TransferMatrix:
 
     @classmethod
     def from_json(cls, text: str) -> TransferMatrix:
-        """Read a matrix back from its JSON text."""
-        data = json.loads(text)
-        return cls(
-            tuple(data["surrogates"]),
-            tuple(data["victims"]),
-            np.array(data["correct"]),
-            np.array(data["standing"]).reshape(len(data["surrogates"]), len(data["victims"])),
-            data["examples"],
-            data["settings"],
-            data["versions"],
-            data.get("verdicts", {}),
-        )
+        """Read a matrix back from its JSON text.
+
+        Raises:
+            ValueError: If the text is no transfer matrix.
+        """
+        with naming("the transfer matrix", "write it again with TransferMatrix.to_json"):
+            data = json.loads(text)
+            return cls(
+                tuple(data["surrogates"]),
+                tuple(data["victims"]),
+                np.array(data["correct"], np.int64),
+                np.array(data["standing"], np.int64).reshape(
+                    len(data["surrogates"]), len(data["victims"])
+                ),
+                data["examples"],
+                data["settings"],
+                data["versions"],
+                data.get("verdicts", {}),
+            )
 
     def to_markdown(self) -> str:
         """Return accuracies in percent: a row per surrogate, a column per victim."""

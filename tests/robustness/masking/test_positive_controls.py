@@ -13,6 +13,7 @@ import tensorflow as tf
 import tf_keras
 from rich.console import Console
 
+from tests.robustness.damage import refusals
 from tfdq.robustness import AuditThresholds, MaskingAudit, as_target, audit
 from tfdq.robustness.masking.audit import CHECK_NAMES
 
@@ -301,7 +302,10 @@ def test_verdict_is_kept_and_rendered(float_model: Any, digits: Any, tmp_path: A
     )  # fmt: skip
     assert not verdict.passed
     assert "zero gradients" in verdict.failures
-    again = MaskingAudit.from_json(verdict.to_json(tmp_path / "audit.json"))
+    text = verdict.to_json(tmp_path / "audit.json")
+    message = "the masking audit is damaged ("
+    assert refusals(json.loads(text), 150, MaskingAudit.from_json, message) >= 20
+    again = MaskingAudit.from_json(text)
     assert again.to_dict() == verdict.to_dict()
     assert again.passed == verdict.passed
     text = verdict.to_markdown()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from tfdq.robustness.json_files import naming
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.verdict import Verdict, verdict_of
 
@@ -180,19 +181,20 @@ class MaskingAudit:
         Raises:
             ValueError: If the text is no masking audit.
         """
-        data: dict[str, Any] = json.loads(text)
-        if data.get("format") != FORMAT:
-            raise ValueError(f"not a masking audit: its format is {data.get('format')!r}")
-        known: Mapping[str, Any] = {
-            name: data[name] for name in cls.__dataclass_fields__ if name in data
-        }
-        return cls(
-            **{
-                **known,
-                "checks": tuple(Check(**check) for check in data["checks"]),
-                "thresholds": AuditThresholds(**data["thresholds"]),
+        with naming("the masking audit", "write it again with MaskingAudit.to_json"):
+            data: dict[str, Any] = json.loads(text)
+            if data.get("format") != FORMAT:
+                raise ValueError(f"not a masking audit: its format is {data.get('format')!r}")
+            known: Mapping[str, Any] = {
+                name: data[name] for name in cls.__dataclass_fields__ if name in data
             }
-        )
+            return cls(
+                **{
+                    **known,
+                    "checks": tuple(Check(**check) for check in data["checks"]),
+                    "thresholds": AuditThresholds(**data["thresholds"]),
+                }
+            )
 
     def to_markdown(self) -> str:
         """Return the checks as a Markdown table under a one-line verdict."""
