@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from tfdq.quantization.wrapper import penalties_together
+from tfdq.robustness.attacks.ranges import Extent, as_clip, as_extent, as_json, largest, shown
 from tfdq.robustness.catastrophic_overfitting import (
     CatastrophicOverfittingMonitor,
     monitor_examples,
@@ -43,9 +45,9 @@ class AdversarialTraining(tf_keras.Model):
     Args:
         model: The tf_keras model to train, float or quantized; it is trained in place.
         attack: `"r+fgsm"`, `"fgsm"` or `"pgd"`, in the L_inf norm.
-        eps: Radius in input units, > 0; `8/255` for images in [0, 1].
+        eps: Radius in input units, > 0; `8/255` for images in [0, 1]; or one for each channel.
         ratio: Share of each batch that is perturbed, in (0, 1]. The batches must be shuffled.
-        clip: `(lo, hi)` of valid inputs.
+        clip: `(lo, hi)` of valid inputs; each a number, or one for each channel.
         steps: Steps of `"pgd"`, at least 1.
         step_size: Step of `"pgd"` in input units; `2.5 * eps / steps` by default.
         seed: Seed of the random starts. They depend on it and on the step number alone, so a
@@ -77,11 +79,11 @@ class AdversarialTraining(tf_keras.Model):
         self,
         model: tf_keras.Model,
         attack: str = "r+fgsm",
-        eps: float = 8 / 255,
+        eps: Any = 8 / 255,
         ratio: float = 0.5,
-        clip: Sequence[float] = (0.0, 1.0),
+        clip: Sequence[Any] = (0.0, 1.0),
         steps: int = 7,
-        step_size: float | None = None,
+        step_size: Any = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -90,15 +92,17 @@ class AdversarialTraining(tf_keras.Model):
                 f"model must be a tf_keras model, got {type(model).__module__}."
                 f"{type(model).__name__}; tfdq.quantize_model turns a Keras 3 model into one"
             )
-        _check_settings(attack, eps, ratio, clip, steps, step_size)
+        radius, limits = _checked_settings(attack, eps, ratio, clip, steps, step_size)
         super().__init__(**{"name": f"adversarial_{model.name}", **kwargs})
         self.model = model
         self.attack = attack
-        self.eps = float(eps)
+        self.eps = radius
         self.ratio = float(ratio)
-        self.clip = (float(clip[0]), float(clip[1]))
+        self.clip = limits
         self.steps = int(steps)
-        self.step_size = 2.5 * self.eps / self.steps if step_size is None else float(step_size)
+        self.step_size = (
+            2.5 * self.eps / self.steps if step_size is None else as_extent(step_size, "step_size")
+        )
         self.seed = int(seed)
         self.catastrophic_overfitting: tuple[int, ...] = ()
         self.gradient_masking: bool | None = None
@@ -155,17 +159,20 @@ class AdversarialTraining(tf_keras.Model):
         attack = attack or self.attack
         steps = steps or self.steps
         x = tf.convert_to_tensor(x)
-        low = tf.maximum(x - self.eps, self.clip[0])
-        high = tf.minimum(x + self.eps, self.clip[1])
+        eps, step_size, floor, ceiling = (
+            extent if isinstance(extent, float) else tf.constant(extent, x.dtype)
+            for extent in (self.eps, self.step_size, *self.clip)
+        )
+        low, high = tf.maximum(x - eps, floor), tf.minimum(x + eps, ceiling)
         if attack == "fgsm":
-            return self._ascend(x, y, low, high, self.eps, 1)
+            return self._ascend(x, y, low, high, eps, 1)
         if attack == "r+fgsm":
             noise = tf.sign(tf.random.stateless_normal(tf.shape(x), seed, dtype=x.dtype))
-            start = tf.clip_by_value(x + self.eps / 2 * noise, low, high)
-            return self._ascend(start, y, low, high, self.eps / 2, 1)
-        noise = tf.random.stateless_uniform(tf.shape(x), seed, -self.eps, self.eps, x.dtype)
+            start = tf.clip_by_value(x + eps / 2 * noise, low, high)
+            return self._ascend(start, y, low, high, eps / 2, 1)
+        noise = tf.random.stateless_uniform(tf.shape(x), seed, -eps, eps, x.dtype)
         start = tf.clip_by_value(x + noise, low, high)
-        size = self.step_size if steps == self.steps else 2.5 * self.eps / steps
+        size = step_size if steps == self.steps else 2.5 * eps / steps
         return self._ascend(start, y, low, high, size, steps)
 
     def _ascend(
@@ -174,7 +181,7 @@ class AdversarialTraining(tf_keras.Model):
         y: tf.Tensor,
         low: tf.Tensor,
         high: tf.Tensor,
-        step_size: float,
+        step_size: float | tf.Tensor,
         steps: int,
     ) -> tf.Tensor:
         """Take sign-gradient steps inside a box; a loop in the graph, not an unrolled one."""
@@ -274,11 +281,11 @@ class AdversarialTraining(tf_keras.Model):
             "name": self.name,
             "model": tf_keras.saving.serialize_keras_object(self.model),
             "attack": self.attack,
-            "eps": self.eps,
+            "eps": as_json(self.eps),
             "ratio": self.ratio,
-            "clip": self.clip,
+            "clip": [as_json(end) for end in self.clip],
             "steps": self.steps,
-            "step_size": self.step_size,
+            "step_size": as_json(self.step_size),
             "seed": self.seed,
         }
 
@@ -300,23 +307,20 @@ def _right(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.equal(labels, tf.argmax(outputs, axis=-1)), tf.float32)
 
 
-def _check_settings(
-    attack: str,
-    eps: float,
-    ratio: float,
-    clip: Sequence[float],
-    steps: int,
-    step_size: float | None,
-) -> None:
-    """Raise a ValueError that names the first setting that is out of range."""
+def _checked_settings(
+    attack: str, eps: Any, ratio: float, clip: Sequence[Any], steps: int, step_size: Any
+) -> tuple[Extent, tuple[Extent, Extent]]:
+    """Return radius and range, or raise a ValueError that names what is out of range."""
     if attack not in TRAINING_ATTACKS:
         raise ValueError(f"attack must be one of {TRAINING_ATTACKS}, got {attack!r}")
-    if len(clip) != 2 or not clip[0] < clip[1]:
-        raise ValueError(f"clip must be (lo, hi) with lo < hi, got {tuple(clip)}")
-    if not 0 < eps <= clip[1] - clip[0]:
+    limits = as_clip(clip)
+    width = np.subtract(limits[1], limits[0])
+    radius = as_extent(eps, "eps")
+    if np.min(radius) < 0 or largest(radius) == 0 or np.any(radius > width):
         raise ValueError(
-            f"eps is in input units and must lie in (0, {clip[1] - clip[0]}] for inputs in "
-            f"{tuple(clip)}, e.g. 8/255 of the range; got {eps}"
+            f"eps is in input units and must lie in (0, {largest(width):g}] for inputs in "
+            f"({shown(limits[0])}, {shown(limits[1])}), e.g. 8/255 of the range; got "
+            f"{shown(radius)}"
         )
     if not 0 < ratio <= 1:
         raise ValueError(
@@ -324,5 +328,6 @@ def _check_settings(
         )
     if int(steps) != steps or steps < 1:
         raise ValueError(f"steps must be a whole number, at least 1; got {steps}")
-    if step_size is not None and not step_size > 0:
+    if step_size is not None and not np.min(as_extent(step_size, "step_size")) > 0:
         raise ValueError(f"step_size must be positive, got {step_size}")
+    return radius, limits

@@ -14,6 +14,7 @@ from tfdq.robustness.attacks.datasets import (
     is_unbatched,
 )
 from tfdq.robustness.attacks.inputs import checked_images_and_labels
+from tfdq.robustness.attacks.ranges import as_clip
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -28,7 +29,7 @@ def count_batches(x: Any, batch_size: int) -> int | None:
     return -(-size // batch_size) if is_unbatched(x) else None
 
 
-def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) -> Iterator[Batch]:
+def iterate_batches(x: Any, y: Any, batch_size: int, clip: Any) -> Iterator[Batch]:
     """Yield images and labels, checked, one batch at a time.
 
     Args:
@@ -36,7 +37,7 @@ def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) 
             A finite one: it is read once.
         y: Labels, (n,) or one-hot (n, classes); None for a dataset.
         batch_size: Examples per batch; a dataset is cut anew to this size.
-        clip: `(lo, hi)` that the images must lie in.
+        clip: `(lo, hi)` that the images must lie in, each a number or one for each channel.
 
     Yields:
         Images, float32 (m, ...), and labels, int64 (m,); m is `batch_size` but for the last batch.
@@ -48,6 +49,7 @@ def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) 
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    limits = as_clip(clip)
     if not is_dataset(x):
         images, labels = np.asarray(x), y
         if labels is None:
@@ -59,7 +61,7 @@ def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) 
             raise ValueError("x is empty: pass at least one example")
         for at in range(0, len(images), batch_size):
             part = slice(at, at + batch_size)
-            yield checked_images_and_labels(images[part], labels[part], clip)
+            yield checked_images_and_labels(images[part], labels[part], limits)
         return
     if y is not None:
         raise ValueError("x is a dataset and must hold the labels itself: pass y=None")
@@ -70,6 +72,6 @@ def iterate_batches(x: Any, y: Any, batch_size: int, clip: tuple[float, float]) 
     empty = True
     for element in cut.as_numpy_iterator():
         empty = False
-        yield checked_images_and_labels(element[0], element[1], clip)
+        yield checked_images_and_labels(element[0], element[1], limits)
     if empty:
         raise ValueError("the dataset is empty")

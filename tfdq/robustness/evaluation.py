@@ -14,6 +14,8 @@ import numpy as np
 
 from tfdq.robustness.attacks.base import AttackSpec, Norm, attack_spec, run_attack
 from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings, checked_width
+from tfdq.robustness.attacks.projections import l2_norm
+from tfdq.robustness.attacks.ranges import Extent, as_clip, as_extent, as_json, largest, shown
 from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.report import AttackRecord, ModelRecord, RobustnessReport
@@ -37,15 +39,20 @@ class _Plan:
     surrogates: dict[str, Target]
     stand_ins: dict[str, Target]
     attacks: tuple[AttackSpec, ...]
-    epsilons: tuple[float, ...]
+    radii: dict[float, Extent]
     survivors_only: bool
     norm: Norm
-    clip: tuple[float, float]
+    clip: tuple[Extent, Extent]
     batch_size: int
     seed: int
     options: dict[str, dict[str, Any]]
     identities: dict[str, list[str | None]]
     store: ResultStore
+
+    @property
+    def epsilons(self) -> tuple[float, ...]:
+        """What the radii are called: the radius, or the largest where channels differ."""
+        return tuple(self.radii)
 
 
 @dataclass
@@ -65,9 +72,9 @@ def evaluate(
     y: Any = None,
     *,
     attacks: str | Sequence[str] = "standard",
-    epsilons: float | Sequence[float] = (8 / 255,),
+    epsilons: Any = (8 / 255,),
     norm: Norm = "linf",
-    clip: tuple[float, float] = (0.0, 1.0),
+    clip: tuple[Any, Any] = (0.0, 1.0),
     batch_size: int = 256,
     seed: int = 0,
     survivors_only: bool | None = None,
@@ -96,9 +103,12 @@ def evaluate(
         attacks: A suite, or names of attacks. `"standard"` is AutoAttack's; `"record"` adds the
             attack made for low-bit networks (on models of `tfdq.quantize_model`, and on what has
             one as surrogate), and is the one for figures on record.
-        epsilons: Radii in input units, > 0; `8/255` for images in [0, 1].
+        epsilons: A radius in input units, > 0, or several; `8/255` for images in [0, 1]. In L_inf
+            one of several may be an array, a radius for each channel:
+            `[4 / 255 / std, 8 / 255 / std]`. The report then calls it by its largest number, and
+            `settings["radii"]` has all of them.
         norm: `"linf"` or `"l2"`.
-        clip: `(lo, hi)` of valid inputs.
+        clip: `(lo, hi)` of valid inputs; each a number, or an array, one for each channel.
         batch_size: Examples per batch.
         seed: Seed of every random choice.
         survivors_only: Whether each attack gets only what the earlier ones left standing; True for
@@ -158,7 +168,12 @@ def evaluate(
                 _attack_batch(plan, name, number, images, labels, right, tallies, advance)
     settings = {
         "norm": norm,
-        "clip": list(plan.clip),
+        "clip": [as_json(end) for end in plan.clip],
+        "radii": {
+            f"{name:.10g}": as_json(radius)
+            for name, radius in plan.radii.items()
+            if not isinstance(radius, float)
+        },
         "batch_size": batch_size,
         "seed": seed,
         "confidence": confidence,
@@ -198,9 +213,9 @@ def why_skipped(spec: AttackSpec, source: Target, classes: int) -> str:
 def _plan(
     models: Any,
     attacks: str | Sequence[str],
-    epsilons: float | Sequence[float],
+    epsilons: Any,
     norm: Norm,
-    clip: tuple[float, float],
+    clip: tuple[Any, Any],
     batch_size: int,
     seed: int,
     survivors_only: bool | None,
@@ -218,13 +233,13 @@ def _plan(
     if not names or len(set(names)) != len(names):
         raise ValueError(f"attacks must name at least one attack, each once; got {list(names)}")
     specs = tuple(attack_spec(name) for name in names)
-    radii = tuple(sorted({float(e) for e in np.atleast_1d(np.asarray(epsilons, float))}))
-    if not radii or radii[0] <= 0:
-        raise ValueError(f"epsilons must hold at least one radius, each > 0; got {epsilons}")
-    for spec, radius in itertools.product(specs, radii):
+    radii = _radii(epsilons)
+    limits = as_clip(clip)
+    for spec, radius in itertools.product(specs, radii.values()):
         checked_settings(spec.name, spec.norms, radius, norm, clip, batch_size)
     if norm == "linf":
-        checked_width(radii[-1], clip)
+        for radius in radii.values():
+            checked_width(radius, limits)
     _only_known("surrogates", surrogates, named)
     _only_known("stand_ins", stand_ins, named)
     _only_known("options", options, {spec.name: spec for spec in specs})
@@ -248,7 +263,7 @@ def _plan(
         radii,
         suite if survivors_only is None else survivors_only,
         norm,
-        (float(clip[0]), float(clip[1])),
+        limits,
         batch_size,
         int(seed),
         chosen,
@@ -262,6 +277,33 @@ def _plan(
         },
         ResultStore(results),
     )
+
+
+def _radii(epsilons: Any) -> dict[float, Extent]:
+    """Return the radii by what they are called, smallest first; each ball lies in the next.
+
+    Raises:
+        ValueError: There is none, one is not positive, or two of them are neither inside each
+            other.
+    """
+    given = [epsilons] if np.ndim(epsilons) == 0 else list(epsilons)
+    found: dict[float, Extent] = {}
+    for value in sorted((as_extent(value, "epsilons") for value in given), key=largest):
+        if largest(value) <= 0 or np.min(value) < 0:
+            raise ValueError(f"epsilons must hold at least one radius, each > 0; got {epsilons}")
+        last = next(reversed(found.values()), None)
+        if last is not None and np.array_equal(last, value):
+            continue
+        if last is not None and (largest(value) == largest(last) or np.any(last > value)):
+            raise ValueError(
+                f"of the epsilons {shown(last)} and {shown(value)} neither lies inside the other: "
+                "what breaks an image within the smaller one counts within the larger one; "
+                "evaluate them apart"
+            )
+        found[largest(value)] = value
+    if not found:
+        raise ValueError(f"epsilons must hold at least one radius, each > 0; got {epsilons}")
+    return found
 
 
 def _identity(plan: _Plan, name: str, images: np.ndarray) -> list[str]:
@@ -328,7 +370,8 @@ def _skipped(plan: _Plan, name: str, spec: AttackSpec) -> str:
 
 
 def _options(plan: _Plan, spec: AttackSpec) -> dict[str, Any]:
-    return {**spec.defaults(), **plan.options.get(spec.name, {})}
+    options = {**spec.defaults(), **plan.options.get(spec.name, {})}
+    return {key: as_json(value) for key, value in options.items()}
 
 
 def _piece(
@@ -349,9 +392,9 @@ def _piece(
         "model": _identity(plan, name, images) if plan.store.folder else [],
         "attack": spec.name,
         "options": _options(plan, spec),
-        "epsilon": epsilon,
+        "epsilon": as_json(plan.radii[epsilon]),
         "norm": plan.norm,
-        "clip": plan.clip,
+        "clip": [as_json(end) for end in plan.clip],
         "batch_size": plan.batch_size,
         "seed": seed,
         "examples": digest(images, labels),
@@ -364,7 +407,7 @@ def _piece(
         target,
         images,
         labels,
-        epsilon,
+        plan.radii[epsilon],
         norm=plan.norm,
         clip=plan.clip,
         batch_size=plan.batch_size,
@@ -373,7 +416,7 @@ def _piece(
         stand_in=plan.stand_ins.get(name),
         **plan.options.get(spec.name, {}),
     )
-    _check_inside(spec.name, images, result.x_adv, epsilon, plan.norm, plan.clip)
+    _check_inside(spec.name, images, result.x_adv, plan.radii[epsilon], plan.norm, plan.clip)
     broken = target.predict(result.x_adv) != labels
     made = {
         "broken": "".join("1" if value else "0" for value in broken),
@@ -389,23 +432,24 @@ def _check_inside(
     attack: str,
     x: np.ndarray,
     x_adv: np.ndarray,
-    epsilon: float,
+    epsilon: Extent,
     norm: str,
-    clip: tuple[float, float],
+    clip: tuple[Extent, Extent],
 ) -> None:
     """Raise if an attack cheated: its images left the ball or the clip range."""
     if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
         raise RuntimeError(
             f"attack {attack!r} returned NaN or the shape {x_adv.shape} for {x.shape}"
         )
-    moved = (x_adv.astype(np.float64) - x).reshape(len(x), -1)
-    size = np.abs(moved).max(1) if norm == "linf" else np.sqrt((moved**2).sum(1))
-    slack = 1e-6 * max(1.0, abs(clip[0]), abs(clip[1]))
-    in_clip = x_adv.min() >= clip[0] - slack and x_adv.max() <= clip[1] + slack
-    if size.max() > epsilon + slack or not in_clip:
+    moved = x_adv.astype(np.float64) - x
+    size = np.abs(moved) if norm == "linf" else l2_norm(moved)
+    slack = 1e-6 * max(1.0, *(float(np.max(np.abs(end))) for end in clip))
+    in_clip = np.all((x_adv >= clip[0] - slack) & (x_adv <= clip[1] + slack))
+    if np.any(size > epsilon + slack) or not in_clip:
         raise RuntimeError(
             f"attack {attack!r} left the allowed region: distance {size.max():.6g} for epsilon "
-            f"{epsilon:.6g}, values {x_adv.min():.6g} to {x_adv.max():.6g} for clip {clip}"
+            f"{shown(epsilon)}, values {x_adv.min():.6g} to {x_adv.max():.6g} for clip "
+            f"({shown(clip[0])}, {shown(clip[1])})"
         )
 
 

@@ -45,6 +45,8 @@ def markdown(report: RobustnessReport) -> str:
 
 
 def _label(report: RobustnessReport, epsilon: float) -> str:
+    if f"{epsilon:.10g}" in report.settings.get("radii", {}):
+        return f"{epsilon:.4g} (in the channel of the largest)"
     return in_255ths(epsilon, tuple(report.settings.get("clip", (0.0, 1.0))))
 
 

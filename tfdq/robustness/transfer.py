@@ -12,6 +12,7 @@ import numpy as np
 
 from tfdq.robustness.attacks.base import Norm, attack_spec, run_attack
 from tfdq.robustness.attacks.inputs import checked_settings
+from tfdq.robustness.attacks.ranges import as_json, largest
 from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.json_files import naming
 from tfdq.robustness.plot_text import plain
@@ -182,12 +183,12 @@ def transfer_matrix(
     x: Any,
     y: Any = None,
     *,
-    eps: float,
+    eps: Any,
     attack: str = "pgd",
     victims: Mapping[str, Any] | None = None,
     audits: Mapping[str, Any] | None = None,
     norm: Norm = "linf",
-    clip: tuple[float, float] = (0.0, 1.0),
+    clip: tuple[Any, Any] = (0.0, 1.0),
     batch_size: int = 256,
     seed: int = 0,
     confidence: float = 0.95,
@@ -205,12 +206,13 @@ def transfer_matrix(
         models: `{name: model}`, each anything `as_target` takes.
         x: Images, shape (n, ...), or a `tf.data.Dataset` of `(image, label)`, streamed.
         y: Labels, (n,) or one-hot; None for a dataset.
-        eps: Radius in input units, > 0.
+        eps: Radius in input units, > 0; in L_inf also one for each channel, which the matrix then
+            calls by its largest number.
         attack: Name of the attack to make them with.
         victims: Further models that are shown the images and make none.
         audits: `{name: MaskingAudit}` from `audit`; the verdicts stand beside the figures.
         norm: `"linf"` or `"l2"`.
-        clip: `(lo, hi)` of valid inputs.
+        clip: `(lo, hi)` of valid inputs; each a number, or one for each channel.
         batch_size: Examples per batch.
         seed: Seed of every random choice.
         confidence: Coverage of the Wilson intervals.
@@ -226,7 +228,7 @@ def transfer_matrix(
     Source: Papernot et al., Transferability in Machine Learning, 2016.
     """
     spec = attack_spec(attack)
-    checked_settings(attack, spec.norms, eps, norm, clip, batch_size)
+    radius, limits = checked_settings(attack, spec.norms, eps, norm, clip, batch_size)
     twice = set(models) & set(victims or {})
     if twice:
         raise ValueError(f"{sorted(twice)} are among both models and victims: name each once")
@@ -241,14 +243,14 @@ def transfer_matrix(
     makers = [name for name in models if targets[name].differentiable or not spec.gradients]
     if not makers:
         raise ValueError(f"none of {sorted(models)} can make images with {attack}: no gradients")
-    common = {"eps": eps, "norm": norm, "clip": clip, "batch_size": batch_size, **options}
+    common = {"eps": radius, "norm": norm, "clip": limits, "batch_size": batch_size, **options}
     correct = np.zeros(len(targets), np.int64)
     standing = np.zeros((len(makers), len(targets)), np.int64)
     total = 0
     batches = count_batches(x, batch_size)
     steps = None if batches is None else batches * len(makers)
     with progress_bar("transfer", steps, progress) as advance:
-        for number, (images, labels) in enumerate(iterate_batches(x, y, batch_size, clip)):
+        for number, (images, labels) in enumerate(iterate_batches(x, y, batch_size, limits)):
             right = {name: t.predict(images) == labels for name, t in targets.items()}
             correct += [int(r.sum()) for r in right.values()]
             total += len(images)
@@ -260,10 +262,11 @@ def transfer_matrix(
                 advance(maker)
     settings = {
         "attack": attack,
-        "options": {**spec.defaults(), **options},
-        "epsilon": float(eps),
+        "options": {key: as_json(v) for key, v in {**spec.defaults(), **options}.items()},
+        "epsilon": largest(radius),
+        **({} if isinstance(radius, float) else {"radius": as_json(radius)}),
         "norm": norm,
-        "clip": [float(clip[0]), float(clip[1])],
+        "clip": [as_json(end) for end in limits],
         "batch_size": batch_size,
         "seed": seed,
         "confidence": confidence,

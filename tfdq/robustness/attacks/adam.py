@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tfdq.robustness.attacks.projections import per_image
+from tfdq.robustness.attacks.ranges import Extent
 
 _FIRST, _SECOND, _SMALL = 0.9, 0.999, 1e-8
 
@@ -14,10 +15,10 @@ class Adam:
 
     Args:
         shape: Of the images, [n, ...].
-        learning_rate: Largest step, about.
+        learning_rate: Largest step, about; one number, or one for each channel.
     """
 
-    def __init__(self, shape: tuple[int, ...], learning_rate: float) -> None:
+    def __init__(self, shape: tuple[int, ...], learning_rate: Extent) -> None:
         self.learning_rate = learning_rate
         self._mean = np.zeros(shape, np.float32)
         self._square = np.zeros(shape, np.float32)

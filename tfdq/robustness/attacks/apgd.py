@@ -131,7 +131,7 @@ def run_apgd(
     raised = np.zeros(m, np.int64)
     loss_at_check = best_loss.copy()
     halved_at_check = np.ones(m, bool)
-    step_size = np.full(m, 2 * task.eps)
+    share_of_radius = np.full(m, 2.0)
     previous = x_adv.copy()
     interval, since_check = max(int(0.22 * steps), 1), 0
     shortest, decrement = max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
@@ -142,7 +142,7 @@ def run_apgd(
         current = x_adv[live]
         momentum = current - previous[live]
         previous[live] = current
-        scale = per_image(step_size[live], x).astype(np.float32)
+        scale = (per_image(share_of_radius[live], x) * task.eps).astype(np.float32)
         forward = task.project(current + scale * _ascent(gradient[live], task.norm), rows[live])
         share = np.float32(0.75 if step else 1.0)
         moved = current + (forward - current) * share + momentum * (1 - share)
@@ -160,7 +160,7 @@ def run_apgd(
             stuck = ~halved_at_check & (loss_at_check >= best_loss)
             halve = (raised <= interval * rho) | stuck
             halved_at_check, loss_at_check = halve, best_loss.copy()
-            step_size[halve] /= 2
+            share_of_radius[halve] /= 2
             x_adv[halve], gradient[halve] = best[halve], best_gradient[halve]
             raised[:], since_check = 0, 0
             interval = max(interval - decrement, shortest)

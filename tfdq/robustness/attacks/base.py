@@ -16,6 +16,7 @@ from tfdq.robustness.attacks.inputs import (
     checked_settings,
 )
 from tfdq.robustness.attacks.projections import linf_bounds, project_l2
+from tfdq.robustness.attacks.ranges import Extent, as_json, check_broadcast, largest
 from tfdq.robustness.targets import (
     DEFAULT_BATCH_SIZE,
     LossFunction,
@@ -121,9 +122,10 @@ class AttackTask:
         stand_in: What queries without gradients are put to; the target unless one was given.
         x: Clean images, float32 [n, ...].
         y: True labels, int64 [n].
-        eps: Radius of the ball, in input units.
+        eps: Radius of the ball, in input units; in L_inf also float64 numbers that broadcast over
+            an image, one for each channel.
         norm: ``"linf"`` or ``"l2"``.
-        clip: Range of the inputs.
+        clip: Range of the inputs, each end likewise.
         rng: The source of every random number the attack draws.
         clean_logits: The target's logits of the clean images, float32 [n, classes].
         early_stop: Leave images alone once they are misclassified. If False, an attack runs to its
@@ -138,9 +140,9 @@ class AttackTask:
     surrogate: Target
     x: np.ndarray
     y: np.ndarray
-    eps: float
+    eps: Extent
     norm: Norm
-    clip: tuple[float, float]
+    clip: tuple[Extent, Extent]
     rng: np.random.Generator
     clean_logits: np.ndarray
     early_stop: bool = True
@@ -205,7 +207,7 @@ class AttackTask:
         x_adv = x_adv.astype(np.float32, copy=False)
         if self.norm == "linf":
             return np.minimum(np.maximum(x_adv, self.lower[rows]), self.upper[rows])
-        return project_l2(x_adv, self.x[rows], self.eps, self.clip)
+        return project_l2(x_adv, self.x[rows], largest(self.eps), self.clip)
 
     def logits(self, x_adv: np.ndarray, rows: np.ndarray, *, record: bool = True) -> np.ndarray:
         """The target's logits, counted as queries; misclassified candidates are noted.
@@ -338,10 +340,10 @@ def attack(
     model: Any,
     x: Any,
     y: Any,
-    eps: float,
+    eps: Any,
     *,
     norm: Norm = "linf",
-    clip: tuple[float, float] = (0.0, 1.0),
+    clip: tuple[Any, Any] = (0.0, 1.0),
     batch_size: int = DEFAULT_BATCH_SIZE,
     seed: int = 0,
     surrogate: Any = None,
@@ -372,10 +374,10 @@ def run_attack(
     model: Any,
     x: Any,
     y: Any,
-    eps: float,
+    eps: Any,
     *,
     norm: Norm = "linf",
-    clip: tuple[float, float] = (0.0, 1.0),
+    clip: tuple[Any, Any] = (0.0, 1.0),
     batch_size: int = DEFAULT_BATCH_SIZE,
     seed: int = 0,
     surrogate: Any = None,
@@ -394,8 +396,11 @@ def run_attack(
             labels) batches or of single (image, label) examples; within `clip`.
         y: Labels, integers [n] or one-hot [n, classes]; None if the dataset has them.
         eps: Radius of the perturbation, in input units: 8/255 for images in [0, 1], 8 for [0, 255].
+            In L_inf also an array, one radius for each channel: `8 / 255 / std` for images
+            normalized to `(x - mean) / std`.
         norm: ``"linf"`` or ``"l2"``.
-        clip: Smallest and largest value an input can take.
+        clip: Smallest and largest value an input can take; each a number, or an array, one for
+            each channel: `(-mean / std, (1 - mean) / std)`.
         batch_size: Images attacked together.
         seed: Of every random choice; the same seed and batch size give the same images.
         surrogate: A differentiable model to take gradients from: another network (transfer), or a
@@ -420,14 +425,15 @@ def run_attack(
     """
     started = time.perf_counter()
     spec = attack_spec(name)
-    checked_settings(spec.name, spec.norms, eps, norm, clip, batch_size)
+    radius, limits = checked_settings(spec.name, spec.norms, eps, norm, clip, batch_size)
     defaults = spec.defaults()
     unknown = sorted(set(options) - set(defaults))
     if unknown:
         raise TypeError(
             f"{name} has no option {', '.join(unknown)}; it has: {', '.join(defaults) or 'none'}"
         )
-    images, labels = checked_images_and_labels(x, y, clip)
+    images, labels = checked_images_and_labels(x, y, limits)
+    check_broadcast(radius, images.shape[1:], "eps")
     target = as_target(model)
     source = target if surrogate is None else as_target(surrogate)
     if spec.gradients and not source.differentiable:
@@ -451,9 +457,9 @@ def run_attack(
                 source,
                 images[rows],
                 labels[rows],
-                float(eps),
+                radius,
                 norm,
-                (float(clip[0]), float(clip[1])),
+                limits,
                 np.random.default_rng([seed, number]),
                 clean_logits[rows - start],
                 early_stop,
@@ -477,13 +483,13 @@ def run_attack(
         "target": target.name,
         "surrogate": None if source is target else source.name,
         "stand_in": None if queried is None else queried.name,
-        "eps": float(eps),
+        "eps": as_json(radius),
         "norm": norm,
-        "clip": [float(clip[0]), float(clip[1])],
+        "clip": [as_json(end) for end in limits],
         "batch_size": batch_size,
         "seed": seed,
         "early_stop": early_stop,
-        "options": {**defaults, **options},
+        "options": {key: as_json(value) for key, value in {**defaults, **options}.items()},
     }
     return AttackResult(
         x_adv,

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfdq.robustness.attacks.base import AttackTask, register_attack
 from tfdq.robustness.attacks.losses import targeted_margin
-from tfdq.robustness.attacks.projections import linf_norm, per_image
+from tfdq.robustness.attacks.projections import inward, linf_norm, per_image
 
 _OVERSHOOT = 1.05
 _BACKWARD = 0.9
@@ -45,7 +45,14 @@ def fab(
 def _run(
     task: AttackTask, rows: np.ndarray, aims: np.ndarray, steps: int, random_start: bool
 ) -> None:
-    low, high = task.clip
+    low, high = inward(task.clip)
+    shape = task.x.shape[1:]
+    first, last = (np.broadcast_to(end, shape).ravel() for end in (low, high))
+    # Where channels differ in their radius, distances are shares of it: a coordinate of radius r
+    # may move r times as far as one of radius 1.
+    radius = task.eps
+    unit = 1.0 if isinstance(radius, float) else np.broadcast_to(radius / np.max(radius), shape)
+    pace = None if isinstance(unit, float) else np.ravel(unit)
     x = task.x[rows]
     current = x.copy()
     if random_start:
@@ -59,10 +66,10 @@ def _run(
         # The hyperplane difference + <gradient, z - current> = 0, seen from both points.
         flat = gradient.reshape(len(rows), -1)
         offset = np.einsum("ij,ij->i", flat, (x - current).reshape(len(rows), -1))
-        to_boundary = project_to_hyperplane(current, gradient, -difference, low, high)
-        from_clean = project_to_hyperplane(x, gradient, -difference - offset, low, high)
-        reach = np.maximum(linf_norm(to_boundary), 1e-8)
-        reach_clean = np.maximum(linf_norm(from_clean), 1e-8)
+        to_boundary = project_to_hyperplane(current, gradient, -difference, first, last, pace)
+        from_clean = project_to_hyperplane(x, gradient, -difference - offset, first, last, pace)
+        reach = np.maximum(linf_norm(_share(to_boundary, unit)), 1e-8)
+        reach_clean = np.maximum(linf_norm(_share(from_clean, unit)), 1e-8)
         bias = per_image(np.minimum(reach / (reach + reach_clean), _MOST_BIAS), x)
         current = (current + _OVERSHOOT * to_boundary) * (1 - bias) + (
             x + _OVERSHOOT * from_clean
@@ -84,12 +91,18 @@ def _run(
                 return
 
 
+def _share(delta: np.ndarray, unit: float | np.ndarray) -> np.ndarray:
+    # A coordinate of radius 0 never moves.
+    return delta if isinstance(unit, float) else delta / np.where(unit > 0, unit, 1)
+
+
 def project_to_hyperplane(
     points: np.ndarray,
     normals: np.ndarray,
     gaps: np.ndarray,
     low: float | np.ndarray,
     high: float | np.ndarray,
+    pace: np.ndarray | None = None,
 ) -> np.ndarray:
     """The perturbation of least L_inf norm that reaches a hyperplane inside a box.
 
@@ -97,13 +110,15 @@ def project_to_hyperplane(
     min(lam, room) along sign(w * gap), room being its distance to the box; lam is the root of
     sum |w| min(lam, room) = |gap|, a concave piecewise linear function that Newton's method climbs
     to the root in finitely many steps. If the box is too small, every coordinate moves to its end.
+    With paces p it is the norm ||d / p||_inf, and coordinates move by min(lam p, room).
 
     Args:
         points: t, [n, ...], inside the box.
         normals: w, like `points`.
         gaps: [n].
-        low: Lower end of the box.
-        high: Upper end of the box.
+        low: Lower end of the box; one number, or one for each coordinate.
+        high: Upper end of the box, likewise.
+        pace: p, >= 0, one for each coordinate; 1 by default.
 
     Returns:
         d, float32 like `points`.
@@ -113,17 +128,19 @@ def project_to_hyperplane(
     upwards = (w * np.sign(gaps)[:, np.newaxis]) > 0
     weight = np.abs(w)
     room = np.where(upwards, high - t, t - low)
+    if pace is not None:
+        room = np.where(pace > 0, room, 0.0)
     need = np.abs(gaps)
     radius = np.zeros(len(w))
     pending = np.arange(len(w))
     for _ in range(w.shape[1] + 1):
-        free = room[pending] > radius[pending, np.newaxis]
+        reach = _paced(radius[pending, np.newaxis], pace)
+        free: np.ndarray = room[pending] > reach
+        if pace is not None:
+            free = free * pace
         slope = np.einsum("ij,ij->i", weight[pending], free, dtype=np.float64)
         spent = np.einsum(
-            "ij,ij->i",
-            weight[pending],
-            np.minimum(room[pending], radius[pending, np.newaxis]),
-            dtype=np.float64,
+            "ij,ij->i", weight[pending], np.minimum(room[pending], reach), dtype=np.float64
         )
         lacking = need[pending] - spent
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -136,6 +153,13 @@ def project_to_hyperplane(
         pending = pending[moving]
         if len(pending) == 0:
             break
-    step = np.minimum(room, radius[:, np.newaxis])
+    step = np.minimum(room, _paced(radius[:, np.newaxis], pace))
     signed = np.where(weight > 0, np.where(upwards, step, -step), 0.0)
     return signed.astype(np.float32).reshape(points.shape)
+
+
+def _paced(radius: np.ndarray, pace: np.ndarray | None) -> np.ndarray:
+    if pace is None:
+        return radius
+    # No radius, however large, moves a coordinate of pace 0.
+    return np.where(pace > 0, radius * np.where(pace > 0, pace, 1.0), 0.0)

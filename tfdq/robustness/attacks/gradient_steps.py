@@ -9,6 +9,8 @@ where CleverHans' is off by an ulp.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tfdq.robustness.attacks.base import AttackTask, register_attack
@@ -18,6 +20,7 @@ from tfdq.robustness.attacks.losses import (
     margin,
 )
 from tfdq.robustness.attacks.projections import l2_norm, per_image
+from tfdq.robustness.attacks.ranges import Extent, as_extent, largest
 from tfdq.robustness.targets import LossFunction
 
 LOSSES: dict[str, LossFunction] = {
@@ -160,7 +163,7 @@ def ascend(
     loss: LossFunction,
     *,
     steps: int,
-    step_size: float,
+    step_size: Extent,
     decay: float | None = None,
     aux: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +221,7 @@ def loss_named(name: str) -> LossFunction:
     return LOSSES[name]
 
 
-def size_of_step(given: float | None, reach: float, steps: int) -> float:
+def size_of_step(given: Any, reach: Extent, steps: int) -> Extent:
     """The step size: the given one, or `reach` divided among the steps.
 
     Raises:
@@ -228,17 +231,18 @@ def size_of_step(given: float | None, reach: float, steps: int) -> float:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if given is None:
         return reach / steps
-    if given <= 0:
+    size = as_extent(given, "step_size")
+    if np.min(size) <= 0:
         raise ValueError(f"step_size must be positive, got {given}")
-    return given
+    return size
 
 
-def steepest_step(gradient: np.ndarray, size: float, norm: str) -> np.ndarray:
+def steepest_step(gradient: np.ndarray, size: Extent, norm: str) -> np.ndarray:
     """The step of the given norm that a linear function rises most along (CleverHans').
 
     Args:
         gradient: float32 [n, ...].
-        size: Length of the step.
+        size: Length of the step; in L_inf also one for each channel.
         norm: ``"linf"`` or ``"l2"``.
 
     Returns:
@@ -247,7 +251,8 @@ def steepest_step(gradient: np.ndarray, size: float, norm: str) -> np.ndarray:
     import tensorflow as tf
     from cleverhans.tf2.utils import optimize_linear
 
-    return optimize_linear(tf.constant(gradient), size, np.inf if norm == "linf" else 2).numpy()
+    length = size if isinstance(size, float) else tf.constant(size, tf.float32)
+    return optimize_linear(tf.constant(gradient), length, np.inf if norm == "linf" else 2).numpy()
 
 
 def uniform_in_ball(task: AttackTask, rows: np.ndarray) -> np.ndarray:
@@ -257,7 +262,7 @@ def uniform_in_ball(task: AttackTask, rows: np.ndarray) -> np.ndarray:
         return task.rng.uniform(-task.eps, task.eps, shape).astype(np.float32)
     noise = task.rng.standard_normal(shape, dtype=np.float32)
     dimension = int(np.prod(shape[1:]))
-    radius = task.eps * task.rng.random(len(rows)) ** (1 / dimension)
+    radius = largest(task.eps) * task.rng.random(len(rows)) ** (1 / dimension)
     return noise * per_image((radius / l2_norm(noise)).astype(np.float32), noise)
 
 

@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from tfdq.robustness.attacks.datasets import is_dataset, read_dataset
+from tfdq.robustness.attacks.ranges import Extent, as_clip, as_extent, check_broadcast, shown
 
 
 def checked_settings(
     name: str,
     norms: tuple[str, ...],
-    eps: float,
+    eps: Any,
     norm: str,
-    clip: tuple[float, float],
+    clip: Any,
     batch_size: int,
-) -> None:
-    """Raises if the settings of an attack make no sense.
+) -> tuple[Extent, tuple[Extent, Extent]]:
+    """Returns radius and range as extents, or raises if the settings of an attack make no sense.
 
     Raises:
-        ValueError: A negative or non-finite `eps`, a norm the attack does not work in, an empty
-            clip range, a batch size below 1; each named.
+        ValueError: A negative or non-finite `eps`, a norm the attack does not work in, an `eps` for
+            each channel in another norm than L_inf, an empty clip range, a batch size below 1;
+            each named.
+        TypeError: An `eps` or a `clip` that holds no numbers.
     """
-    if not math.isfinite(eps) or eps < 0:
+    try:
+        radius = as_extent(eps, "eps")
+    except ValueError as error:
+        raise ValueError(f"eps must be a finite number >= 0 in input units, got {eps}") from error
+    if np.min(radius) < 0:
         raise ValueError(f"eps must be a finite number >= 0 in input units, got {eps}")
     if norm not in norms:
         raise ValueError(f"{name} works in {' and '.join(norms)}, not in norm {norm!r}")
-    if len(clip) != 2 or not clip[0] < clip[1]:
-        raise ValueError(f"clip must be (low, high) with low < high, got {clip}")
+    if norm != "linf" and not isinstance(radius, float):
+        raise ValueError(
+            f"an eps for each channel is a box, which is a ball of norm 'linf' only; in {norm!r} "
+            f"give one number, got {shown(radius)}"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return radius, as_clip(clip)
 
 
-def checked_width(eps: float, clip: tuple[float, float]) -> None:
+def checked_width(eps: Extent, clip: tuple[Extent, Extent]) -> None:
     """Raises if a radius is larger than the range of the images: 8 for 8/255, most likely.
 
     Raises:
         ValueError: Naming both.
     """
-    width = float(clip[1]) - float(clip[0])
-    if eps > width:
+    width = np.subtract(clip[1], clip[0])
+    try:
+        too_large = bool(np.any(np.asarray(eps) > width))
+    except ValueError as error:
         raise ValueError(
-            f"eps {eps:g} is more than images in [{clip[0]:g}, {clip[1]:g}] have; did you mean "
-            f"{eps:g}/255, or another clip?"
+            f"eps has shape {np.shape(eps)}, but clip {np.shape(width)}: give one number for each "
+            "channel"
+        ) from error
+    if too_large:
+        raise ValueError(
+            f"eps {shown(eps)} is more than images in [{shown(clip[0])}, {shown(clip[1])}] have; "
+            f"did you mean {shown(eps)}/255, or another clip?"
         )
 
 
 def checked_images_and_labels(
-    x: Any, y: Any, clip: tuple[float, float]
+    x: Any, y: Any, clip: tuple[Extent, Extent]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images as float32 and labels as int64, from arrays or from a `tf.data.Dataset`.
 
@@ -83,12 +100,15 @@ def checked_images_and_labels(
     if not np.isfinite(images).all():
         raise ValueError("x holds NaN or infinite values; clean the images first")
     low, high = float(images.min()), float(images.max())
-    if low < np.float32(clip[0]) or high > np.float32(clip[1]):
+    for end in clip:
+        check_broadcast(end, images.shape[1:], "clip")
+    if (images < np.float32(clip[0])).any() or (images > np.float32(clip[1])).any():
         remedy = "declare the range of the images with clip=(low, high)"
         if low >= 0 and 2 < high <= 255:
             remedy = f"divide images of bytes by 255, or {remedy} where the model takes 0..255"
         raise ValueError(
-            f"x reaches from {low:g} to {high:g}, outside clip={tuple(clip)}; {remedy}"
+            f"x reaches from {low:g} to {high:g}, outside clip=({shown(clip[0])}, "
+            f"{shown(clip[1])}); {remedy}"
         )
     return images, _class_numbers(y, len(images))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfdq.robustness.attacks.ranges import Extent
+
 
 def linf_bounds(
-    x: np.ndarray, eps: float, clip: tuple[float, float]
+    x: np.ndarray, eps: Extent, clip: tuple[Extent, Extent]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The smallest and the largest float32 image within `eps` of `x` and within `clip`.
 
@@ -16,8 +18,8 @@ def linf_bounds(
 
     Args:
         x: float32 images, within `clip`.
-        eps: Radius in input units, >= 0.
-        clip: Range of the inputs.
+        eps: Radius in input units, >= 0; one number, or one for each channel.
+        clip: Range of the inputs, likewise.
 
     Returns:
         float32 arrays like `x`, lower <= x <= upper.
@@ -29,15 +31,23 @@ def linf_bounds(
     lower[outside] = np.nextafter(lower[outside], np.float32(np.inf))
     outside = upper.astype(np.float64) - centre > eps
     upper[outside] = np.nextafter(upper[outside], np.float32(-np.inf))
-    # A clip limit that is no float32 number is rounded inwards too; x itself is always allowed.
+    least, most = inward(clip)
+    # x itself is always allowed.
+    return np.minimum(np.maximum(lower, least), x), np.maximum(np.minimum(upper, most), x)
+
+
+def inward(clip: tuple[Extent, Extent]) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of a range as float32; one that is no float32 number is rounded inwards."""
     floor, ceiling = np.float32(clip[0]), np.float32(clip[1])
-    floor = np.nextafter(floor, np.float32(np.inf)) if float(floor) < clip[0] else floor
-    ceiling = np.nextafter(ceiling, np.float32(-np.inf)) if float(ceiling) > clip[1] else ceiling
-    return np.minimum(np.maximum(lower, floor), x), np.maximum(np.minimum(upper, ceiling), x)
+    least = np.where(floor < np.float64(clip[0]), np.nextafter(floor, np.float32(np.inf)), floor)
+    most = np.where(
+        ceiling > np.float64(clip[1]), np.nextafter(ceiling, np.float32(-np.inf)), ceiling
+    )
+    return least, most
 
 
 def project_l2(
-    x_adv: np.ndarray, x: np.ndarray, eps: float, clip: tuple[float, float]
+    x_adv: np.ndarray, x: np.ndarray, eps: float, clip: tuple[Extent, Extent]
 ) -> np.ndarray:
     """The images moved into the L2 ball around `x` and into `clip`.
 

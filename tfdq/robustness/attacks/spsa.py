@@ -10,6 +10,7 @@ import numpy as np
 
 from tfdq.robustness.attacks.adam import Adam
 from tfdq.robustness.attacks.base import AttackTask, register_attack
+from tfdq.robustness.attacks.ranges import Extent
 from tfdq.robustness.attacks.square import margin_of
 
 
@@ -62,7 +63,7 @@ def spsa(
 
 
 def estimate_margin_gradient(
-    task: AttackTask, x: np.ndarray, rows: np.ndarray, samples: int, delta: float
+    task: AttackTask, x: np.ndarray, rows: np.ndarray, samples: int, delta: Extent
 ) -> np.ndarray:
     """The SPSA estimate of the gradient of z_y - max_{i != y} z_i at `x`, like `x`.
 

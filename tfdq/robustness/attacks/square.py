@@ -112,6 +112,8 @@ def search_squares(
     # `live` are positions in `rows` (and `found`); the packed arrays hold only those.
     live = np.arange(len(rows))
     lower, upper = task.lower[rows], task.upper[rows]
+    # Both ends of the ball of each value of an image, that are apart by this.
+    width_of_ball = np.broadcast_to(np.float32(2 * task.eps), task.x.shape[1:])
     changed, tried = np.zeros(len(rows), np.int64), dict[tuple[int, int, int, bytes], int]()
     for iteration in range(queries):
         keep = ~task.broken[rows[live]] if task.early_stop else np.ones(len(live), bool)
@@ -127,12 +129,13 @@ def search_squares(
         top = int(task.rng.random() * (height - side))
         left = int(task.rng.random() * (width - side))
         window = np.s_[:, top : top + side, left : left + side, :]
-        shift = np.float32(2 * task.eps) * _signs(task, (1, 1, 1, channels))
+        signs = _signs(task, (1, 1, 1, channels))
+        shift = width_of_ball[window[1:]] * signs
         before = candidates[window].copy()
         proposal = np.minimum(np.maximum(before + shift, lower[window]), upper[window])
         # What a square would leave as it is, or was refused for since the image last changed, is
         # not asked again: at the end, when squares are few pixels wide, that is most of them.
-        square = (side, top, left, shift.tobytes())
+        square = (side, top, left, signs.tobytes())
         new_to = changed[live] > tried.get(square, -1)
         tried[square] = iteration
         moved = np.flatnonzero((proposal != before).any(axis=(1, 2, 3)) & new_to)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.robustness.attacks.ranges import largest
 from tfdq.robustness.masking.subject import SINGLE_STEPS, Subject
 from tfdq.robustness.masking.verdict import Check
 from tfdq.robustness.targets import DifferentiableTarget
@@ -91,7 +92,7 @@ def transfer(subject: Subject) -> Check:
 def unbounded(subject: Subject) -> Check:
     """With the whole input range allowed, nothing may survive."""
     limit = subject.thresholds.unbounded_accuracy
-    whole = subject.clip[1] - subject.clip[0]
+    whole = np.subtract(subject.clip[1], subject.clip[0])
     broken = np.zeros(len(subject.x), bool)
     for loss in ("ce", "margin"):
         rows = np.flatnonzero(~broken)
@@ -100,12 +101,12 @@ def unbounded(subject: Subject) -> Check:
                 "pgd", eps=whole, rows=rows, loss=loss, steps=60, step_size=whole / 8
             )
             broken[rows] |= made.success
-    figures = {"epsilon": whole, "accuracy": _accuracy(broken)}
+    figures = {"epsilon": largest(whole), "accuracy": _accuracy(broken)}
     return subject.verdict(
         "unbounded epsilon",
         figures["accuracy"] <= limit,
         figures,
-        f"PGD accuracy at eps {whole:g} <= {limit:g}",
+        f"PGD accuracy at eps {largest(whole):g} <= {limit:g}",
         f"{ATHALYE}; {CARLINI}, section 4.2",
         "an attack that may turn an image into any other one does not find a way out",
     )
@@ -143,14 +144,14 @@ def random_sampling(subject: Subject) -> Check:
 def monotone(subject: Subject) -> Check:
     """A larger ball must not leave more examples standing."""
     limit = subject.thresholds.rise_with_epsilon
-    epsilons = [subject.eps * factor for factor in EPSILON_FACTORS]
+    epsilons = [largest(subject.eps * factor) for factor in EPSILON_FACTORS]
     accuracies = [
         _accuracy(
             subject.pgd.success
-            if eps == subject.eps
-            else subject.attack("pgd", eps=eps, steps=SINGLE_STEPS).success
+            if factor == 1
+            else subject.attack("pgd", eps=subject.eps * factor, steps=SINGLE_STEPS).success
         )
-        for eps in epsilons
+        for factor in EPSILON_FACTORS
     ]
     rise = float(max(0.0, *np.diff(accuracies)))
     return subject.verdict(

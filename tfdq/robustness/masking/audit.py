@@ -11,6 +11,7 @@ import numpy as np
 
 from tfdq.robustness.attacks.base import attack_spec
 from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings, checked_width
+from tfdq.robustness.attacks.ranges import as_json, check_broadcast, largest
 from tfdq.robustness.batches import iterate_batches
 from tfdq.robustness.evaluation import SUITES, why_skipped
 from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
@@ -55,8 +56,8 @@ def audit(
     x: Any,
     y: Any = None,
     *,
-    eps: float = 8 / 255,
-    clip: tuple[float, float] = (0.0, 1.0),
+    eps: Any = 8 / 255,
+    clip: tuple[Any, Any] = (0.0, 1.0),
     examples: int = 256,
     surrogate: Any = None,
     transfer_from: Mapping[str, Any] | None = None,
@@ -81,8 +82,9 @@ def audit(
         model: Anything `as_target` takes.
         x: Images, shape (n, ...), or a `tf.data.Dataset` of `(image, label)`.
         y: Labels, (n,) or one-hot; None for a dataset.
-        eps: Radius in input units, > 0: the one whose figures are to be believed.
-        clip: `(lo, hi)` of valid inputs.
+        eps: Radius in input units, > 0: the one whose figures are to be believed; a number, or an
+            array, one for each channel, which the audit then calls by its largest number.
+        clip: `(lo, hi)` of valid inputs; each a number, or an array, one for each channel.
         examples: Largest number of images used, at least 8.
         surrogate: Where gradients come from if the model gives none (a `.tflite` file): its
             fake-quantized model or integer twin.
@@ -118,10 +120,10 @@ def audit(
         >>> print(verdict.to_markdown())
     """
     started = time.perf_counter()
-    checked_settings("audit", ("linf",), eps, "linf", clip, batch_size)
-    if eps == 0:
+    radius, limits = checked_settings("audit", ("linf",), eps, "linf", clip, batch_size)
+    if largest(radius) == 0:
         raise ValueError("eps must be > 0: there is nothing to audit in an empty ball")
-    checked_width(eps, clip)
+    checked_width(radius, limits)
     if examples < 8 or queries < 1:
         raise ValueError(f"need examples >= 8 and queries >= 1, got {examples} and {queries}")
     wanted = CHECK_NAMES if checks is None else tuple(checks)
@@ -131,15 +133,18 @@ def audit(
     target = as_target(model)
     source = target if surrogate is None else as_target(surrogate)
     _check_white_box(white_box)
-    images, labels, clean, constant = _rightly_classified(target, x, y, examples, batch_size, clip)
+    images, labels, clean, constant = _rightly_classified(
+        target, x, y, examples, batch_size, limits
+    )
+    check_broadcast(radius, images.shape[1:], "eps")
     effort = _white_box(white_box, source, target.num_classes)
     subject = Subject(
         target,
         source if source.differentiable else None,
         images,
         labels,
-        float(eps),
-        (float(clip[0]), float(clip[1])),
+        radius,
+        limits,
         batch_size,
         int(seed),
         effort,
@@ -160,7 +165,8 @@ def audit(
         )
         advance(_PLANTED)
     settings = {
-        "clip": list(subject.clip),
+        "clip": [as_json(end) for end in subject.clip],
+        **({} if isinstance(subject.eps, float) else {"radius": as_json(subject.eps)}),
         "surrogate": None if source is target else source.name,
         "transfer_from": sorted(subject.transfer_from),
         "white_box": [[attack_name, dict(options)] for attack_name, options in effort],
@@ -170,7 +176,7 @@ def audit(
     }
     return MaskingAudit(
         name or target.name,
-        subject.eps,
+        largest(subject.eps),
         len(images),
         tuple(done),
         settings,
@@ -238,7 +244,7 @@ def _run(
 
 
 def _rightly_classified(
-    target: Target, x: Any, y: Any, examples: int, batch_size: int, clip: tuple[float, float]
+    target: Target, x: Any, y: Any, examples: int, batch_size: int, clip: Any
 ) -> tuple[np.ndarray, np.ndarray, float, int | None]:
     """Find the first `examples` images that the target classifies rightly.
 

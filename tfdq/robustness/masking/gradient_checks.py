@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tfdq.robustness.attacks.losses import cross_entropy, margin
+from tfdq.robustness.attacks.ranges import largest
 from tfdq.robustness.masking.attack_checks import ATHALYE, CARLINI
 from tfdq.robustness.masking.subject import Subject
 from tfdq.robustness.masking.verdict import Check
@@ -69,8 +70,8 @@ def local_linearity(subject: Subject) -> Check:
             "unchanged": float(np.mean(risen == 0)),
             "alignment": alignment,
             "median_rise_over_predicted_rise": float(np.median(ratio)),
-            "step": step,
-            "distance_of_near_points": NEAR_SHARE * subject.eps,
+            "step": largest(step),
+            "distance_of_near_points": NEAR_SHARE * largest(subject.eps),
         },
         f"loss rises along the gradient for >= {bounds.uphill:g} of the examples, mean cosine of "
         f"near gradients >= {bounds.alignment:g}",

@@ -65,8 +65,9 @@ def _headline(audit: MaskingAudit) -> str:
 
 def _circumstances(audit: MaskingAudit) -> str:
     ran = sum(check.status != "not run" for check in audit.checks)
+    where = " (in the channel of the largest)" if "radius" in audit.settings else ""
     return (
-        f"eps {audit.epsilon:.5g}, {audit.examples} correctly classified examples, "
+        f"eps {audit.epsilon:.5g}{where}, {audit.examples} correctly classified examples, "
         f"{ran} of {len(audit.checks)} checks run, {audit.seconds:.0f} s, "
         f"seed {audit.settings.get('seed')}."
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.attacks.base import AttackResult, run_attack
+from tfdq.robustness.attacks.ranges import Extent
 from tfdq.robustness.masking.verdict import AuditThresholds, Check
 from tfdq.robustness.targets import Target
 
@@ -27,8 +28,8 @@ class Subject:
             is no source of gradients at all.
         x: Images that the model classifies rightly, float32 (n, ...).
         y: Their labels, int64 (n,).
-        eps: Radius, L_inf, in input units.
-        clip: `(lo, hi)` of valid inputs.
+        eps: Radius, L_inf, in input units; one number, or one for each channel.
+        clip: `(lo, hi)` of valid inputs, likewise.
         batch_size: Images per batch.
         seed: Seed of every random choice.
         white_box: The attacks that stand for the best white-box effort.
@@ -43,8 +44,8 @@ class Subject:
     surrogate: Target | None
     x: np.ndarray
     y: np.ndarray
-    eps: float
-    clip: tuple[float, float]
+    eps: Extent
+    clip: tuple[Extent, Extent]
     batch_size: int
     seed: int
     white_box: Sequence[WhiteBox]
@@ -69,7 +70,7 @@ class Subject:
         self,
         name: str,
         *,
-        eps: float | None = None,
+        eps: Extent | None = None,
         rows: np.ndarray | None = None,
         target: Target | None = None,
         early_stop: bool = True,
