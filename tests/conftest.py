@@ -1,6 +1,10 @@
 """Settings that every test shares: a quiet TensorFlow, two threads, fixed seeds."""
 
+import contextlib
+import ctypes
+import gc
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -11,6 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tests.skipped import pytest_terminal_summary  # noqa: F401 (pytest takes it from here)
+
 
 @pytest.fixture(autouse=True)
 def _seeds() -> Iterator[None]:
@@ -19,7 +25,6 @@ def _seeds() -> Iterator[None]:
     Afterwards take back what the commands of the experiments switch on for their whole process.
     """
     import random
-    import sys
 
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (TensorFlow and Keras code draws from the legacy state)
@@ -34,3 +39,19 @@ def _seeds() -> Iterator[None]:
     if "tf_keras" in sys.modules:
         # With it Keras' initializers draw other weights from the same seed.
         sys.modules["tf_keras"].backend.experimental.disable_tf_random_generator()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory() -> Iterator[None]:
+    """Give back what a file of tests leaves in memory: Keras' graphs, models in circles of objects.
+
+    Models that a session's fixtures hold stay as they are.
+    """
+    yield
+    for name in ("tf_keras", "keras"):
+        if name in sys.modules:
+            sys.modules[name].backend.clear_session()
+    gc.collect()
+    # glibc keeps what was freed; a worker would hold the most that any of its files took.
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

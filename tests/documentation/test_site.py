@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.documentation.markdown import ROOT, pages
+from tests.needs import required
 
 PACKAGES = (
     "tfdq",
@@ -55,7 +56,7 @@ def test_every_page_is_in_the_navigation() -> None:
         assert page.removeprefix("docs/") in navigation, page
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs the extra [docs]")
+@required("mkdocs", "docs")
 def test_the_site_builds(tmp_path: Path) -> None:
     site = tmp_path / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(site)]

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.needs import require
 from tfdq.lipschitz.layer_maps import (
     activation_constant,
     lipschitz_constant,
@@ -176,7 +177,7 @@ def test_layers_without_a_kernel_or_a_size_are_refused() -> None:
 
 def test_agrees_with_deel_lip() -> None:
     """The same norms, from the library whose subject they are."""
-    peer = pytest.importorskip("deel.lip.compute_layer_sv")
+    peer = require("deel.lip.compute_layer_sv", "peers")
     for make, shape in (
         (lambda: layers.Conv2D(4, 3, padding="same"), (6, 6, 3)),
         (lambda: layers.Conv2D(5, 3, strides=2, padding="valid"), (6, 6, 3)),

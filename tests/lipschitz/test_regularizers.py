@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.needs import require
 from tfdq.lipschitz.convolution_regularizers import ConvolutionOrthogonalityRegularizer
 from tfdq.lipschitz.linear_maps import ConvolutionMap
 from tfdq.lipschitz.names import REGULARIZERS, get_regularizer
@@ -133,7 +134,7 @@ def test_convolution_penalty_takes_strides(strides, shape) -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(3, 3, 4, 6), (3, 3, 6, 4), (5, 5, 2, 3)])
 def test_convolution_penalty_agrees_with_deel_lip(shape, stride) -> None:
-    peer = pytest.importorskip("deel.lip.regularizers")
+    peer = require("deel.lip.regularizers", "peers")
     kernel = random_kernel(shape)
     theirs = peer.Lorth2D(shape, stride).compute_lorth(tf.constant(kernel))
     ours = ConvolutionOrthogonalityRegularizer(2.0, strides=(stride, stride))(tf.constant(kernel))

@@ -98,9 +98,14 @@ def test_images_on_the_levels_are_certified_up_to_the_rounding(model, digits, tm
     levels = np.rint(digits[0][:60] * 3) / np.float32(3)
     y = digits[1][:60]
     found = lipschitz.certify(path, levels, y, norm="linf", step=STEP, max_steps=8)
+    # Two logits may be the same integer, whatever was trained: then no class leads, and no radius
+    # can be proven. Everywhere else it is the known one.
+    two = np.sort(tflite_export.Interpreter(path).integers(levels), axis=-1)[:, -2:]
+    leads = two[:, 0] < two[:, 1]
+    assert leads.mean() > 0.8
     # 8 steps of 0.02 are 0.16; 1/6 less half a step of the input's 8 bits is 0.1647.
-    np.testing.assert_allclose(found.radius, 8 * STEP)
-    assert found.certified_accuracy(8 * STEP) == found.correct.mean() > 0.5
+    np.testing.assert_allclose(found.radius[leads], 8 * STEP)
+    assert found.certified_accuracy(8 * STEP) == (found.correct & leads).mean() > 0.5
     plain = tmp_path / "plain.tflite"
     tflite_export.convert(model, plain, calibration=digits[0][:200], min_agreement=0.9)
     without = lipschitz.certify(plain, levels, y, norm="linf", step=STEP, max_steps=8)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import tfdq
+from tests.needs import require
 
-pytest.importorskip("build", reason="needs the extra [release]")
+require("build", "release")
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tfdq.__version__

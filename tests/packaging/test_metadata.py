@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
 import subprocess
@@ -15,6 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from tests.needs import required
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -156,7 +157,7 @@ REVIEWED = {
 }
 
 
-@pytest.mark.skipif(importlib.util.find_spec("piplicenses") is None, reason="needs [release]")
+@required("piplicenses", "release")
 def test_the_licences_of_all_dependencies_are_known_ones() -> None:
     command = [
         sys.executable,
@@ -178,7 +179,7 @@ def test_the_licences_of_all_dependencies_are_known_ones() -> None:
     assert not unknown
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cyclonedx_py") is None, reason="needs [release]")
+@required("cyclonedx_py", "release")
 def test_the_bill_of_materials_lists_the_dependencies(tmp_path: Path) -> None:
     file = tmp_path / "sbom.json"
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--of", "JSON", "-o", str(file)]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.needs import require
+
 # A file name is the one text in a report that anybody can choose.
 HOSTILE = "dq <script>document.title='broken'<"
 
@@ -44,7 +46,7 @@ def report(models: list[Path], tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
+    webdriver = require("selenium.webdriver", "dev")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("needs Debian's packages chromium and chromium-driver")

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.needs import require
 from tfdq.robustness.attacks import run_attack
 
-pytest.importorskip("art", reason="needs adversarial-robustness-toolbox: the extra [peers]")
-from art.attacks import evasion
-from art.estimators.classification import BlackBoxClassifierNeuralNetwork, TensorFlowV2Classifier
+evasion = require("art.attacks.evasion", "peers")
+classification = require("art.estimators.classification", "peers")
 
 EPS = 0.1
 POINT = 0.01
 
 
 @pytest.fixture(scope="module")
-def classifier(target: Any) -> TensorFlowV2Classifier:
+def classifier(target: Any) -> classification.TensorFlowV2Classifier:
     """The small trained network as ART takes it."""
     logits = tf.function(target.logits_tensor, reduce_retracing=True)
-    return TensorFlowV2Classifier(
+    return classification.TensorFlowV2Classifier(
         model=lambda images, training=False: logits(images),
         nb_classes=10,
         input_shape=(8, 8, 1),
@@ -83,7 +83,7 @@ def test_pgd_from_random_points_is_no_weaker_than_arts(
 def test_square_is_no_weaker_than_arts(target: Any, sample: Any) -> None:
     """Both stretch the schedule of sizes to the number of queries, as ART always does."""
     np.random.seed(0)  # noqa: NPY002 - ART draws from it
-    black_box = BlackBoxClassifierNeuralNetwork(
+    black_box = classification.BlackBoxClassifierNeuralNetwork(
         target.logits,
         input_shape=(8, 8, 1),
         nb_classes=10,

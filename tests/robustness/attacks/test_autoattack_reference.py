@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.needs import require
 from tfdq.robustness.attacks import run_attack
 from tfdq.robustness.attacks.fab import project_to_hyperplane
 from tfdq.robustness.attacks.torch_bridge import as_torch_module
 
-torch = pytest.importorskip("torch")
-pyautoattack = pytest.importorskip("pyautoattack")
+torch = require("torch", "autoattack")
+pyautoattack = require("pyautoattack", "autoattack")
 
 # TensorFlow has the cores; PyTorch's own threads would only fight it for them.
 torch.set_num_threads(1)
