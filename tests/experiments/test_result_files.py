@@ -63,9 +63,10 @@ def test_a_packed_file_cannot_fill_the_memory(
 
 
 def test_one_name_twice_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "one.json").write_text(json.dumps(CONTENT))
+    content = json.dumps(read_results_file(ROOT / "results" / "placement_seeds.json"))
+    (tmp_path / "one.json").write_text(content)
     assert list(read_results(tmp_path)) == ["one"]
-    (tmp_path / "one.json.xz").write_bytes(lzma.compress(json.dumps(CONTENT).encode()))
+    (tmp_path / "one.json.xz").write_bytes(lzma.compress(content.encode()))
     with pytest.raises(ValueError, match="'one' twice"):
         read_results(tmp_path)
 
