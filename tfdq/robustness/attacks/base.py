@@ -122,8 +122,7 @@ class AttackTask:
         stand_in: What queries without gradients are put to; the target unless one was given.
         x: Clean images, float32 [n, ...].
         y: True labels, int64 [n].
-        eps: Radius of the ball, in input units; in L_inf also float64 numbers that broadcast over
-            an image, one for each channel.
+        eps: Radius of the ball, in input units; in L_inf also one for each channel, float64.
         norm: ``"linf"`` or ``"l2"``.
         clip: Range of the inputs, each end likewise.
         rng: The source of every random number the attack draws.
@@ -395,12 +394,10 @@ def run_attack(
         x: Images, NumPy [n, ...] or a finite `tf.data.Dataset` of batches of images, of (images,
             labels) batches or of single (image, label) examples; within `clip`.
         y: Labels, integers [n] or one-hot [n, classes]; None if the dataset has them.
-        eps: Radius of the perturbation, in input units: 8/255 for images in [0, 1], 8 for [0, 255].
-            In L_inf also an array, one radius for each channel: `8 / 255 / std` for images
-            normalized to `(x - mean) / std`.
+        eps: Radius of the perturbation, in input units: 8/255 for images in [0, 1]. In L_inf also
+            one for each channel: `8 / 255 / std` for images normalized to `(x - mean) / std`.
         norm: ``"linf"`` or ``"l2"``.
-        clip: Smallest and largest value an input can take; each a number, or an array, one for
-            each channel: `(-mean / std, (1 - mean) / std)`.
+        clip: Smallest and largest value of an input; each a number, or one for each channel.
         batch_size: Images attacked together.
         seed: Of every random choice; the same seed and batch size give the same images.
         surrogate: A differentiable model to take gradients from: another network (transfer), or a
