@@ -202,11 +202,13 @@ def test_input_rounds_as_the_runtime_with_the_identitys_gradient(low) -> None:
     np.testing.assert_array_equal(tape.gradient(out, variable), inside.astype(np.float32))
 
 
-def test_all_zero_batch_has_a_usable_grid() -> None:
-    layer = InputQuantizer(ObservedRangeQuantizer(4, nonnegative=True))
-    out = layer(tf.zeros((2, 3)), training=True)
-    assert np.isfinite(out).all()
-    assert np.isfinite(layer.output_grid().scale)
+def test_an_all_zero_batch_trains_but_has_no_grid() -> None:
+    layer = InputQuantizer(ObservedRangeQuantizer(4, nonnegative=True), name="image")
+    np.testing.assert_array_equal(layer(tf.zeros((2, 3)), training=True), 0.0)
+    with pytest.raises(ValueError, match=r"'image'.*no data but zeros.*calibrate"):
+        layer.output_grid()
+    layer(tf.ones((2, 3)), training=True)
+    assert layer.output_grid().scale > 0
 
 
 def test_no_data_is_an_error_that_says_what_to_do() -> None:
