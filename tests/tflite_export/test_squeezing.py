@@ -150,7 +150,11 @@ def plain():
     import tfdq
 
     tf_keras.utils.set_random_seed(0)
-    return _fit(tfdq.quantize_model(_network(), activation_bits=4, input_range=(0.0, 1.0)))
+    return _fit(
+        tfdq.quantize_model(
+            _network(), on="kernel", target=1.0, activation_bits=4, input_range=(0.0, 1.0)
+        )
+    )
 
 
 def _all_equal(model, exported):
