@@ -129,7 +129,7 @@ def test_a_layer_that_was_always_zero_is_named():
     x = L.GlobalAveragePooling2D()(L.ReLU(6.0, name="dead")(x))
     model = tf_keras.Model(image, L.Dense(3)(x))
     qat = tfdq.calibrate(tfdq.quantize_model(model, 0.0), digits()[0][:64])
-    with pytest.raises(ValueError, match="has seen no data but zeros .*a layer whose outputs"):
+    with pytest.raises(ValueError, match=r"has seen no data but zeros .*a layer whose outputs"):
         tflite_export.convert(qat, calibration=digits()[0][:64])
 
 
