@@ -174,7 +174,7 @@ def _command(
     parser.add_argument("file", help="the .tflite file")
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument(
-        "--limit",
+        "--cost-limit",
         action="append",
         default=[],
         metavar="NAME=NUMBER",

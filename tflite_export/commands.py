@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         kernels=options.kernels,
         runtime=options.runtime,
         batch_size=options.batch_size,
-        limits=Limits.parse(options.limit),
+        limits=Limits.parse(options.cost_limit),
     )
     images = _images(options.images)
     raw = options.raw or images.dtype == np.int8
@@ -79,7 +79,7 @@ def benchmark(options: argparse.Namespace) -> int:
         kernels=options.kernels,
         runtime=options.runtime,
         trusted=options.any_operators,
-        limits=Limits.parse(options.limit),
+        limits=Limits.parse(options.cost_limit),
         progress=tell,
     )
     _print([asdict(timing) for timing in timings], table(timings), options)
@@ -94,7 +94,7 @@ def inspect(options: argparse.Namespace) -> int:
     from tflite_export.read import load, naming, read
     from tflite_export.validate import check_digest
 
-    limits = Limits.parse(options.limit)
+    limits = Limits.parse(options.cost_limit)
     content = load(options.file)
     with naming(options.file):
         check_digest(content, limits)
@@ -122,7 +122,7 @@ def verify(options: argparse.Namespace) -> int:
     from tflite_export.proof import integer_only
     from tflite_export.runtime import Interpreter
 
-    limits = Limits.parse(options.limit)
+    limits = Limits.parse(options.cost_limit)
     loaded = Interpreter(options.file, limits=limits)
     proof = integer_only(options.file, limits)
     images: Any
@@ -160,7 +160,7 @@ def selftest(options: argparse.Namespace) -> int:
         kernels=options.kernels,
         runtime=options.runtime,
         threads=options.threads,
-        limits=Limits.parse(options.limit),
+        limits=Limits.parse(options.cost_limit),
     )
     _print({"passed": bool(result), **asdict(result)}, str(result), options)
     return 0 if result else 1

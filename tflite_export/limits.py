@@ -92,7 +92,7 @@ class Limits:
             raise ValueError(
                 f"it takes {value:,} {DEFAULTS[name].unit}; the limit for a file of {size:,} bytes "
                 f"is {most:,}. If you trust it, raise the limit: limits=Limits({name}={value}), or "
-                f"--limit {name}={value} on the command line"
+                f"--cost-limit {name}={value} on the command line"
             )
 
     @classmethod

@@ -142,7 +142,7 @@ def golden_of(graph: IntegerGraph, most: int) -> GoldenVectors | None:
     if len(raw) >= most and not unpack.eof:
         raise ValueError(
             f"metadata {GOLDEN_NAME!r} unpacks to more than {most:,} bytes. If you trust the file, "
-            "raise the limit: limits=Limits(golden=...), --limit golden=... on the command line"
+            "raise the limit: limits=Limits(golden=...), or --cost-limit golden=... in a shell"
         )
     if not unpack.eof or sample <= 0 or not raw or len(raw) % sample:
         raise ValueError(

@@ -141,7 +141,7 @@ def test_every_limit_can_be_raised_by_argument_and_flag(tmp_path, capsys):
     content = _convolution(600, 3, 64)
     path = tmp_path / "large.tflite"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"large\.tflite.*--limit operations=") as caught:
+    with pytest.raises(ValueError, match=r"large\.tflite.*--cost-limit operations=") as caught:
         Interpreter(path)
     needed = cost_of(read(content)).operations
     assert f"Limits(operations={needed})" in str(caught.value)
@@ -151,8 +151,8 @@ def test_every_limit_can_be_raised_by_argument_and_flag(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((0, 600, 600, 1), np.int8))
     call = ["run", str(path), str(tmp_path / "x.npy")]
     assert main(call) == 2
-    assert "--limit operations=" in capsys.readouterr().err
-    assert main([*call, "--limit", f"operations={needed}"]) == 0
+    assert "--cost-limit operations=" in capsys.readouterr().err
+    assert main([*call, "--cost-limit", f"operations={needed}"]) == 0
     for name in DEFAULTS:
         assert Limits.parse([f"{name}=1e9"]) == Limits(**{name: 10**9})
 
@@ -161,7 +161,7 @@ def test_every_limit_can_be_raised_by_argument_and_flag(tmp_path, capsys):
 def test_a_limit_that_is_none_is_named(text, tmp_path, capsys):
     path = tmp_path / "m.tflite"
     path.write_bytes(write(GRAPHS["pad"](1)))
-    assert main(["inspect", str(path), "--limit", text]) == 2
+    assert main(["inspect", str(path), "--cost-limit", text]) == 2
     assert "NAME=NUMBER" in capsys.readouterr().err
 
 
