@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tf_keras
 
-from tfdq.experiments import summary
+from tfdq.experiments.figures import audit_reasons
 from tfdq.report import experiment_table, run_report
 from tfdq.robustness import audit
 from tfdq.robustness.masking.verdict import Check, MaskingAudit
@@ -56,7 +56,7 @@ def test_every_place_shows_one_verdict(case: str) -> None:
     assert cell.text == text
     assert cell.verdict == {"passed": "good", "failed": "bad", "incomplete": "unknown"}[status]
     run = {"seed": 0, "variant": "net", "figures": {"audit": data}}
-    reasons = summary._audits([run], "net")
+    reasons = audit_reasons([run], "net")
     assert reasons == {"0": data["verdict"]["reasons"]}
     assert experiment_table._audit(reasons).startswith(status)
 
