@@ -304,7 +304,7 @@ def test_verdict_is_kept_and_rendered(float_model: Any, digits: Any, tmp_path: A
     assert "zero gradients" in verdict.failures
     text = verdict.to_json(tmp_path / "audit.json")
     message = "the masking audit is damaged ("
-    assert refusals(json.loads(text), 150, MaskingAudit.from_json, message) >= 20
+    assert refusals(json.loads(text), 150, MaskingAudit.from_json, message) >= 12
     again = MaskingAudit.from_json(text)
     assert again.to_dict() == verdict.to_dict()
     assert again.passed == verdict.passed
