@@ -399,7 +399,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no folder"):
         write_page(tmp_path / "none", tmp_path / "RESULTS.md")
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match=r"a\.json' is no JSON"):
+    with pytest.raises(ValueError, match=r"a\.json' is not JSON"):
         write_page(tmp_path, tmp_path / "RESULTS.md")
 
 
