@@ -110,6 +110,7 @@ def inspect(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Compare runtime, integer twin and, if given, the trained model; prove integers only."""
     from tflite_export.parity import verify
+    from tflite_export.read import naming
 
     try:
         importlib.import_module("tflite_export.twin")
@@ -141,7 +142,8 @@ def verify(options: argparse.Namespace) -> int:
         from tfdq import load_model
 
         model = load_model(options.trained, safe_mode=not options.trust)
-    report = verify(model, options.file, images, threads=options.threads, limits=limits)
+    with naming(options.file):
+        report = verify(model, loaded.content, images, threads=options.threads, limits=limits)
     found = {
         "exact": report.exact,
         "parity": report.as_dict(),

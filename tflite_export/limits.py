@@ -22,11 +22,11 @@ class _Default:
 DEFAULTS = {
     "operators": _Default(1 << 9, 2.0**-10, "operators"),
     "unpacked": _Default(1 << 24, 16, "bytes once unpacked, shared parts counted each time"),
-    "activations": _Default(1 << 25, 16, "bytes of activations a sample"),
-    "windows": _Default(1 << 25, 16, "bytes of windows a sample in one operator"),
-    "operations": _Default(1 << 27, 1 << 10, "operations a sample"),
+    "activations": _Default(1 << 24, 16, "bytes of activations a sample"),
+    "windows": _Default(1 << 24, 16, "bytes of windows a sample in one operator"),
+    "operations": _Default(1 << 26, 1 << 10, "operations a sample"),
     "golden": _Default(1 << 25, 64, "bytes of golden vectors once unpacked"),
-    "golden_operations": _Default(1 << 28, 1 << 13, "operations on all golden vectors"),
+    "golden_operations": _Default(1 << 27, 1 << 13, "operations on all golden vectors"),
 }
 """The limit of each kind where `Limits` has None."""
 

@@ -239,6 +239,12 @@ def compare(
     feeds = [np.asarray(part, np.float32) for part in (x if isinstance(x, list | tuple) else [x])]
     if not feeds or len(feeds[0]) == 0:
         raise ValueError("x is empty; give some inputs to compare on")
+    for index in graph.outputs:
+        tensor = graph.tensors[graph.integer_output(index)]
+        if tensor.quantization is None:
+            raise ValueError(
+                f"output {tensor.name!r} is computed in floats: no integers to compare"
+            )
     twin = IntegerTwin(graph, kernels=first.kernel_set)
     tally = _Tally()
     exposed = expose(first) if layers else None

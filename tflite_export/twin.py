@@ -148,11 +148,11 @@ class IntegerTwin(tf_keras.Model):
         return results[0] if len(results) == 1 else results
 
     def activations(self, inputs: Any) -> dict[int, tf.Tensor]:
-        """The integers of every tensor that is computed, by index in the graph."""
+        """The integers of the inputs and of every tensor that is computed, by index."""
         values = self._values(inputs)
         return {
             index: self._as_integers(values, index)
-            for index, _ in self._source.activations()
+            for index in values
             if self._source.tensors[index].quantization is not None
         }
 

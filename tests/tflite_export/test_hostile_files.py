@@ -14,6 +14,7 @@ from tflite_export.graph import Elementwise, IntegerGraph, Operator, Quantizatio
 from tflite_export.inspection import describe
 from tflite_export.metadata import MODEL_NAME
 from tflite_export.ops import OPERATORS
+from tflite_export.parity import verify
 from tflite_export.proof import integer_only
 from tflite_export.read import read
 from tflite_export.runtime import Interpreter
@@ -129,6 +130,21 @@ def test_a_step_that_has_no_inverse_is_refused(name, scale):
 
 def test_a_network_in_floats_has_no_integers_to_expose():
     assert expose(Interpreter(write(_in_floats(GRAPHS["fully_connected"](1))))) is None
+
+
+@pytest.mark.parametrize("name", ["dequantize", "pad"])
+def test_inputs_among_the_outputs_are_compared(name):
+    graph = GRAPHS[name](1)
+    if name == "pad":
+        graph.outputs = (*graph.outputs, *graph.inputs)
+    images = np.random.default_rng(0).random((3, *graph.tensors[0].shape[1:]))
+    assert verify(None, write(graph), images.astype(np.float32) * 0.1).exact
+
+
+def test_outputs_in_floats_are_not_compared():
+    graph = _in_floats(GRAPHS["fully_connected"](1))
+    with pytest.raises(ValueError, match="no integers to compare"):
+        verify(None, write(graph), np.zeros((2, graph.tensors[0].shape[1]), np.float32))
 
 
 def _chain(length):

@@ -100,7 +100,7 @@ HOSTILE = {
     "a pool's window": (lambda: _pool("AVERAGE_POOL_2D", 64, 1 << 15), "activations"),
     "a convolution's windows": (lambda: _convolution(1000, 9), "windows"),
     "a convolution's padding": (lambda: _convolution(64, 2, dilation=1 << 14), "activations"),
-    "multiply-accumulates": (lambda: _convolution(600, 3, 64), "operations"),
+    "multiply-accumulates": (lambda: _convolution(400, 3, 64), "operations"),
     "PAD": (lambda: _pad(1 << 15), "activations"),
     "metadata": (lambda: _shared("metadata"), "unpacked"),
     "int4": (lambda: _shared("int4"), "unpacked"),
@@ -138,7 +138,7 @@ def test_a_trusted_file_unpacks_no_more_than_another():
 
 
 def test_every_limit_can_be_raised_by_argument_and_flag(tmp_path, capsys):
-    content = _convolution(600, 3, 64)
+    content = _convolution(400, 3, 64)
     path = tmp_path / "large.tflite"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"large\.tflite.*--cost-limit operations=") as caught:
@@ -148,7 +148,7 @@ def test_every_limit_can_be_raised_by_argument_and_flag(tmp_path, capsys):
     assert Interpreter(path, limits=Limits(operations=needed)).graph.operators
     with pytest.raises(ValueError, match="operations"):
         Interpreter(path, limits=Limits(operations=needed - 1))
-    np.save(tmp_path / "x.npy", np.zeros((0, 600, 600, 1), np.int8))
+    np.save(tmp_path / "x.npy", np.zeros((0, 400, 400, 1), np.int8))
     call = ["run", str(path), str(tmp_path / "x.npy")]
     assert main(call) == 2
     assert "--cost-limit operations=" in capsys.readouterr().err
