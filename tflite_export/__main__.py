@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from tflite_export import commands
 from tflite_export.endings import Ended
-from tflite_export.limits import DEFAULTS
+from tflite_export.limits import OPTION_HELP
 from tflite_export.silence import native_stderr_turned_away
 
 GOOD, ANSWER_IS_NO, MISTAKE, FAULT = 0, 1, 2, 3
@@ -178,7 +178,7 @@ def _command(
         action="append",
         default=[],
         metavar="NAME=NUMBER",
-        help="raise what the file may cost, if you trust it: " + ", ".join(DEFAULTS),
+        help=OPTION_HELP,
     )
     _shared(parser, default=argparse.SUPPRESS)
     parser.set_defaults(command=function)

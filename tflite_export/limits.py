@@ -30,6 +30,9 @@ DEFAULTS = {
 }
 """The limit of each kind where `Limits` has None."""
 
+OPTION_HELP = "raise what a .tflite file may cost, if you trust it: " + ", ".join(DEFAULTS)
+"""What the commands say of the flag ``--cost-limit``."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -94,6 +97,16 @@ class Limits:
                 f"is {most:,}. If you trust it, raise the limit: limits=Limits({name}={value}), or "
                 f"--cost-limit {name}={value} on the command line"
             )
+
+    def options(self) -> list[str]:
+        """The words of a command line that say the same: what `parse` takes, after each flag."""
+        given = ((name, getattr(self, name)) for name in DEFAULTS)
+        return [
+            word
+            for name, value in given
+            if value is not None
+            for word in ("--cost-limit", f"{name}={value}")
+        ]
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> Limits:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,6 +100,38 @@ def test_a_file_is_attacked_without_and_with_a_surrogate(
     # The twin's gradients are those of the model that the file was made of.
     assert abs(found[0]["robust"] - found[1]["robust"]) <= 0.05
     assert found[1]["robust"] < found[1]["clean"]
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("run", ()),
+        ("attack", ("--attack", "square")),
+        ("attack", ("--surrogate", "model.tflite")),
+        ("evaluate", ("--attacks", "square")),
+        ("audit", ("--surrogate", "model.tflite")),
+        ("audit", ("--tflite", "model.tflite")),
+    ],
+)
+def test_what_a_file_may_cost_is_limited_by_a_flag(
+    command: str,
+    options: tuple[str, ...],
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(trained)
+    model = "model.tflite" if "model.tflite" not in options else "model.keras"
+    assert tfdq(command, model, *options, "--cost-limit", "operations=1") == 2
+    assert re.search(r"model\.tflite.* --cost-limit operations=\d+", capsys.readouterr().err)
+
+
+def test_a_limit_that_there_is_not_is_named(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tfdq("run", trained / "model.tflite", "--cost-limit", "speed=1") == 2
+    assert "NAME=NUMBER" in capsys.readouterr().err
+    assert tfdq("run", trained / "model.tflite", "--cost-limit", "operations=1e9") == 0
 
 
 def test_evaluate_writes_a_report_and_goes_on_from_it(

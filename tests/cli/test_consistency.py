@@ -69,7 +69,7 @@ def test_the_same_name_has_the_same_help(commands: dict[str, Any]) -> None:
     [
         ("--image-size", {"--data", "--data-dir", "--seed"}),
         ("--data", {"--data-dir", "--image-size", "--seed"}),
-        ("--surrogate", {"--trust"}),
+        ("--surrogate", {"--trust", "--cost-limit"}),
         ("--start", {"--trust"}),
         ("--eps", {"--seed"}),
     ],
@@ -103,6 +103,13 @@ def test_a_command_that_opens_models_can_trust_them(commands: dict[str, Any]) ->
         arguments = {p.name for p in command.params if p.param_type_name == "argument"}
         if arguments & {"model", "models", "runs"}:
             assert "--trust" in options(command), f"tfdq {name}"
+
+
+@pytest.mark.parametrize("name", ["run", "attack", "evaluate", "audit", "report"])
+def test_a_command_that_reads_tflite_files_takes_limits(
+    name: str, commands: dict[str, Any]
+) -> None:
+    assert "--cost-limit" in options(commands[name])
 
 
 def test_one_thing_has_one_name(

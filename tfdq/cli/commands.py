@@ -10,6 +10,7 @@ import typer
 
 from tfdq.cli.app import app
 from tfdq.cli.options import (
+    CostLimitOption,
     DataDirOption,
     DataOption,
     EpsOption,
@@ -29,6 +30,7 @@ from tfdq.cli.options import (
     test_images,
 )
 from tfdq.cli.output import output, print_result, progress, warn
+from tflite_export.limits import Limits
 
 if TYPE_CHECKING:
     from tfdq.data import Dataset
@@ -323,13 +325,15 @@ def run(
     limit: LimitOption = None,
     seed: SeedOption = 0,
     trust: TrustOption = False,
+    cost_limit: CostLimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a model on test images: accuracy and speed."""
+    limits = Limits.parse(cost_limit or [])
     check_call(data, image_size, model)
     from tfdq.experiments.classifier import measure
 
-    opened = open_model(model, trust)
+    opened = open_model(model, trust, limits)
     dataset = load_data(data, data_dir, limit, seed, image_size)
     check_models(dataset, (model, opened))
     images, labels = test_images(dataset)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tflite_export.limits import DEFAULT, OPTION_HELP, Limits
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -114,6 +116,14 @@ TrustOption = Annotated[
         "--trust",
         help="Load tf_keras models that hold code (Lambda, SavedModel): it is run. Code in files "
         "of Keras 3 never is.",
+    ),
+]
+CostLimitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cost-limit",
+        help=f"{OPTION_HELP.capitalize()}.",
+        metavar="NAME=NUMBER",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -237,23 +247,25 @@ def check_writable(path: Path, is_folder: bool) -> None:
         raise PermissionError(f"{str(folder)!r} can't be written; give another place")
 
 
-def open_model(path: Path, trust: bool = False) -> Any:
+def open_model(path: Path, trust: bool = False, limits: Limits = DEFAULT) -> Any:
     """Return a Keras model, or the interpreter of a .tflite file.
 
     Args:
         path: of the file, or of a SavedModel folder.
         trust: run code that a Keras model holds.
+        limits: what a .tflite file may cost.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a model, or it holds code and is not trusted.
+        ValueError: it is not a model, it holds code and is not trusted, or it costs more than its
+            limits.
     """
     check_call(None, None, path)
     from tfdq.experiments.classifier import check_weights, open_integer_file
     from tfdq.quantization import load_model
 
     if path.suffix == ".tflite":
-        return open_integer_file(path)
+        return open_integer_file(path, limits=limits)
 
     model = load_model(path, compile=False, safe_mode=not trust)
     check_weights(model, str(path))

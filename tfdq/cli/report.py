@@ -10,6 +10,7 @@ import typer
 
 from tfdq.cli.app import app
 from tfdq.cli.options import (
+    CostLimitOption,
     DataDirOption,
     ImageSizeOption,
     JsonOption,
@@ -21,6 +22,7 @@ from tfdq.cli.options import (
     size,
 )
 from tfdq.cli.output import output, print_result
+from tflite_export.limits import Limits
 
 
 @app.command(epilog="Example:  tfdq report runs/3f0c2a --out report.html")
@@ -49,10 +51,12 @@ def report(
     ] = 200,
     seed: SeedOption = 0,
     trust: TrustOption = False,
+    cost_limit: CostLimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML file about trained networks: figures, verdicts, images, certificates."""
     check_writable(out, is_folder=False)
+    limits = Limits.parse(cost_limit or [])
     check_call(data, image_size)
     from tfdq.report.run_report import write_report
 
@@ -69,6 +73,7 @@ def report(
         images=limit,
         seed=seed,
         trust=trust,
+        limits=limits,
         tell=tell,
     )
     count = path.stat().st_size

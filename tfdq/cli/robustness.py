@@ -9,6 +9,7 @@ import typer
 
 from tfdq.cli.app import ANSWER_IS_NO, app
 from tfdq.cli.options import (
+    CostLimitOption,
     DataDirOption,
     DataOption,
     EpsOption,
@@ -27,6 +28,7 @@ from tfdq.cli.options import (
     test_images,
 )
 from tfdq.cli.output import output, print_result, progress
+from tflite_export.limits import Limits
 
 SurrogateOption = Annotated[
     Path | None,
@@ -64,6 +66,7 @@ def attack(
         Path | None, typer.Option("--save-images", help="Write the images to this .npz file.")
     ] = None,
     trust: TrustOption = False,
+    cost_limit: CostLimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Attack a model on test images with one attack."""
@@ -72,14 +75,15 @@ def attack(
         if images.suffix != ".npz":
             raise ValueError(f"--save-images writes a .npz file, got {str(images)!r}")
         check_writable(images, is_folder=False)
+    limits = Limits.parse(cost_limit or [])
     check_call(data, image_size, model, surrogate)
     import numpy as np
 
     from tfdq.robustness import as_target, run_attack
     from tfdq.robustness.statistics import wilson
 
-    opened = open_model(model, trust)
-    helper = _gradients_of(surrogate, trust)
+    opened = open_model(model, trust, limits)
+    helper = _gradients_of(surrogate, trust, limits)
     dataset = load_data(data, data_dir, limit, seed, image_size)
     check_models(dataset, (model, opened), (surrogate, helper))
     opened = as_target(opened, name=str(model))
@@ -138,6 +142,7 @@ def evaluate(
         typer.Option("--out", help="Folder for the report; started again, the run goes on there."),
     ] = None,
     trust: TrustOption = False,
+    cost_limit: CostLimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare models under a suite of attacks on the same images; --eps may be repeated."""
@@ -149,14 +154,15 @@ def evaluate(
     strengths = [number(text) for text in eps or ["8/255"]]
     if out is not None:
         check_writable(out, is_folder=True)
+    limits = Limits.parse(cost_limit or [])
     check_call(data, image_size, *models, surrogate)
     from tfdq.robustness import SUITES
     from tfdq.robustness import evaluate as run_evaluation
 
-    opened = {_name(path): open_model(path, trust) for path in models}
+    opened = {_name(path): open_model(path, trust, limits) for path in models}
     if len(opened) < len(models):
         raise ValueError(f"the same model is given twice: {', '.join(map(str, models))}")
-    helper = _gradients_of(surrogate, trust)
+    helper = _gradients_of(surrogate, trust, limits)
     verdicts = _audits(audits or [])
     black_boxes = [_name(path) for path in models if path.suffix == ".tflite"]
     dataset = load_data(data, data_dir, limit, seed, image_size)
@@ -181,13 +187,13 @@ def evaluate(
     print_result(report.to_json(), report.to_markdown(), as_json)
 
 
-def _gradients_of(surrogate: Path | None, trust: bool) -> Any:
+def _gradients_of(surrogate: Path | None, trust: bool, limits: Limits) -> Any:
     """Return the surrogate, None if there is none: of a ``.tflite`` file its integer twin."""
     if surrogate is None or surrogate.suffix != ".tflite":
-        return None if surrogate is None else open_model(surrogate, trust)
+        return None if surrogate is None else open_model(surrogate, trust, limits)
     from tfdq.experiments.classifier import open_integer_file
 
-    return open_integer_file(surrogate, twin=True)
+    return open_integer_file(surrogate, True, limits)
 
 
 def _audits(given: list[str]) -> dict[str, Any]:
@@ -235,6 +241,7 @@ def audit(
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the audit.")] = None,
     trust: TrustOption = False,
+    cost_limit: CostLimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check whether a robustness figure can be believed, or gradients are masked.
@@ -244,6 +251,7 @@ def audit(
     strength = number(eps)
     if out is not None:
         check_writable(out, is_folder=True)
+    limits = Limits.parse(cost_limit or [])
     check_call(data, image_size, model, surrogate, tflite, *(transfer_from or []))
     if tflite is not None and tflite.suffix != ".tflite":
         raise ValueError(f"--tflite takes a .tflite file, got {str(tflite)!r}")
@@ -251,13 +259,14 @@ def audit(
     from rich.console import Console
 
     from tfdq.experiments.classifier import open_integer_file
+    from tfdq.robustness import as_target
     from tfdq.robustness import audit as run_audit
 
-    opened = open_model(model, trust)
-    helper = _gradients_of(surrogate, trust)
-    others = {path: open_model(path, trust) for path in transfer_from or []}
+    opened = open_model(model, trust, limits)
+    helper = _gradients_of(surrogate, trust, limits)
+    others = {path: open_model(path, trust, limits) for path in transfer_from or []}
     dataset = load_data(data, data_dir, None, seed, image_size)
-    twin = None if tflite is None else open_integer_file(tflite, twin=True)
+    twin = None if tflite is None else open_integer_file(tflite, True, limits)
     check_models(dataset, (model, opened), (surrogate, helper), (tflite, twin), *others.items())
     if model.suffix == ".tflite" and surrogate is None and checks is None:
         raise ValueError(
@@ -277,7 +286,7 @@ def audit(
         surrogate=helper,
         transfer_from={_name(path): other for path, other in others.items()} or None,
         twin=twin,
-        tflite=None if tflite is None else str(tflite),
+        tflite=None if tflite is None else as_target(str(tflite), limits=limits),
         queries=queries,
         checks=None if checks is None else [name.strip() for name in checks.split(",")],
         seed=seed,

@@ -27,6 +27,7 @@ from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import digest
 from tfdq.robustness.statistics import wilson
 from tfdq.robustness.versions import package_versions
+from tflite_export.limits import DEFAULT, Limits
 
 KIND = "train"
 SETTINGS = "settings.json"
@@ -284,15 +285,20 @@ def check_fit(model: Any, name: str, dataset: Dataset) -> None:
         )
 
 
-def open_integer_file(path: Path, twin: bool = False) -> Any:
+def open_integer_file(path: Path, twin: bool = False, limits: Limits = DEFAULT) -> Any:
     """Return the interpreter of a ``.tflite`` file, or its integer twin, which has gradients.
 
+    Args:
+        path: of the file.
+        twin: return the integer twin.
+        limits: what the file may cost.
+
     Raises:
-        ValueError: it is damaged or of another kind; names the file.
+        ValueError: it is damaged, of another kind, or costs more than its limits; names the file.
     """
     from tflite_export import IntegerTwin, Interpreter
 
-    return IntegerTwin(path) if twin else Interpreter(path)
+    return IntegerTwin(path, limits=limits) if twin else Interpreter(path, limits=limits)
 
 
 def check_weights(model: tf_keras.Model, name: str) -> None:

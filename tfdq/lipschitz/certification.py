@@ -17,6 +17,7 @@ from tfdq.lipschitz.margin import lipschitz_certificate
 from tfdq.lipschitz.smoothing import Predict, SmoothingSettings, randomized_smoothing
 from tfdq.quantization.graph import read_graph
 from tflite_export.graph import IntegerGraph
+from tflite_export.limits import DEFAULT, UNLIMITED, Limits
 
 Method = Literal["lipschitz", "interval", "smoothing"]
 
@@ -36,6 +37,7 @@ def certify(
     batch_size: int = 64,
     resume: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    limits: Limits = DEFAULT,
 ) -> Certificate:
     """Certify that no small change of an input changes the prediction.
 
@@ -67,12 +69,14 @@ def certify(
         batch_size: examples at a time.
         resume: file that smoothing continues from.
         progress: called with what is done and all that is to do; not by ``"lipschitz"``.
+        limits: what a ``.tflite`` file may cost; an exported model is not limited.
 
     Returns:
         A radius for each example, and what is correct: see `Certificate`.
 
     Raises:
-        ValueError: the combination is impossible, or an argument is out of its range.
+        ValueError: the combination is impossible, an argument is out of its range, or a file costs
+            more than its limits.
 
     Example:
         >>> certify("model.tflite", x, y, norm="linf").certified_accuracy(1 / 255)
@@ -87,14 +91,14 @@ def certify(
     if method == "smoothing":
         if norm != "l2":
             raise ValueError("randomized smoothing with Gaussian noise certifies norm='l2' only")
-        return randomized_smoothing(_as_function(model), x, y, smoothing, resume, progress)
+        return randomized_smoothing(_as_function(model, limits), x, y, smoothing, resume, progress)
     if method == "interval":
         if norm != "linf":
             raise ValueError("interval bounds certify norm='linf' only")
         return interval_certificate(
-            _as_graph(model), x, y, step, max_steps, bounds, kernels, batch_size, progress
+            _as_graph(model, limits), x, y, step, max_steps, bounds, kernels, batch_size, progress
         )
-    target = model if isinstance(model, tf_keras.Model) else _as_graph(model)
+    target = model if isinstance(model, tf_keras.Model) else _as_graph(model, limits)
     found = lipschitz_certificate(target, x, y, kernels=kernels, batch_size=batch_size)
     return found if norm == "l2" else _in_linf(found, check_examples(x, y)[0])
 
@@ -104,7 +108,7 @@ def _is_quantized(model: tf_keras.Model) -> bool:
     return any(hasattr(node.layer, "output_grid") for node in read_graph(model).nodes)
 
 
-def _as_graph(model: Any) -> IntegerGraph:
+def _as_graph(model: Any, limits: Limits) -> IntegerGraph:
     """Return the integer graph of whatever has one."""
     from tflite_export.twin import graph_of
 
@@ -113,10 +117,10 @@ def _as_graph(model: Any) -> IntegerGraph:
             f"model {model.name!r} is a float model: interval bounds are of integers. Quantize it "
             "(tfdq.quantize_model), or use method='lipschitz'"
         )
-    return graph_of(model)
+    return graph_of(model, limits)
 
 
-def _as_function(model: Any) -> Predict:
+def _as_function(model: Any, limits: Limits) -> Predict:
     """Return a function from a batch of images to scores."""
     if isinstance(model, tf_keras.Model):
 
@@ -124,16 +128,17 @@ def _as_function(model: Any) -> Predict:
             return model.predict_on_batch(images)
 
         return predict
-    content = getattr(model, "content", model)
+    if isinstance(model, IntegerGraph):
+        from tflite_export.write import write
+
+        content = write(model)
+    else:
+        content = getattr(model, "content", model)
     if isinstance(content, (str, Path, bytes)):
         from tflite_export.runtime import Interpreter
 
-        return Interpreter(content, batch_size=256).predict
-    if isinstance(model, IntegerGraph):
-        from tflite_export.runtime import Interpreter
-        from tflite_export.write import write
-
-        return Interpreter(write(model), batch_size=256).predict
+        allowed = limits if content is model else UNLIMITED
+        return Interpreter(content, batch_size=256, limits=allowed).predict
     if callable(model):
         return model
     raise ValueError(

@@ -26,6 +26,7 @@ from tfdq.lipschitz.local_search import local_lipschitz
 from tfdq.lipschitz.norms import measure
 from tfdq.lipschitz.singular import singular_values
 from tfdq.quantization.graph import Graph, Node, read_graph
+from tflite_export.limits import DEFAULT, Limits
 
 _ROUND_UP = 1 + 1e-14
 
@@ -123,6 +124,7 @@ def report(
     certify: bool = True,
     spectra: bool = False,
     search_steps: int = 10,
+    limits: Limits = DEFAULT,
 ) -> LipschitzReport:
     """Measure a network's layers and bound its L2 Lipschitz constant from both sides.
 
@@ -138,24 +140,25 @@ def report(
         model: a built Functional or Sequential tf_keras model with one output, float or made by
             ``tfdq.quantize_model``; or an integer network (a ``.tflite`` path or bytes, or an
             `IntegerGraph`), whose kernels are the integers times their scales. For the latter the
-            other arguments but ``tolerance`` do not apply.
+            other arguments but ``tolerance`` and ``limits`` do not apply.
         x: images ``(n, height, width, channels)`` that the search starts from; None: no search.
         kernel: of quantized layers, ``"fake_quantized"`` or ``"float"``.
         tolerance: relative residual of the measured norms.
         certify: prove the bounds; without it ``upper`` is infinite and only ``estimate`` counts.
         spectra: also keep the singular values of each layer.
         search_steps: steps of the search for the lower bound.
+        limits: what a ``.tflite`` file may cost.
 
     Raises:
-        ValueError: the model is not a graph of known layers, an image size is not fixed, or it
-            has several outputs.
+        ValueError: the model is not a graph of known layers, an image size is not fixed, it has
+            several outputs, or a file costs more than its limits.
     """
     check_kernel_choice(kernel)
     if not isinstance(model, tf_keras.Model):
         from tfdq.lipschitz.integer_network import integer_report
         from tflite_export.twin import graph_of
 
-        return integer_report(graph_of(model), tolerance=tolerance)
+        return integer_report(graph_of(model, limits), tolerance=tolerance)
     graph = read_graph(model)
     if len(graph.outputs) != 1:
         raise ValueError(

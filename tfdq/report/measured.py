@@ -29,8 +29,11 @@ def with_figures(subject: Subject, x: np.ndarray, y: np.ndarray, seed: int) -> S
         return subject
     found = _attacked(subject.model, x, y, seed)
     if subject.file is not None:
+        from tfdq.robustness import as_target
+
+        target = as_target(str(subject.file), limits=subject.limits)
         # Gradients come from the network that the file was made of.
-        found["tflite"] = _attacked(subject.file, x, y, seed, subject.model)
+        found["tflite"] = _attacked(target, x, y, seed, subject.model)
     return replace(subject, figures=found)
 
 

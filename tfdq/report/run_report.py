@@ -16,6 +16,7 @@ from tfdq.report.subject import ImageSource, Subject, open_subjects
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import Proportion
 from tfdq.robustness.verdict import verdict_of
+from tflite_export.limits import DEFAULT, Limits
 
 _CERTIFIED_IMAGES = 64
 _CERTIFIED_STEPS = 8
@@ -33,6 +34,7 @@ def write_report(
     images: int = 200,
     seed: int = 0,
     trust: bool = False,
+    limits: Limits = DEFAULT,
     tell: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Write the report of trained networks as one HTML file that needs no network.
@@ -51,6 +53,7 @@ def write_report(
         images: test images for what is measured now, >= 8.
         seed: of the attacks.
         trust: run code that the models hold.
+        limits: what each integer file may cost.
         tell: called with a note as it goes on.
 
     Returns:
@@ -72,7 +75,7 @@ def write_report(
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(out.parent)!r} to write the report to")
     source = ImageSource(data, data_dir, image_size)
-    subjects, x, y = open_subjects(paths, source, images, trust)
+    subjects, x, y = open_subjects(paths, source, images, trust, limits)
     tell("attacks")
     subjects = [measured.with_figures(subject, x, y, seed) for subject in subjects]
     sections = [_summary(subjects), _curves(subjects)]
@@ -95,7 +98,7 @@ def write_report(
         tell("certificates")
         sections.append(_certificates(deployed, x, y))
     sections += [_audits(subjects), _cards(subjects)]
-    sections.append(_how_to_repeat(paths, out, source, images, seed, trust))
+    sections.append(_how_to_repeat(paths, out, source, images, seed, trust, limits))
     count = "one network" if len(subjects) == 1 else f"{len(subjects)} networks"
     lead = (
         f"{count.capitalize()}. Robust accuracies hold under the attacks that are named, and under "
@@ -223,7 +226,7 @@ def _parity(subjects: Sequence[Subject], x: np.ndarray) -> Section:
 
     layers, rows = {}, []
     for subject in subjects:
-        found = verify(subject.model, subject.file, x)
+        found = verify(subject.model, subject.file, x, limits=subject.limits)
         layers[subject.name] = [
             (row.tensor, row.identical) for row in found.layers if row.left == "model"
         ]
@@ -257,7 +260,7 @@ def _bits(subjects: Sequence[Subject]) -> Section:
     rows = []
     for subject in subjects:
         assert subject.file is not None
-        for row in describe(read(subject.file)):
+        for row in describe(read(subject.file, limits=subject.limits)):
             bits, weights = row["activation_bits"], row["weight_bits"]
             rows.append(
                 (
@@ -294,7 +297,13 @@ def _cost(subjects: Sequence[Subject]) -> Section:
     for subject in subjects:
         assert subject.file is not None
         for timing in benchmark(
-            subject.file, batches=(1, 32), threads=(1,), calls=50, seconds=3.0, memory=False
+            subject.file,
+            batches=(1, 32),
+            threads=(1,),
+            calls=50,
+            seconds=3.0,
+            memory=False,
+            limits=subject.limits,
         ):
             rows.append(
                 (
@@ -323,7 +332,12 @@ def _certificates(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray) -> 
     count = min(len(x), _CERTIFIED_IMAGES)
     for subject in subjects:
         found = certify(
-            str(subject.file), x[:count], y[:count], norm="linf", max_steps=_CERTIFIED_STEPS
+            str(subject.file),
+            x[:count],
+            y[:count],
+            norm="linf",
+            max_steps=_CERTIFIED_STEPS,
+            limits=subject.limits,
         )
         curves[subject.name] = (radii.tolist(), found.curve((radii / 255).tolist()).tolist())
     note = (
@@ -375,7 +389,13 @@ def _cards(subjects: Sequence[Subject]) -> Section:
 
 
 def _how_to_repeat(
-    paths: Sequence[Path], out: Path, source: ImageSource, images: int, seed: int, trust: bool
+    paths: Sequence[Path],
+    out: Path,
+    source: ImageSource,
+    images: int,
+    seed: int,
+    trust: bool,
+    limits: Limits,
 ) -> Section:
     from tfdq.robustness.versions import package_versions
 
@@ -383,6 +403,7 @@ def _how_to_repeat(
     words += source.options()
     words += ["--limit", str(images), "--seed", str(seed)]
     words += ["--trust"] if trust else []
+    words += limits.options()
     versions = "\n".join(f"{name} {version}" for name, version in package_versions().items())
     return Section(
         "repeat",

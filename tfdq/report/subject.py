@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.statistics import Proportion, wilson
+from tflite_export.limits import DEFAULT, Limits
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Subject:
             `tfdq.report.measured` measured for this report.
         settings: how it was trained, JSON-ready; empty if unknown.
         environment: versions, commit and machine of the training; empty if unknown.
+        limits: what the integer file may cost.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Subject:
     figures: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    limits: Limits = DEFAULT
 
     @property
     def strengths(self) -> list[float]:
@@ -114,7 +117,11 @@ class ImageSource:
 
 
 def open_subjects(
-    runs: Sequence[Path], source: ImageSource, images: int, trust: bool = False
+    runs: Sequence[Path],
+    source: ImageSource,
+    images: int,
+    trust: bool = False,
+    limits: Limits = DEFAULT,
 ) -> tuple[list[Subject], np.ndarray, np.ndarray]:
     """Open run folders and model files, and the test images to look at them with.
 
@@ -125,6 +132,7 @@ def open_subjects(
             takes the place of a run's own.
         images: how many test images at most.
         trust: run code that the models hold.
+        limits: what each integer file may cost.
 
     Returns:
         The networks, images in [0, 1] and labels.
@@ -146,7 +154,7 @@ def open_subjects(
         )
     opened = [(_open_folder if run.is_dir() else _open_file)(run, trust) for run in runs]
     names = _told_apart([subject.name for subject in opened], runs)
-    opened = [replace(s, name=name) for name, s in zip(names, opened, strict=True)]
+    opened = [replace(s, name=name, limits=limits) for name, s in zip(names, opened, strict=True)]
     if source.name is not None:
         dataset = load(source.name, source.directory, image_size=source.size)
     elif source.size is not None:
@@ -168,7 +176,8 @@ def open_subjects(
         check_weights(subject.model, str(run))
         check_fit(subject.model, str(run), dataset)
         if subject.file is not None:
-            check_fit(open_integer_file(subject.file), str(subject.file), dataset)
+            opened_file = open_integer_file(subject.file, limits=limits)
+            check_fit(opened_file, str(subject.file), dataset)
     x, y = evaluation_images(dataset, images)
     return opened, x, y
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tflite_export.graph import IntegerGraph
 from tflite_export.input_check import check_inputs
+from tflite_export.limits import DEFAULT, Limits
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -300,6 +301,7 @@ def as_target(
     batch_size: int = DEFAULT_BATCH_SIZE,
     outputs: Outputs = "logits",
     differentiable: bool | None = None,
+    limits: Limits = DEFAULT,
 ) -> Target:
     """Makes a `Target` of whatever can classify images.
 
@@ -314,6 +316,7 @@ def as_target(
             is attacked through the logits before it whichever is said.
         differentiable: Overrides the guess for callables: True for a function of TensorFlow
             tensors, False for one of NumPy arrays.
+        limits: What a ``.tflite`` file may cost.
 
     Returns:
         The target. The one made of a Keras model is kept with the model, so that repeated attacks
@@ -322,12 +325,13 @@ def as_target(
     Raises:
         TypeError: Nothing can be done with `model`.
         FileNotFoundError: The ``.tflite`` file does not exist.
-        ValueError: A Keras model that does not take exactly one input and give one output.
+        ValueError: A Keras model that does not take exactly one input and give one output; a file
+            that is damaged or costs more than its limits.
     """
     if isinstance(model, Target):
         return model
     if isinstance(model, str | os.PathLike):
-        return _file_target(Path(model), name, batch_size, outputs)
+        return _file_target(Path(model), name, batch_size, outputs, limits)
     if _is_keras_model(model):
         return _keras_target(model, name, batch_size, outputs)
     if name is None:
@@ -374,7 +378,9 @@ def no_gradients_message(name: str) -> str:
     )
 
 
-def _file_target(path: Path, name: str | None, batch_size: int, outputs: Outputs) -> BlackBoxTarget:
+def _file_target(
+    path: Path, name: str | None, batch_size: int, outputs: Outputs, limits: Limits
+) -> BlackBoxTarget:
     if path.suffix != ".tflite":
         raise TypeError(f"cannot attack the file {path}: only .tflite files are read")
     if not path.is_file():
@@ -382,7 +388,9 @@ def _file_target(path: Path, name: str | None, batch_size: int, outputs: Outputs
     from tflite_export import Interpreter
 
     # One call of the runtime for each of ours: it plans its memory anew when the batch changes.
-    interpreter = Interpreter(path, threads=os.cpu_count() or 1, batch_size=batch_size)
+    interpreter = Interpreter(
+        path, threads=os.cpu_count() or 1, batch_size=batch_size, limits=limits
+    )
     return BlackBoxTarget(
         interpreter.predict, name=name or path.name, batch_size=batch_size, outputs=outputs
     )
