@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -121,14 +122,25 @@ class IntegerTwin(tf_keras.Model):
             float32, shape ``(n, ...)``; a list for several outputs.
         """
         del training
-        values = self._values(inputs)
-        results = []
-        for index in self._source.outputs:
-            tensor = self._source.tensors[index]
-            results.append(
-                values[index] * tensor.scale if tensor.quantization is not None else values[index]
-            )
+        results = self.reals(inputs, self._source.outputs)
         return results[0] if len(results) == 1 else results
+
+    def reals(self, inputs: Any, indices: Sequence[int]) -> list[tf.Tensor]:
+        """Dequantized values of any tensors that are computed, with gradients.
+
+        Args:
+            inputs: as for calling the twin.
+            indices: which tensors of the graph.
+
+        Returns:
+            One float32 tensor ``(n, ...)`` for each index.
+        """
+        values = self._values(inputs)
+        tensors = self._source.tensors
+        return [
+            values[i] if tensors[i].quantization is None else values[i] * tensors[i].scale
+            for i in indices
+        ]
 
     def integers(self, inputs: Any) -> Any:
         """The raw output integers.

@@ -87,19 +87,16 @@ def test_a_file_is_attacked_without_and_with_a_surrogate(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = trained / "model.tflite"
-    assert tfdq("attack", file, "--attack", "pgd", "--limit", 16) == 2
-    told = capsys.readouterr().err
-    assert "gradients" in told
-    assert "model.tflite" in told
     found = []
-    for source in ("model.keras", "model.tflite"):
-        surrogate = ("--surrogate", trained / source, "--json")
-        assert tfdq("attack", file, "--attack", "pgd", "--limit", 64, *surrogate) == 0
+    for source in ((), ("--surrogate", trained / "model.keras"), ("--surrogate", file)):
+        assert tfdq("attack", file, "--attack", "pgd", "--limit", 64, "--json", *source) == 0
         found.append(json.loads(capsys.readouterr().out))
-    assert found[1]["settings"]["surrogate"] == "integer_twin"
-    # The twin's gradients are those of the model that the file was made of.
+    surrogates = [figures["settings"]["surrogate"] for figures in found]
+    assert surrogates[0] is None
+    assert surrogates[2] == "integer_twin"
+    # The file's own gradients are its twin's, and those of the model that it was made of.
+    assert found[0]["robust"] == found[2]["robust"] < found[0]["clean"]
     assert abs(found[0]["robust"] - found[1]["robust"]) <= 0.05
-    assert found[1]["robust"] < found[1]["clean"]
 
 
 @pytest.mark.parametrize(
@@ -163,14 +160,13 @@ def test_audit_reports_its_checks(
     assert f"audit {'passed' if found['passed'] else 'failed'}" in capsys.readouterr().out
 
 
-def test_a_file_alone_is_not_audited_but_in_name(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = trained / "model.tflite"
-    assert tfdq("audit", file) == 2
-    said = capsys.readouterr().err
-    assert "--surrogate" in said
-    assert said.count("\n") == 1
+def test_a_file_alone_is_audited(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its gradients are its twin's; the twin is compared with it unasked."""
+    file, checks = trained / "model.tflite", "zero gradients,model vs twin vs runtime"
+    assert tfdq("audit", file, "--limit", 8, "--checks", checks, "--json") in (0, 1)
+    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert found["zero gradients"]["status"] != "not run"
+    assert found["model vs twin vs runtime"]["figures"]["twin_label_agreement"] == 1.0
     # One check, asked for by its name, says that it was one.
     assert tfdq("audit", file, "--limit", 8, "--checks", "determinism") == 0
     assert "passed (1 of 14 checks run)" in capsys.readouterr().out.splitlines()[0]

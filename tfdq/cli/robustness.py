@@ -34,8 +34,8 @@ SurrogateOption = Annotated[
     Path | None,
     typer.Option(
         "--surrogate",
-        help="What gradients are taken from, for a .tflite file: a Keras model, or the .tflite "
-        "file itself (its integer twin).",
+        help="What gradients are taken from, in the place of the model or of a file's integer "
+        "twin: another model or file.",
     ),
 ]
 
@@ -86,10 +86,10 @@ def attack(
     helper = _gradients_of(surrogate, trust, limits)
     dataset = load_data(data, data_dir, limit, seed, image_size)
     check_models(dataset, (model, opened), (surrogate, helper))
-    opened = as_target(opened, name=str(model))
+    victim = as_target(_victim(model, opened, limits), name=str(model))
     x, y = test_images(dataset)
     settings: Any = {"norm": norm, "seed": seed, "surrogate": helper}
-    result = run_attack(name, opened, x, y, strength, **settings)
+    result = run_attack(name, victim, x, y, strength, **settings)
     if images is not None:
         images.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(images, x_adv=result.x_adv, y=y, success=result.success)
@@ -169,7 +169,7 @@ def evaluate(
     check_models(dataset, *zip(models, opened.values(), strict=True), (surrogate, helper))
     x, y = test_images(dataset)
     report = run_evaluation(
-        opened,
+        {_name(path): _victim(path, opened[_name(path)], limits) for path in models},
         x,
         y,
         attacks=attacks if attacks in SUITES else attacks.split(","),
@@ -185,6 +185,15 @@ def evaluate(
         report.plot(out / "report.png")
         (out / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     print_result(report.to_json(), report.to_markdown(), as_json)
+
+
+def _victim(path: Path, opened: Any, limits: Limits) -> Any:
+    """Return what is attacked: a ``.tflite`` file is opened with its twin."""
+    from tfdq.robustness import as_target
+
+    if path.suffix != ".tflite":
+        return opened
+    return as_target(path, name=_name(path), limits=limits)
 
 
 def _gradients_of(surrogate: Path | None, trust: bool, limits: Limits) -> Any:
@@ -268,17 +277,12 @@ def audit(
     dataset = load_data(data, data_dir, None, seed, image_size)
     twin = None if tflite is None else open_integer_file(tflite, True, limits)
     check_models(dataset, (model, opened), (surrogate, helper), (tflite, twin), *others.items())
-    if model.suffix == ".tflite" and surrogate is None and checks is None:
-        raise ValueError(
-            f"{str(model)!r} gives no gradients, so nearly no check could be run: add --surrogate "
-            "with the model it was made of, or with the file itself (its integer twin)"
-        )
     x, y = test_images(dataset)
     # The audit takes the first that are classified rightly, and a folder is sorted by class.
     order = np.random.default_rng(seed).permutation(len(y))
     x, y = x[order], y[order]
     found = run_audit(
-        opened,
+        _victim(model, opened, limits),
         x,
         y,
         eps=strength,

@@ -16,13 +16,13 @@ def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]
     A softmax saturates: its gradients vanish where the model is confident, and an attack through it
     reports a robustness that is not there. The softmax is found when it is the model's last layer
     (``Softmax``, ``Activation("softmax")``, wrapped by a quantizer or not) or the activation of a
-    last ``Dense`` layer.
+    last ``Dense`` layer. So is the sigmoid of a model of two classes with one output.
 
     Args:
         model: A tf_keras or Keras 3 model with one input and one output.
 
     Returns:
-        The function, and whether a softmax was taken off.
+        The function, and whether a softmax or sigmoid was taken off.
     """
 
     def whole(x: tf.Tensor) -> tf.Tensor:
@@ -34,24 +34,25 @@ def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]
     layer, features = last
     inner = getattr(layer, "layer", layer)
     kind = type(inner).__name__
-    if kind == "Softmax" or (kind == "Activation" and _is_softmax(inner)):
+    activations = ("softmax", "sigmoid") if model.outputs[0].shape[-1] == 1 else ("softmax",)
+    if kind == "Softmax" or (kind == "Activation" and _activation_of(inner) in activations):
         before = _model_class(model)(model.inputs, features)
         return (lambda x: before(x, training=False)), True
-    if inner is layer and kind == "Dense" and _is_softmax(layer):
+    if inner is layer and kind == "Dense" and _activation_of(layer) in activations:
         before = _model_class(model)(model.inputs, features)
 
-        def dense_without_softmax(x: tf.Tensor) -> tf.Tensor:
+        def dense_without_activation(x: tf.Tensor) -> tf.Tensor:
             import tensorflow as tf
 
             logits = tf.linalg.matmul(before(x, training=False), tf.convert_to_tensor(layer.kernel))
             return logits if layer.bias is None else logits + tf.convert_to_tensor(layer.bias)
 
-        return dense_without_softmax, True
+        return dense_without_activation, True
     return whole, False
 
 
-def _is_softmax(layer: Any) -> bool:
-    return getattr(getattr(layer, "activation", None), "__name__", "") == "softmax"
+def _activation_of(layer: Any) -> str:
+    return getattr(getattr(layer, "activation", None), "__name__", "")
 
 
 def _model_class(model: Any) -> Any:

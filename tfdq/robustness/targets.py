@@ -23,6 +23,7 @@ Outputs = Literal["logits", "probabilities"]
 
 DEFAULT_BATCH_SIZE = 256
 _SMALLEST_PROBABILITY = 1e-12
+_ENOUGH_SCORES = 16
 _TARGET_ATTRIBUTE = "_tfdq_attack_target"
 
 
@@ -74,7 +75,8 @@ class Target(abc.ABC):
             x: Images, [n, ...], cast to float32.
 
         Returns:
-            float32 logits, [n, classes].
+            float32 logits, [n, classes]. One score z for each image stands for two classes, of
+            logits -z / 2 and z / 2: the second is predicted where z > 0.
 
         Raises:
             ValueError: The classifier returned something other than finite [n, classes] scores, or
@@ -88,21 +90,25 @@ class Target(abc.ABC):
         ]
         scores = np.concatenate(parts).astype(np.float32, copy=False)
         self.queries += len(x)
-        if scores.ndim != 2 or scores.shape[1] < 2:
+        if scores.ndim != 2 or scores.shape[1] < 1:
             raise ValueError(
                 f"{self.name} returned shape {scores.shape} for {len(x)} images; a classifier with "
-                "an output of shape [n, classes], classes >= 2, is needed"
+                "an output of shape [n, classes], or [n, 1] for two, is needed"
             )
         if not np.isfinite(scores).all():
             raise ValueError(f"{self.name} returned NaN or infinite scores")
-        self._num_classes = scores.shape[1]
+        self._num_classes = max(scores.shape[1], 2)
         if self.outputs == "probabilities":
+            if scores.shape[1] == 1:
+                scores = np.concatenate([1 - scores, scores], axis=1)
             return np.log(np.maximum(scores, _SMALLEST_PROBABILITY))
-        if not self._outputs_checked:
-            self._outputs_checked = True
+        # One score alone lies in [0, 1] by chance too often to be judged on a few images.
+        if not self._outputs_checked and (scores.shape[1] > 1 or len(x) >= _ENOUGH_SCORES):
             if looks_like_probabilities(scores):
-                self._outputs_checked = False
                 raise ValueError(probabilities_message(self.name))
+            self._outputs_checked = True
+        if scores.shape[1] == 1:
+            return np.concatenate([-scores / 2, scores / 2], axis=1)
         return scores
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -179,6 +185,7 @@ class DifferentiableTarget(Target):
         values_of: Target | None = None,
         differentiated: Callable[[tf.Tensor], tf.Tensor] | None = None,
         logits_known: bool = False,
+        values: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         """Wraps a TensorFlow function from float32 images to logits.
 
@@ -193,6 +200,8 @@ class DifferentiableTarget(Target):
                 attack then need not ask that target again.
             differentiated: The same function in a form that costs less to differentiate.
             logits_known: The function returns logits even where they look like probabilities.
+            values: What answers queries in the place of the function, from float32 images [n, ...]
+                to the same scores: a runtime, where the function is its differentiable copy.
         """
         super().__init__(name, batch_size, outputs)
         self.model = model
@@ -205,6 +214,7 @@ class DifferentiableTarget(Target):
         self._outputs_checked = logits_known
         self.function = function
         self._differentiated = differentiated or function
+        self._values = values
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def logits_tensor(self, x: tf.Tensor) -> tf.Tensor:
@@ -215,11 +225,18 @@ class DifferentiableTarget(Target):
         import tensorflow as tf
 
         scores = tf.cast(scores, tf.float32)
-        if self.outputs == "probabilities":
+        probabilities = self.outputs == "probabilities"
+        if scores.shape[-1] == 1:
+            # Halves, so that where one class' term of a loss underflows, the other's is left.
+            pair = [1.0 - scores, scores] if probabilities else [-scores / 2.0, scores / 2.0]
+            scores = tf.concat(pair, axis=-1)
+        if probabilities:
             return tf.math.log(tf.maximum(scores, _SMALLEST_PROBABILITY))
         return scores
 
     def _scores(self, x: np.ndarray) -> np.ndarray:
+        if self._values is not None:
+            return self._values(x)
         import tensorflow as tf
 
         if self.integers is not None:
@@ -307,13 +324,15 @@ def as_target(
 
     Args:
         model: A `Target` (returned as it is); a tf_keras or Keras 3 model (TensorFlow backend); a
-            `tflite_export.IntegerTwin`; the path of a ``.tflite`` file; an object with a
-            ``predict`` method (`tflite_export.Interpreter`, scikit-learn); or a function.
+            `tflite_export.IntegerTwin`; the path of a ``.tflite`` file, which LiteRT runs and its
+            integer twin differentiates; an object with a ``predict`` method
+            (`tflite_export.Interpreter`, scikit-learn); or a function.
         name: What reports call it; the model's own name by default.
         batch_size: The most images handed to the model at once.
         outputs: ``"probabilities"`` if the model ends in a softmax that cannot be taken off. A
             Keras model that ends in a softmax layer, or in a Dense layer with softmax activation,
-            is attacked through the logits before it whichever is said.
+            is attacked through the logits before it whichever is said; so is a file or a twin that
+            ends in SOFTMAX.
         differentiable: Overrides the guess for callables: True for a function of TensorFlow
             tensors, False for one of NumPy arrays.
         limits: What a ``.tflite`` file may cost.
@@ -352,13 +371,14 @@ def as_target(
 
 
 def looks_like_probabilities(scores: np.ndarray) -> bool:
-    """Whether every row is non-negative and sums to 1 (to half a step of 1/256 per class)."""
+    """Whether every row is non-negative and sums to 1 (to half a step of 1/256 per class).
+
+    Single scores, [n, 1], look like probabilities where all lie in 0..1.
+    """
     tolerance = max(1e-3, scores.shape[1] / 512)
-    return bool(
-        (scores >= 0).all()
-        and (scores <= 1 + 1e-6).all()
-        and (np.abs(scores.sum(axis=1, dtype=np.float64) - 1) <= tolerance).all()
-    )
+    sums = np.abs(scores.sum(axis=1, dtype=np.float64) - 1) <= tolerance
+    whole = scores.shape[1] == 1 or bool(sums.all())
+    return whole and bool((scores >= 0).all() and (scores <= 1 + 1e-6).all())
 
 
 def probabilities_message(name: str) -> str:
@@ -380,19 +400,22 @@ def no_gradients_message(name: str) -> str:
 
 def _file_target(
     path: Path, name: str | None, batch_size: int, outputs: Outputs, limits: Limits
-) -> BlackBoxTarget:
+) -> DifferentiableTarget:
     if path.suffix != ".tflite":
         raise TypeError(f"cannot attack the file {path}: only .tflite files are read")
     if not path.is_file():
         raise FileNotFoundError(f"no such .tflite file: {path}")
-    from tflite_export import Interpreter
+    from tfdq.robustness.deployed import DeployedFile
 
     # One call of the runtime for each of ours: it plans its memory anew when the batch changes.
-    interpreter = Interpreter(
-        path, threads=os.cpu_count() or 1, batch_size=batch_size, limits=limits
-    )
-    return BlackBoxTarget(
-        interpreter.predict, name=name or path.name, batch_size=batch_size, outputs=outputs
+    file = DeployedFile(path, threads=os.cpu_count() or 1, batch_size=batch_size, limits=limits)
+    return DifferentiableTarget(
+        file,
+        name=name or path.name,
+        batch_size=batch_size,
+        outputs="logits" if file.logits_known else outputs,
+        logits_known=file.logits_known,
+        values=file.logits,
     )
 
 
@@ -405,13 +428,15 @@ def _is_keras_model(model: Any) -> bool:
     )
 
 
+def _is_twin(model: Any) -> bool:
+    # Only a process that has loaded the class can have made one.
+    module = sys.modules.get("tflite_export.twin")
+    return module is not None and isinstance(model, module.IntegerTwin)
+
+
 def _is_tensorflow_callable(model: Any) -> bool:
     tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is not None and isinstance(model, tensorflow.Module) and callable(model):
-        return True
-    tflite_export = sys.modules.get("tflite_export")
-    twin = getattr(tflite_export, "IntegerTwin", None) if tflite_export else None
-    return twin is not None and isinstance(model, twin)
+    return tensorflow is not None and isinstance(model, tensorflow.Module) and callable(model)
 
 
 def _lean(model: Any) -> Callable[[tf.Tensor], tf.Tensor] | None:
@@ -421,6 +446,18 @@ def _lean(model: Any) -> Callable[[tf.Tensor], tf.Tensor] | None:
     from tfdq.robustness.lean_gradients import lean_function
 
     return lean_function(model)
+
+
+def _logits_of(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]:
+    """A function from images to logits, and whether a softmax was taken off for it."""
+    if _is_twin(model):
+        from tfdq.robustness.deployed import TwinScores
+
+        scores = TwinScores(model)
+        return scores, scores.logits_known
+    from tfdq.robustness.logits import logits_function
+
+    return logits_function(model)
 
 
 def _keras_target(
@@ -437,9 +474,7 @@ def _keras_target(
             f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; "
             "attacks need a classifier with one of each"
         )
-    from tfdq.robustness.logits import logits_function
-
-    function, recovered = logits_function(model)
+    function, recovered = _logits_of(model)
     target = DifferentiableTarget(
         function,
         name=name or model.name,
@@ -447,6 +482,7 @@ def _keras_target(
         outputs="logits" if recovered else outputs,
         model=model,
         differentiated=None if recovered else _lean(model),
+        logits_known=recovered,
     )
     # Written past Keras' own __setattr__, which would try to track the target as a layer.
     model.__dict__.setdefault(_TARGET_ATTRIBUTE, {})[key] = target

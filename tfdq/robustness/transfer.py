@@ -199,8 +199,8 @@ def transfer_matrix(
 
     The images are made to the attack's full strength (no early stop), as is right for transfer;
     where that overshoots and its surrogate is not fooled, the image at which it first was is used.
-    So the diagonal is the white-box attack. A model that gives no gradients (a
-    `.tflite` file, a function) is a victim only.
+    So the diagonal is the white-box attack. A model that gives no gradients
+    (a function) is a victim only.
 
     Args:
         models: `{name: model}`, each anything `as_target` takes.

@@ -139,8 +139,8 @@ def test_deployed_file_is_attacked(two_bit, sample, tmp_path):
     assert file.settings["target"] == "digits.tflite"
     same = run_attack("square", twin, x, y, EPS, queries=300)
     assert np.mean(file.success == same.success) >= 0.95
-    with pytest.raises(ValueError, match=r"digits\.tflite gives no gradients"):
-        run_attack("pgd", path, x, y, EPS)
+    with pytest.raises(ValueError, match="quantize_model"):
+        run_attack("low-bit", path, x, y, EPS)
     options = {"steps": 20, "restarts": 1, "target_classes": 0, "queries": 100}
     transferred = run_attack("low-bit", path, x, y, EPS, surrogate=two_bit, **options)
     direct = run_attack("low-bit", two_bit, x, y, EPS, **options)
@@ -148,6 +148,10 @@ def test_deployed_file_is_attacked(two_bit, sample, tmp_path):
     white = run_attack("pgd", twin, x, y, EPS)
     assert white.gradients.sum() > 0
     assert white.robust_accuracy < white.clean_accuracy
+    # By default the file's gradients are its twin's.
+    own = run_attack("pgd", path, x, y, EPS)
+    assert own.settings["surrogate"] is None
+    np.testing.assert_array_equal(own.success, white.success)
 
 
 def test_surrogate_is_traced_once_and_follows_the_ranges(two_bit, sample):

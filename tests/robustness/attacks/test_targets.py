@@ -86,6 +86,44 @@ def test_a_final_softmax_is_taken_off(ending, package, sample):
     np.testing.assert_allclose(as_target(model).logits(sample.x[:20]), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("ending", ["logit", "dense", "activation", "function"])
+def test_one_output_stands_for_two_classes(ending, sample):
+    layers = tf_keras.layers
+    tails = {
+        "logit": [layers.Dense(1)],
+        "dense": [layers.Dense(1, activation="sigmoid")],
+        "activation": [layers.Dense(1), layers.Activation("sigmoid")],
+        "function": [layers.Dense(1, activation="sigmoid")],
+    }
+    model = tf_keras.Sequential([layers.Input((8, 8, 1)), layers.Flatten(), *tails[ending]])
+    kernel, bias = model.get_weights()
+    score = sample.x.reshape(len(sample.x), -1) @ kernel + bias - 0.1
+    model.set_weights([kernel, bias - 0.1])
+    if ending == "function":
+        target = as_target(
+            lambda x: model(x, training=False), differentiable=True, outputs="probabilities"
+        )
+    else:
+        target = as_target(model)
+    found = target.logits(sample.x)
+    np.testing.assert_allclose(found[:, 1] - found[:, 0], score[:, 0], atol=1e-5)
+    np.testing.assert_array_equal(target.predict(sample.x), score[:, 0] > 0)
+    assert target.num_classes == 2
+    # The ball's farthest point against each label is known for a linear score.
+    labels = target.predict(sample.x)
+    reach = 0.02 * np.abs(kernel).sum()
+    result = run_attack("fgsm", target, sample.x, labels, 0.02, clip=(-1, 2))
+    np.testing.assert_array_equal(result.success, np.abs(score[:, 0]) < reach)
+
+
+def test_one_probability_is_not_taken_for_a_logit(sample):
+    target = as_target(lambda x: x.mean((1, 2)), differentiable=False)
+    with pytest.raises(ValueError, match="probabilities"):
+        target.logits(sample.x)
+    # A few images alone do not tell: logits lie in [0, 1] as well.
+    assert target.logits(sample.x[:4]).shape == (4, 2)
+
+
 def test_keras_3_model_is_attacked(sample):
     keras = pytest.importorskip("keras")
     layers = keras.layers
@@ -159,7 +197,7 @@ def test_gradients_that_are_not_finite_are_zero():
     [
         (lambda n: np.full((n, 3), np.nan), "NaN"),
         (lambda n: np.ones(n), "shape"),
-        (lambda n: np.ones((n, 1)), "classes >= 2"),
+        (lambda n: np.ones((n, 0)), r"\[n, 1\] for two"),
         (lambda n: np.ones((n + 1, 3)), "not one each"),
     ],
 )

@@ -13,6 +13,7 @@ from tfdq.robustness.attacks.base import attack_spec
 from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings, checked_width
 from tfdq.robustness.attacks.ranges import as_json, check_broadcast, largest
 from tfdq.robustness.batches import iterate_batches
+from tfdq.robustness.deployed import DeployedFile
 from tfdq.robustness.evaluation import SUITES, why_skipped
 from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
 from tfdq.robustness.masking.features import features_of
@@ -86,10 +87,11 @@ def audit(
             array, one for each channel, which the audit then calls by its largest number.
         clip: `(lo, hi)` of valid inputs; each a number, or an array, one for each channel.
         examples: Largest number of images used, at least 8.
-        surrogate: Where gradients come from if the model gives none (a `.tflite` file): its
-            fake-quantized model or integer twin.
+        surrogate: Where gradients come from if the model gives none, or in the place of its own:
+            those of a `.tflite` file are its integer twin's.
         transfer_from: Independently trained models `{name: model}` for the transfer check.
-        twin: The exact integer twin of the model, a callable from images to logits.
+        twin: The exact integer twin of the model, a callable from images to logits; that of a
+            `.tflite` file is known.
         tflite: The deployed file: its path, or an `Interpreter`.
         white_box: The best white-box effort, after PGD-20 on the cross-entropy: `(attack, options)`
             pairs; or the name of a suite of `evaluate`, whose attacks that use gradients are then
@@ -151,7 +153,7 @@ def audit(
         int(queries),
         thresholds or AuditThresholds(),
         {other: _named(other, given) for other, given in (transfer_from or {}).items()},
-        None if twin is None else as_target(twin),
+        _twin_of(target) if twin is None else as_target(twin),
         None if tflite is None else as_target(tflite),
     )
     features = features_of(surrogate if surrogate is not None else model, source)
@@ -187,6 +189,14 @@ def audit(
         white_box_accuracy=subject.white_box_accuracy_if_known,
         constant_class=constant,
     )
+
+
+def _twin_of(target: Target) -> Target | None:
+    """Return the integer twin behind a deployed file, None of another target."""
+    function = getattr(target, "function", None)
+    if not isinstance(function, DeployedFile):
+        return None
+    return as_target(function.twin, name=f"twin of {target.name}", differentiable=True)
 
 
 def _check_white_box(given: str | Sequence[WhiteBox]) -> None:

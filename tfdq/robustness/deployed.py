@@ -1,0 +1,156 @@
+"""A deployed file as a classifier: its logits, its decision, and the gradients of its twin."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tflite_export.graph import IntegerGraph
+from tflite_export.limits import UNLIMITED, Limits
+from tflite_export.runtime import Interpreter
+from tflite_export.validate import validate
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tflite_export import IntegerTwin
+
+# They give the numbers before them another form, and change no decision.
+_FORMS = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
+
+
+class TwinScores:
+    """An integer twin as a function from images to logits.
+
+    Where the network ends in a softmax, the logits are those before it. Classes that the 8-bit
+    probabilities cannot tell apart are tied as they tie them, so that the largest logit is the
+    decision of the file; gradients are those of the logits.
+
+    Args:
+        twin: The twin, of one input and one output.
+
+    Attributes:
+        graph: What the twin computes.
+        logits_known: The network ends in a softmax, so that these are logits for certain.
+
+    Raises:
+        ValueError: Several inputs or outputs, or an output that is not one score for each class.
+    """
+
+    def __init__(self, twin: IntegerTwin) -> None:
+        self.graph = twin.graph
+        self._twin = twin
+        self._before = logits_before_softmax(self.graph)
+        self.logits_known = self._before is not None
+        check_classifier(self.graph, twin.name)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Logits of float32 images (n, ...), float32 (n, classes)."""
+        import tensorflow as tf
+
+        from tflite_export.twin_rounding import with_gradient
+
+        tensors = [i for i in (self._before, self.graph.outputs[0]) if i is not None]
+        scores = [tf.reshape(v, (-1, v.shape[-1])) for v in self._twin.reals(x, tensors)]
+        if self._before is None:
+            return scores[0]
+        logits, probabilities = scores
+        decision = tf.argmax(probabilities, axis=1)
+        most = tf.gather(logits, decision, batch_dims=1)[:, tf.newaxis]
+        return with_gradient(tf.minimum(logits, most), logits)
+
+
+class DeployedFile:
+    """A ``.tflite`` file that LiteRT runs and its integer twin differentiates.
+
+    Args:
+        path: The file.
+        threads: Of LiteRT.
+        batch_size: Images that go through LiteRT at once.
+        limits: What the file may cost.
+
+    Attributes:
+        graph: What the file computes.
+        logits_known: The file ends in a softmax, so that its logits are known to be logits.
+
+    Raises:
+        ValueError: The file is damaged or costs too much, holds an operator that is not supported,
+            or is no classifier of one input and one output; names the file.
+    """
+
+    def __init__(self, path: Path, *, threads: int, batch_size: int, limits: Limits) -> None:
+        self.graph = validate(path, limits)
+        check_classifier(self.graph, repr(str(path)))
+        before = logits_before_softmax(self.graph)
+        self.logits_known = before is not None
+        self._twin: TwinScores | None = None
+        # The second file is ours, and was within the limits without its further output.
+        self._interpreter = Interpreter(
+            path if before is None else _with_logits(self.graph, before),
+            threads=threads,
+            batch_size=batch_size,
+            limits=limits if before is None else UNLIMITED,
+        )
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """What LiteRT computes, float32 (n, classes); see `TwinScores`."""
+        found = self._interpreter.predict(x)
+        if not self.logits_known:
+            return found.reshape(len(x), -1)
+        logits, probabilities = (part.reshape(len(x), -1) for part in found)
+        decision = np.argmax(probabilities, axis=1)
+        return np.minimum(logits, logits[np.arange(len(logits)), decision][:, np.newaxis])
+
+    @property
+    def twin(self) -> TwinScores:
+        """The integer twin, made when it is first asked for: it needs TensorFlow."""
+        if self._twin is None:
+            from tflite_export.twin import IntegerTwin
+
+            kernels = self._interpreter.kernel_set
+            self._twin = TwinScores(IntegerTwin(self.graph, kernels=kernels))
+        return self._twin
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """The same logits as the twin computes them, with gradients."""
+        return self.twin(x)
+
+
+def logits_before_softmax(graph: IntegerGraph) -> int | None:
+    """Return the tensor that a final softmax takes; None where the network does not end in one."""
+    producer = {operator.outputs[0]: operator for operator in graph.operators}
+    last = producer.get(graph.outputs[0])
+    while last is not None and last.kind in _FORMS:
+        last = producer.get(last.inputs[0])
+    return last.inputs[0] if last is not None and last.kind == "SOFTMAX" else None
+
+
+def check_classifier(graph: IntegerGraph, name: str) -> None:
+    """Raise if a network is not one of one input and one score for each class.
+
+    Raises:
+        ValueError: Naming what it is.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise ValueError(
+            f"{name} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; attacks need "
+            "a classifier with one of each"
+        )
+    shape = graph.tensors[graph.outputs[0]].shape
+    if len(shape) < 2 or math.prod(shape[1:]) != shape[-1]:
+        raise ValueError(
+            f"{name} has an output of shape {shape}; a classifier with one score for each class "
+            "can be attacked"
+        )
+
+
+def _with_logits(graph: IntegerGraph, before: int) -> bytes:
+    """The file again, its logits an output beside the one that it has."""
+    from tflite_export.write import write
+
+    outputs = (before, graph.outputs[0])
+    return write(replace(graph, outputs=outputs, signature_outputs=(), metadata={}))
