@@ -27,6 +27,8 @@ DEFAULTS = {
     "operations": _Default(1 << 26, 1 << 10, "operations a sample"),
     "golden": _Default(1 << 25, 64, "bytes of golden vectors once unpacked"),
     "golden_operations": _Default(1 << 27, 1 << 13, "operations on all golden vectors"),
+    "norm_operations": _Default(1 << 36, 1 << 18, "operations to bound the norms of all layers"),
+    "norm_bytes": _Default(1 << 28, 1 << 7, "bytes to bound the norm of one layer"),
 }
 """The limit of each kind where `Limits` has None."""
 
@@ -47,6 +49,9 @@ class Limits:
         operations: multiply-accumulates, comparisons and other steps on one sample.
         golden: bytes of the golden vectors, unpacked.
         golden_operations: steps on all golden vectors, for the self-test and for ``verify``.
+        norm_operations: multiply-accumulates that bound the norms of all layers, for Lipschitz
+            certificates of ``tfdq``.
+        norm_bytes: memory that bounding the norm of one layer takes, for the same.
 
     Example:
         >>> Interpreter("model.tflite", limits=Limits(operations=10**10))      # doctest: +SKIP
@@ -59,6 +64,8 @@ class Limits:
     operations: int | None = None
     golden: int | None = None
     golden_operations: int | None = None
+    norm_operations: int | None = None
+    norm_bytes: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers.

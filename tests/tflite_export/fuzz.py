@@ -209,6 +209,7 @@ def _with_tensorflow(path, graph, values, attempt):
         images = _images(graph, values)
         labels = np.zeros(len(images), np.int64)
         attempt("certify", lambda: certify(path, images, labels, norm="linf", max_steps=2))
+        attempt("certify", lambda: certify(path, images, labels, method="lipschitz"))
 
 
 def _is_classifier(graph):
@@ -220,29 +221,6 @@ def _is_classifier(graph):
 def _images(graph, values):
     tensor = graph.tensors[graph.inputs[0]]
     return (values[0].astype(np.float32) - tensor.zero_point) * tensor.scale
-
-
-def certify_by_norms(content):
-    """The Lipschitz certificate of a valid file.
-
-    Its exact norms of layers take seconds for ordinary networks, so it is looked at for deaths and
-    odd things only.
-
-    Returns:
-        The odd things.
-    """
-    from tfdq.lipschitz import certify
-
-    try:
-        graph = validate(content)
-        if _is_classifier(graph):
-            images = _images(graph, _inputs(graph))
-            certify(content, images, np.zeros(len(images), np.int64), method="lipschitz")
-    except ValueError:
-        return []
-    except Exception as error:
-        return [f"certify lipschitz: {type(error).__name__}: {error}"[:300]]
-    return []
 
 
 def _work(seeds, numbers, pipe):
@@ -259,7 +237,6 @@ def _work(seeds, numbers, pipe):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         exercise(seeds["convolution"], folder)
-        certify_by_norms(seeds["convolution"])
         # What stands by now is left out of the collections that each measurement begins with.
         gc.freeze()
         for number in numbers:
@@ -269,7 +246,6 @@ def _work(seeds, numbers, pipe):
             peak = added_peak(lambda c=content, h=held: h.append(exercise(c, folder)))
             outcome, odd = held[0]
             seconds = time.process_time() - began
-            odd += certify_by_norms(content) if outcome == "ran" else []
             _tell(
                 pipe,
                 {

@@ -14,10 +14,15 @@ import tf_keras
 from tfdq.lipschitz.certificate import Certificate, Norm, check_examples
 from tfdq.lipschitz.interval_certificate import interval_certificate
 from tfdq.lipschitz.margin import lipschitz_certificate
+from tfdq.lipschitz.norm_cost import check_norms
 from tfdq.lipschitz.smoothing import Predict, SmoothingSettings, randomized_smoothing
 from tfdq.quantization.graph import read_graph
+from tflite_export.cost import samples_at_once
 from tflite_export.graph import IntegerGraph
 from tflite_export.limits import DEFAULT, UNLIMITED, Limits
+
+_BYTES = 16
+"""Bytes that a proof holds for one byte of an activation: 64-bit integers, two ends of a box."""
 
 Method = Literal["lipschitz", "interval", "smoothing"]
 
@@ -66,7 +71,7 @@ def certify(
         max_steps: largest interval radius, in steps.
         bounds: smallest and largest valid input, for intervals.
         kernels: whose integer arithmetic (`tflite_export.ops.spec.KERNEL_SETS`).
-        batch_size: examples at a time.
+        batch_size: examples at a time; fewer where they would not fit into memory.
         resume: file that smoothing continues from.
         progress: called with what is done and all that is to do; not by ``"lipschitz"``.
         limits: what a ``.tflite`` file may cost; an exported model is not limited.
@@ -95,10 +100,16 @@ def certify(
     if method == "interval":
         if norm != "linf":
             raise ValueError("interval bounds certify norm='linf' only")
+        graph = _as_graph(model, limits)
+        batch_size = samples_at_once(graph, batch_size, _BYTES)
         return interval_certificate(
-            _as_graph(model, limits), x, y, step, max_steps, bounds, kernels, batch_size, progress
+            graph, x, y, step, max_steps, bounds, kernels, batch_size, progress
         )
-    target = model if isinstance(model, tf_keras.Model) else _as_graph(model, limits)
+    target = model
+    if not isinstance(model, tf_keras.Model):
+        target = _as_graph(model, limits)
+        check_norms(model, target, limits)
+        batch_size = samples_at_once(target, batch_size, _BYTES)
     found = lipschitz_certificate(target, x, y, kernels=kernels, batch_size=batch_size)
     return found if norm == "l2" else _in_linf(found, check_examples(x, y)[0])
 

@@ -9,6 +9,7 @@ from tfdq.lipschitz.intervals import check_intervals
 from tfdq.lipschitz.linear_maps import ConvolutionMap, padding_amounts
 from tfdq.lipschitz.network import LayerRow, LipschitzReport, compose
 from tfdq.lipschitz.norms import measure
+from tfdq.lipschitz.singular import norm_upper_bound
 from tflite_export.graph import IntegerGraph, Tensor
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.spec import FLOAT32_ERROR, KERNEL_SETS, LinearPart
@@ -19,7 +20,7 @@ class OperatorNorm:
     """The largest factor by which an operator stretches a distance, in real units.
 
     Attributes:
-        sigma: the measured norm.
+        sigma: the measured norm; the bound where it was not measured.
         upper: a proven bound.
         reshaped: largest singular value of the reshaped kernel; None without a kernel.
     """
@@ -46,14 +47,15 @@ class IntegerNetwork:
 
 
 def integer_network(
-    graph: IntegerGraph, kernels: str = "xnnpack", tolerance: float = 1e-5
+    graph: IntegerGraph, kernels: str = "xnnpack", tolerance: float | None = 1e-5
 ) -> IntegerNetwork:
     """Measure every operator of an integer graph in real units.
 
     Args:
         graph: the graph, one input and one output.
         kernels: whose rounding, a key of `tflite_export.ops.spec.KERNEL_SETS`.
-        tolerance: relative residual of the measured norms.
+        tolerance: relative residual of the measured norms; None: the bounds only, which are what a
+            proof needs.
 
     Raises:
         ValueError: an operator is not known, ``kernels`` is unknown, or an image size is open.
@@ -116,29 +118,29 @@ def integer_report(
     )
 
 
-def measured_norm(norm: float | LinearPart, tolerance: float) -> OperatorNorm:
+def measured_norm(norm: float | LinearPart, tolerance: float | None) -> OperatorNorm:
     """Return the norm of an operator: a constant, or measured on its linear map.
 
     Args:
         norm: what `tflite_export.ops` says of the operator.
-        tolerance: relative residual of the measurement.
+        tolerance: relative residual of the measurement; None: bound it only.
     """
     if not isinstance(norm, LinearPart):
         return OperatorNorm(norm, norm, None)
-    kernel_size = zip(norm.shape, norm.kernel.shape, norm.strides, norm.dilation, strict=False)
-    amounts = [padding_amounts(norm.padding, *axis) for axis in kernel_size]
-    found = measure(
-        ConvolutionMap(
-            norm.kernel,
-            norm.shape,
-            norm.strides,
-            (amounts[0], amounts[1]),
-            norm.dilation,
-            norm.groups,
-        ),
-        tolerance,
-    )
+    if tolerance is None:
+        upper, _ = norm_upper_bound(convolution_of(norm))
+        return OperatorNorm(upper, upper, None)
+    found = measure(convolution_of(norm), tolerance)
     return OperatorNorm(found.sigma, found.upper, found.reshaped)
+
+
+def convolution_of(part: LinearPart) -> ConvolutionMap:
+    """Return the linear map of an operator with its padding in numbers."""
+    axes = zip(part.shape, part.kernel.shape, part.strides, part.dilation, strict=False)
+    amounts = [padding_amounts(part.padding, *axis) for axis in axes]
+    return ConvolutionMap(
+        part.kernel, part.shape, part.strides, (amounts[0], amounts[1]), part.dilation, part.groups
+    )
 
 
 def _spread(tensor: Tensor, error: float) -> float:

@@ -184,10 +184,31 @@ class ConvolutionMap:
         )
 
     def matrix(self) -> Array:
-        """Write the map out: float64 ``(outputs, inputs)``, both in row-major image order."""
-        inputs = math.prod(self.input_shape)
-        identity = np.eye(inputs).reshape(inputs, *self.input_shape)
-        return self.apply(identity).reshape(inputs, -1).T
+        """Write the map out: float64 ``(outputs, inputs)``, both in row-major image order.
+
+        Each entry is one weight or zero, so that this takes as long as the weights are many times
+        the pixels, whatever the padding.
+        """
+        height, width, _ = self.output_shape
+        filters, channels = self.filters // self.groups, self.channels // self.groups
+        result = np.zeros(
+            (height, width, self.groups, filters, *self.input_shape[:2], self.groups, channels)
+        )
+        kernel = self.kernel.reshape(*self.kernel.shape[:3], self.groups, filters)
+        for row, column, group in np.ndindex(*self.kernel.shape[:2], self.groups):
+            to_row, from_row = self._meetings(0, row)
+            to_column, from_column = self._meetings(1, column)
+            result[
+                to_row[:, None], to_column, group, :, from_row[:, None], from_column, group, :
+            ] = kernel[row, column, :, group].T
+        return result.reshape(math.prod(self.output_shape), -1)
+
+    def _meetings(self, axis: int, tap: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Return the outputs along an axis at which a tap reads a pixel, and these pixels."""
+        outputs = np.arange(self.output_shape[axis])
+        pixels = outputs * self.strides[axis] + tap * self.dilation[axis] - self.padding[axis][0]
+        inside = (pixels >= 0) & (pixels < self.input_shape[axis])
+        return outputs[inside], pixels[inside]
 
 
 def dense_map(kernel: Array) -> ConvolutionMap:

@@ -165,14 +165,19 @@ def pair_sensitivity(
             rounding up to its input, and what its own rounding may put between two values of one
             logit; None: there is none.
     """
-    slope = np.full((classes, classes), np.sqrt(2.0) * constant)
-    offset = np.full((classes, classes), np.sqrt(2.0) * rounding)
+    slope = np.array(np.sqrt(2.0) * constant)
+    offset = np.array(np.sqrt(2.0) * rounding)
     if last is not None:
         weights, before, rounding_before, own = last
         rows = np.linalg.norm(weights.T[:, None] - weights.T[None], axis=2)
         slope = np.minimum(slope, rows * before)
         offset = np.minimum(offset, rows * rounding_before + 2 * own)
-    return OutputSensitivity(slope * _ROUND_UP, offset * _ROUND_UP, constant)
+    # Without a last dense layer all pairs share one number, which is stored once.
+    return OutputSensitivity(
+        np.broadcast_to(slope * _ROUND_UP, (classes, classes)),
+        np.broadcast_to(offset * _ROUND_UP, (classes, classes)),
+        constant,
+    )
 
 
 def _check_input(model: tf_keras.Model, images: npt.NDArray[np.float32]) -> None:
@@ -322,7 +327,7 @@ def _integer_logits(
     graph: IntegerGraph, images: npt.NDArray[np.float32], kernels: str, batch_size: int
 ) -> tuple[Array, npt.NDArray[np.intp], OutputSensitivity]:
     """Return the dequantized logits of an integer graph, its predictions, and how logits move."""
-    network = integer_network(graph, kernels)
+    network = integer_network(graph, kernels, tolerance=None)
     distances = rounding_distances(network.rows, network.roundings)
     row = network.tensors.index(graph.outputs[0])
     softmax: int | None = None

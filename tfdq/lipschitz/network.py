@@ -156,9 +156,12 @@ def report(
     check_kernel_choice(kernel)
     if not isinstance(model, tf_keras.Model):
         from tfdq.lipschitz.integer_network import integer_report
+        from tfdq.lipschitz.norm_cost import check_norms
         from tflite_export.twin import graph_of
 
-        return integer_report(graph_of(model, limits), tolerance=tolerance)
+        integers = graph_of(model, limits)
+        check_norms(model, integers, limits)
+        return integer_report(integers, tolerance=tolerance)
     graph = read_graph(model)
     if len(graph.outputs) != 1:
         raise ValueError(

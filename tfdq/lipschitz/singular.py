@@ -16,7 +16,9 @@ import numpy.typing as npt
 from tfdq.lipschitz.linear_maps import Array, ConvolutionMap
 
 _UNIT = float(np.finfo(np.float64).eps) / 2
-_CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
+"""Bytes of the symbols that are bounded at once; at least one frequency's are."""
+
 _DENSE_FLOPS = 4e9
 
 
@@ -173,12 +175,12 @@ def norm_upper_bound(linear_map: ConvolutionMap, dense_limit: int = 1024) -> tup
     # Scaling by a power of two is exact; it keeps the squares clear of under- and overflow.
     scale = 2.0 ** math.frexp(float(np.max(np.abs(linear_map.kernel))))[1]
     unit = replace(linear_map, kernel=linear_map.kernel / scale)
-    if _is_small(unit, dense_limit):
+    if is_small(unit, dense_limit):
         return _verified(_dense_blocks(unit), 0.0) * scale, "dense"
     return _verified(_symbol_blocks(unit), _symbol_error(unit)) * scale, "fourier"
 
 
-def _is_small(linear_map: ConvolutionMap, dense_limit: int) -> bool:
+def is_small(linear_map: ConvolutionMap, dense_limit: int = 1024) -> bool:
     """Tell whether writing the matrix out is affordable."""
     side = min(math.prod(linear_map.input_shape), math.prod(linear_map.output_shape))
     side = -(-side // linear_map.groups)
@@ -188,28 +190,40 @@ def _is_small(linear_map: ConvolutionMap, dense_limit: int) -> bool:
 def _dense_blocks(linear_map: ConvolutionMap) -> Iterator[Array]:
     """Yield the matrix of each group, ``(1, outputs, inputs)``."""
     for index in range(linear_map.groups):
-        yield _dense_block(linear_map.group(index))[None]
+        yield linear_map.group(index).matrix()[None]
 
 
-def _dense_block(single: ConvolutionMap) -> Array:
-    """Write out one group from its shorter side, so that the identity stays small."""
-    outputs = math.prod(single.output_shape)
-    if outputs >= math.prod(single.input_shape):
-        return single.matrix()
-    identity = np.eye(outputs).reshape(outputs, *single.output_shape)
-    return single.transpose(identity).reshape(outputs, -1)
+@dataclass(frozen=True)
+class Torus:
+    """A convolution without strides and dilation, between phase-split images on a torus.
 
-
-def _torus_taps(linear_map: ConvolutionMap) -> tuple[Array, tuple[int, int]]:
-    """Take strides and dilation out of a convolution.
-
-    Returns:
-        The taps of the equivalent stride-1 convolution between phase-split images,
-        ``(taps_h, taps_w, phases * c_in / groups, groups, c_out / groups)``, and a size of the
-        torus on which no output sees an input twice.
+    Attributes:
+        places: for each axis and tap of the kernel, the tap and the phase that it becomes.
+        size: height and width of a torus on which no output sees an input twice.
+        taps: height and width of the kernel.
+        phases: rows and columns of phases that a pixel's channels are.
+        rows: input channels of a group, all phases.
+        columns: output channels of a group.
+        groups: number of groups.
     """
-    places: list[list[tuple[int, int]]] = []
-    sizes: list[int] = []
+
+    places: tuple[list[tuple[int, int]], list[tuple[int, int]]]
+    size: tuple[int, int]
+    taps: tuple[int, int]
+    phases: tuple[int, int]
+    rows: int
+    columns: int
+    groups: int
+
+    @property
+    def frequencies(self) -> int:
+        """How many symbols there are: a real kernel has equal ones at opposite frequencies."""
+        return 1 if self.taps == (1, 1) else (self.size[0] // 2 + 1) * self.size[1]
+
+
+def torus_of(linear_map: ConvolutionMap) -> Torus:
+    """Take strides and dilation out of a convolution."""
+    places, sizes = [], []
     for axis in (0, 1):
         stride, dilation = linear_map.strides[axis], linear_map.dilation[axis]
         outputs = linear_map.output_shape[axis]
@@ -220,19 +234,29 @@ def _torus_taps(linear_map: ConvolutionMap) -> tuple[Array, tuple[int, int]]:
         places.append(reach)
         sizes.append(outputs + reach[-1][0])
     phases = [1 + max(phase for _, phase in reach) for reach in places]
-    steps = [1 + reach[-1][0] for reach in places]
-    channels, filters = linear_map.kernel.shape[2:]
-    taps = np.zeros((*steps, *phases, channels, filters))
-    for row, (step_h, phase_h) in enumerate(places[0]):
-        for column, (step_w, phase_w) in enumerate(places[1]):
+    return Torus(
+        (places[0], places[1]),
+        (sizes[0], sizes[1]),
+        (1 + places[0][-1][0], 1 + places[1][-1][0]),
+        (phases[0], phases[1]),
+        phases[0] * phases[1] * int(linear_map.kernel.shape[2]),
+        linear_map.filters // linear_map.groups,
+        linear_map.groups,
+    )
+
+
+def _torus_taps(linear_map: ConvolutionMap, torus: Torus) -> Array:
+    """Return the taps on a torus, ``(taps_h, taps_w, rows, groups, columns)``."""
+    taps = np.zeros((*torus.taps, *torus.phases, *linear_map.kernel.shape[2:]))
+    for row, (step_h, phase_h) in enumerate(torus.places[0]):
+        for column, (step_w, phase_w) in enumerate(torus.places[1]):
             taps[step_h, step_w, phase_h, phase_w] = linear_map.kernel[row, column]
-    taps = taps.reshape(*steps, -1, linear_map.groups, filters // linear_map.groups)
-    return taps, (sizes[0], sizes[1])
+    return taps.reshape(*torus.taps, torus.rows, torus.groups, torus.columns)
 
 
 def _symbol_error(linear_map: ConvolutionMap) -> float:
     """Bound the norm of the rounding errors of one computed symbol."""
-    taps, _ = _torus_taps(linear_map)
+    taps = _torus_taps(linear_map, torus_of(linear_map))
     lengths = np.sqrt(np.sum(taps**2, axis=(2, 4)))
     # A phase factor carries the rounding of its angle, below 4 pi, and of its cosine and sine.
     return (_gamma(2 * lengths[..., 0].size) + 128 * _UNIT) * float(
@@ -245,26 +269,25 @@ def _symbol_blocks(linear_map: ConvolutionMap) -> Iterator[Array]:
 
     A real kernel has equal singular values at opposite frequencies: half of them are enough.
     """
-    taps, (height, width) = _torus_taps(linear_map)
-    steps_h, steps_w, rows, groups, columns = taps.shape
-    flat = taps.reshape(steps_h * steps_w, -1)
-    frequencies = np.array(list(np.ndindex(height // 2 + 1, width)))
-    if steps_h * steps_w == 1:
-        frequencies = frequencies[:1]
-    chunk = max(1, _CHUNK_BYTES // (16 * rows * groups * columns))
-    place_h, place_w = np.divmod(np.arange(steps_h * steps_w), steps_w)
-    for begin in range(0, len(frequencies), chunk):
-        part = frequencies[begin : begin + chunk]
+    torus = torus_of(linear_map)
+    height, width = torus.size
+    count = math.prod(torus.taps)
+    flat = _torus_taps(linear_map, torus).reshape(count, -1)
+    chunk = max(1, CHUNK_BYTES // (16 * max(flat.shape[1], count)))
+    place_h, place_w = np.divmod(np.arange(count), torus.taps[1])
+    for begin in range(0, torus.frequencies, chunk):
+        numbers = np.arange(begin, min(begin + chunk, torus.frequencies))
+        part = np.stack(np.divmod(numbers, width), axis=1)
         angle = (
             2
             * np.pi
             * ((part[:, :1] * place_h) % height / height + (part[:, 1:] * place_w) % width / width)
         )
         symbols = np.cos(angle) @ flat
-        if steps_h * steps_w > 1:
+        if count > 1:
             symbols = symbols + 1j * (np.sin(angle) @ flat)
-        symbols = symbols.reshape(len(part), rows, groups, columns).transpose(0, 2, 1, 3)
-        yield symbols.reshape(-1, rows, columns)
+        symbols = symbols.reshape(len(part), torus.rows, torus.groups, torus.columns)
+        yield symbols.transpose(0, 2, 1, 3).reshape(-1, torus.rows, torus.columns)
 
 
 def _verified(blocks: Iterator[Array], block_error: float) -> float:
@@ -274,17 +297,21 @@ def _verified(blocks: Iterator[Array], block_error: float) -> float:
         if block.shape[1] > block.shape[2]:
             block = block.transpose(0, 2, 1)
         side, terms = block.shape[1], block.shape[2]
+        parts = [block]
         if np.iscomplexobj(block):
             # A complex product is as exact as four real ones (Higham, lemma 3.5).
             side, terms = 4 * side, 4 * terms
-        grams = block @ block.conj().transpose(0, 2, 1)
+            parts = [block.real, block.imag]
+        # A real block is its own conjugate; NumPy would copy it.
+        conjugate = block.conj() if len(parts) > 1 else block
+        grams = block @ conjugate.transpose(0, 2, 1)
         shift = max(shift, _estimate(grams) * (1 + 1e-9))
         # Failing costs one cheap factorisation; all eigenvalues would cost ten of them.
         growth = 1e-4
         while not _cholesky_succeeds(grams, shift):
             shift *= 1 + growth
             growth *= 2
-        lengths = np.sum(block.real**2 + block.imag**2, axis=(1, 2))
+        lengths = sum(np.einsum("nij,nij->n", part, part) for part in parts)
         squares = float(np.max(lengths)) * (1 + _gamma(4 * block[0].size))
         forming = _gamma(terms + 2) * squares
         factoring = _gamma(side + 1) / (1 - _gamma(side + 1)) * side * shift + _UNIT * shift
@@ -322,7 +349,7 @@ def singular_values(linear_map: ConvolutionMap, dense_limit: int = 1024) -> tupl
         ``"fourier"``, those of the circular convolution of the same kernel on the output's torus,
         which is how the spectrum of a large zero-padded image is distributed.
     """
-    if _is_small(linear_map, dense_limit):
+    if is_small(linear_map, dense_limit):
         parts = [np.linalg.svd(b, compute_uv=False).ravel() for b in _dense_blocks(linear_map)]
         return np.sort(np.concatenate(parts))[::-1], "dense"
     parts = [np.linalg.svd(b, compute_uv=False).ravel() for b in _symbol_blocks(linear_map)]

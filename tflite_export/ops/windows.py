@@ -76,7 +76,12 @@ def max_pool_axis(size: int, pool: int, stride: int, padding: str) -> float:
     Returns:
         ``sqrt(m)`` of the axis; the constant of the layer is the product over the two axes.
     """
-    return math.sqrt(float(np.max(np.sum(_coverage(size, pool, stride, padding), axis=0))))
+    before, after = same_padding(size, pool, stride) if padding == "same" else (0, 0)
+    starts = np.arange((size + before + after - pool) // stride + 1) * stride - before
+    changes = np.zeros(size + 1, np.int64)
+    np.add.at(changes, np.clip(starts, 0, size), 1)
+    np.add.at(changes, np.clip(starts + pool, 0, size), -1)
+    return math.sqrt(float(np.max(np.cumsum(changes)[:-1])))
 
 
 def average_pool_axis(size: int, pool: int, stride: int, padding: str) -> float:
