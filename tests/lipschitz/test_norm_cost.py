@@ -29,10 +29,10 @@ def convolution(size, window, inputs, outputs, stride=1, dilation=1, groups=1) -
 
 
 MAPS = {
-    "dense": convolution(8, 3, 16, 16),
-    "dense, one channel": convolution(28, 3, 1, 32),
-    "far taps": convolution(8, 3, 16, 16, dilation=300),
-    "fourier": convolution(8, 3, 128, 128),
+    "dense": convolution(8, 3, 6, 6),
+    "dense, one channel": convolution(14, 3, 1, 32),
+    "far taps": convolution(8, 3, 6, 6, dilation=300),
+    "fourier": convolution(8, 3, 32, 32),
     "fourier, one large symbol": convolution(1, 1, 1200, 1100),
     "fourier, far taps": convolution(32, 3, 8, 8, stride=2, dilation=20),
     "fourier, many frequencies": convolution(300, 3, 1, 1),
