@@ -66,8 +66,8 @@ def _float_file() -> bytes:
 
 def _paired(first: bytes, second: bytes) -> float:
     """Time of ``first`` over time of ``second``, median over pairs of calls of one image."""
-    from tflite_export.runtime import Interpreter
-    from tflite_export.timing import measure
+    from tflite_export.runtime.interpreter import Interpreter
+    from tflite_export.runtime.timing import measure
 
     models = [Interpreter(content, trusted=True) for content in (first, second)]
     ours, theirs = measure(models, 1, CALLS, 5, 20.0)
@@ -165,9 +165,9 @@ def export_over_stock() -> list[Row]:
     import tensorflow_model_optimization as tfmot
 
     import tflite_export
-    from tflite_export.lower import lower
-    from tflite_export.trained import trained
-    from tflite_export.write import write
+    from tflite_export.files.write import write
+    from tflite_export.lowering.lower import lower
+    from tflite_export.lowering.trained import trained
 
     model = _quantized(8)
     stock = tfmot.quantization.keras.quantize_model(_float_model())
@@ -199,7 +199,7 @@ def peak_memory() -> list[Row]:
 
     What Python and the runtime's library take is not counted.
     """
-    from tflite_export.memory import peak_memory as measure_peak
+    from tflite_export.runtime.memory import peak_memory as measure_peak
 
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, name) for name in ("int8.tflite", "float.tflite")]

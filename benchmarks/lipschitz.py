@@ -137,8 +137,8 @@ def certificate_times() -> list[Row]:
     import tfdq
     from tfdq.lipschitz import SmoothingSettings, certify
     from tfdq.models import small_cnn
-    from tflite_export.twin import graph_of
-    from tflite_export.write import write
+    from tflite_export.files.write import write
+    from tflite_export.twin.integer_twin import graph_of
 
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 1, (64, 28, 28, 1)).astype(np.float32)

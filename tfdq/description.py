@@ -269,7 +269,7 @@ Computation = (
     | Requantize
     | Median2D
 )
-"""What a call computes; `tflite_export.lower.LOWERINGS` has the integer form of each."""
+"""What a call computes; `tflite_export.lowering.lower.LOWERINGS` has the integer form of each."""
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "ExportedModel": "tflite_export.export",
-    "IntegerGraph": "tflite_export.graph",
-    "IntegerProof": "tflite_export.proof",
-    "IntegerTwin": "tflite_export.twin",
-    "Interpreter": "tflite_export.runtime",
-    "ParityError": "tflite_export.export",
-    "ParityReport": "tflite_export.parity",
-    "convert": "tflite_export.export",
-    "integer_only": "tflite_export.proof",
-    "round_biases": "tflite_export.biases",
-    "selftest": "tflite_export.device",
-    "verify": "tflite_export.parity",
+    "ExportedModel": "tflite_export.conversion.export",
+    "IntegerGraph": "tflite_export.ir.graph",
+    "IntegerProof": "tflite_export.files.proof",
+    "IntegerTwin": "tflite_export.twin.integer_twin",
+    "Interpreter": "tflite_export.runtime.interpreter",
+    "ParityError": "tflite_export.conversion.export",
+    "ParityReport": "tflite_export.conversion.parity",
+    "convert": "tflite_export.conversion.export",
+    "integer_only": "tflite_export.files.proof",
+    "round_biases": "tflite_export.lowering.biases",
+    "selftest": "tflite_export.runtime.device",
+    "verify": "tflite_export.conversion.parity",
 }
 
 __all__ = [*_HOME]
@@ -32,7 +32,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"module 'tflite_export' has no attribute {name!r}; it has {sorted(__all__)}"
         )
-    return getattr(import_module(_HOME[name]), name)
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"tflite_export.{name} needs tfdq with TensorFlow, which is not installed here: "
+            f"pip install tfdq ({error})"
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from tflite_export import commands
 from tflite_export.endings import Ended
-from tflite_export.limits import OPTION_HELP
-from tflite_export.silence import native_stderr_turned_away
+from tflite_export.ir.limits import OPTION_HELP
+from tflite_export.quiet_stderr import native_stderr_turned_away
 
 GOOD, ANSWER_IS_NO, MISTAKE, FAULT = 0, 1, 2, 3
 

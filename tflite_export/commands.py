@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export.limits import Limits
+from tflite_export.ir.limits import Limits
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the best classes of each image, or write the outputs to a file."""
-    from tflite_export.runtime import Interpreter
+    from tflite_export.runtime.interpreter import Interpreter
 
     if options.top < 1:
         raise ValueError(f"--top must be at least 1, got {options.top}")
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
 def benchmark(options: argparse.Namespace) -> int:
     """Print latency, throughput, size and memory of one file, or of two in turns."""
-    from tflite_export.timing import benchmark, table
+    from tflite_export.runtime.timing import benchmark, table
 
     def tell(line: str) -> None:
         if not options.quiet:
@@ -88,11 +88,11 @@ def benchmark(options: argparse.Namespace) -> int:
 
 def inspect(options: argparse.Namespace) -> int:
     """Print layers, types, scales, bits in use and multiply-accumulates."""
-    from tflite_export.inspection import describe, table
-    from tflite_export.metadata import facts_of
-    from tflite_export.proof import integer_only
-    from tflite_export.read import load, naming, read
-    from tflite_export.validate import check_digest
+    from tflite_export.files.metadata import facts_of
+    from tflite_export.files.proof import integer_only
+    from tflite_export.files.read import load, naming, read
+    from tflite_export.files.validate import check_digest
+    from tflite_export.runtime.inspection import describe, table
 
     limits = Limits.parse(options.cost_limit)
     content = load(options.file)
@@ -109,19 +109,18 @@ def inspect(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Compare runtime, integer twin and, if given, the trained model; prove integers only."""
-    from tflite_export.parity import verify
-    from tflite_export.read import naming
-
     try:
-        importlib.import_module("tflite_export.twin")
+        importlib.import_module("tflite_export.twin.integer_twin")
+        from tflite_export.conversion.parity import verify
     except ImportError as error:
         raise ImportError(
             "verify compares with the trained network and needs tfdq with TensorFlow; here, "
             f"selftest says whether this runtime computes the trained integers ({error})"
         ) from error
-    from tflite_export.affine import dequantize
-    from tflite_export.proof import integer_only
-    from tflite_export.runtime import Interpreter
+    from tflite_export.files.proof import integer_only
+    from tflite_export.files.read import naming
+    from tflite_export.ir.affine import dequantize
+    from tflite_export.runtime.interpreter import Interpreter
 
     limits = Limits.parse(options.cost_limit)
     loaded = Interpreter(options.file, limits=limits)
@@ -155,7 +154,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def selftest(options: argparse.Namespace) -> int:
     """Say whether this runtime on this processor computes the trained integers."""
-    from tflite_export.device import selftest
+    from tflite_export.runtime.device import selftest
 
     result = selftest(
         options.file,

@@ -9,10 +9,10 @@ import numpy as np
 
 from tfdq.keras3 import QuantizedModel
 from tfdq.keras3.sealing import ordered
-from tflite_export.affine import quantize
-from tflite_export.exposed import expose
-from tflite_export.runtime import Interpreter
-from tflite_export.write import write
+from tflite_export.files.write import write
+from tflite_export.ir.affine import quantize
+from tflite_export.runtime.all_outputs import expose
+from tflite_export.runtime.interpreter import Interpreter
 
 
 def assert_deployed(model: QuantizedModel, x: np.ndarray, compiled: bool = True) -> None:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from tflite_export.assemble import Assembler
-from tflite_export.graph import (
+from tflite_export.ir.graph import (
     Concatenation,
     Convolution,
     Elementwise,
@@ -17,7 +16,8 @@ from tflite_export.graph import (
     Softmax,
     Tensor,
 )
-from tflite_export.squeezing import median
+from tflite_export.lowering.assemble import Assembler
+from tflite_export.lowering.squeezing import median
 
 INPUT_SCALE = 1 / 255
 

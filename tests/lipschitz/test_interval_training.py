@@ -14,10 +14,10 @@ from tfdq.lipschitz.schedules import Ramp
 from tfdq.quantization import ConvexCombination
 from tfdq.quantization.graph import read_graph
 from tfdq.robustness import attack
-from tflite_export.graph import IntegerGraph
-from tflite_export.runtime import Interpreter
-from tflite_export.twin import IntegerTwin, graph_of
-from tflite_export.write import write
+from tflite_export.files.write import write
+from tflite_export.ir.graph import IntegerGraph
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.twin.integer_twin import IntegerTwin, graph_of
 
 layers = tf_keras.layers
 

@@ -13,10 +13,10 @@ from tfdq.lipschitz.interval_certificate import (
     predict_classes,
 )
 from tfdq.lipschitz.intervals import check_intervals, propagate, robust_classes
-from tflite_export.graph import Elementwise, IntegerGraph, Operator, Quantization, Tensor
-from tflite_export.reference import run
-from tflite_export.runtime import Interpreter
-from tflite_export.write import write
+from tflite_export.files.write import write
+from tflite_export.ir.graph import Elementwise, IntegerGraph, Operator, Quantization, Tensor
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.runtime.reference import run
 
 KERNEL_SETS = ["xnnpack", "builtin", "reference-2.14"]
 

@@ -10,10 +10,10 @@ from tests.lipschitz.integer_networks import NETWORKS, GraphBuilder
 from tfdq.lipschitz.integer_network import integer_network, integer_report
 from tfdq.lipschitz.margin import lipschitz_certificate, rounding_distances
 from tfdq.lipschitz.network import LayerRow
-from tflite_export.affine import quantize
-from tflite_export.graph import IntegerGraph
-from tflite_export.reference import run
-from tflite_export.write import write
+from tflite_export.files.write import write
+from tflite_export.ir.affine import quantize
+from tflite_export.ir.graph import IntegerGraph
+from tflite_export.runtime.reference import run
 
 layers = tf_keras.layers
 

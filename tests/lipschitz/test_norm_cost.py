@@ -10,9 +10,9 @@ from tfdq.lipschitz import certify, integer_network, report, singular
 from tfdq.lipschitz.linear_maps import ConvolutionMap, padding_amounts
 from tfdq.lipschitz.norm_cost import bound_cost, cost_of_norms
 from tfdq.lipschitz.singular import norm_upper_bound
-from tflite_export.limits import Limits
+from tflite_export.files.write import write
+from tflite_export.ir.limits import Limits
 from tflite_export.ops.windows import average_pool_axis, max_pool_axis, same_padding
-from tflite_export.write import write
 
 
 def convolution(size, window, inputs, outputs, stride=1, dilation=1, groups=1) -> ConvolutionMap:

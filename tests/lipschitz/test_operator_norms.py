@@ -13,8 +13,10 @@ from tfdq.lipschitz.interval_certificate import interval_certificate
 from tfdq.lipschitz.intervals import check_intervals, propagate
 from tfdq.lipschitz.margin import lipschitz_certificate, tie_margin
 from tfdq.lipschitz.network import compose
-from tflite_export.affine import dequantize
-from tflite_export.graph import (
+from tflite_export.files.validate import check_graph
+from tflite_export.files.write import write
+from tflite_export.ir.affine import dequantize
+from tflite_export.ir.graph import (
     DTYPES,
     INTEGER_RANGES,
     Elementwise,
@@ -26,9 +28,7 @@ from tflite_export.graph import (
 )
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.spec import OperatorSpec, Step
-from tflite_export.reference import run
-from tflite_export.validate import check_graph
-from tflite_export.write import write
+from tflite_export.runtime.reference import run
 
 KERNELS = ("xnnpack", "builtin", "reference-2.14")
 
@@ -179,7 +179,7 @@ def test_rounding_errors_enclose_the_distance_from_exact_arithmetic(kernels) -> 
 
 
 def operator_range(step: Step) -> tuple[int, int]:
-    from tflite_export.graph import activation_range
+    from tflite_export.ir.graph import activation_range
 
     return activation_range(step.operator.options.activation, step.output)
 

@@ -9,9 +9,9 @@ import tfdq
 import tflite_export
 from tfdq import lipschitz
 from tfdq.lipschitz.layer_maps import effective_kernel
-from tflite_export.runtime import Interpreter
-from tflite_export.twin import graph_of
-from tflite_export.write import write
+from tflite_export.files.write import write
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.twin.integer_twin import graph_of
 
 layers = tf_keras.layers
 

@@ -57,7 +57,7 @@ def test_wheels_hold_the_packages_their_types_and_data(dist: Path) -> None:
     small = zipfile.ZipFile(dist / f"tfdq_edge-{VERSION}-py3-none-any.whl").namelist()
     assert {"tfdq/py.typed", "tflite_export/py.typed"} <= set(whole)
     assert "tflite_export/py.typed" in small
-    for package, names in (("tfdq", whole), ("tflite_export", whole), ("tflite_export", small)):
+    for package, names in (("tfdq", whole), ("tflite_export", whole)):
         there = {
             str(path.relative_to(ROOT))
             for path in (ROOT / package).rglob("*")
@@ -71,6 +71,22 @@ def test_wheels_hold_the_packages_their_types_and_data(dist: Path) -> None:
         f"tfdq-{VERSION}.dist-info",
         f"tfdq_edge-{VERSION}.dist-info",
     }
+
+
+def test_the_wheel_for_boards_holds_what_runs_there(dist: Path) -> None:
+    names = zipfile.ZipFile(dist / f"tfdq_edge-{VERSION}-py3-none-any.whl").namelist()
+    modules = {name for name in names if name.endswith(".py")}
+    there = {
+        str(path.relative_to(ROOT))
+        for folder in ("", "ir", "ops", "files", "runtime")
+        for path in (ROOT / "tflite_export" / folder).glob("*.py")
+    }
+    assert modules == {name for name in there if "twin" not in name}
+    assert not [path for path in ROOT.rglob("*") if path.is_symlink() and not ignored(path)]
+
+
+def ignored(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 
 
 def test_source_archives_can_be_tested_and_built(dist: Path) -> None:

@@ -86,7 +86,7 @@ def test_the_citation_names_the_version_and_the_licence() -> None:
 def test_the_board_gets_the_same_version() -> None:
     import tfdq
 
-    assert (ROOT / "edge" / "version.py").resolve() == ROOT / "tfdq" / "_version.py"
+    assert "_version.py" in (ROOT / "edge" / "setup.py").read_text("utf-8")
     assert f'"{tfdq.__version__}"' not in EDGE_FILE.read_text("utf-8")
 
 

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 import tfdq
 from tflite_export import convert
-from tflite_export.runtime import Interpreter
+from tflite_export.runtime.interpreter import Interpreter
 
 L = tf_keras.layers
 Images = tuple[np.ndarray, np.ndarray]

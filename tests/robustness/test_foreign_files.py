@@ -17,7 +17,9 @@ from tfdq.robustness import as_target, audit, evaluate, run_attack, transfer_mat
 from tfdq.robustness.attacks.losses import cross_entropy
 from tfdq.robustness.targets import DifferentiableTarget
 from tflite_export import IntegerTwin, Interpreter
-from tflite_export.graph import (
+from tflite_export.files.read import read
+from tflite_export.files.write import write
+from tflite_export.ir.graph import (
     FullyConnected,
     IntegerGraph,
     Operator,
@@ -25,8 +27,6 @@ from tflite_export.graph import (
     Softmax,
     Tensor,
 )
-from tflite_export.read import read
-from tflite_export.write import write
 
 EPS = 0.1
 Foreign = Callable[[float], Path]

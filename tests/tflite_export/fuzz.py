@@ -31,13 +31,19 @@ from tests.tflite_export.graphs import GRAPHS, feeds
 from tests.tflite_export.hostile import opened, packed
 from tests.tflite_export.mutations import MUTATIONS, fit_shapes, flip_bytes, pick
 from tflite_export.__main__ import main as command
-from tflite_export.graph import DTYPES
-from tflite_export.memory import added_peak
-from tflite_export.metadata import GOLDEN_NAME, MODEL_NAME, GoldenVectors, pack_facts, pack_golden
-from tflite_export.reference import run
-from tflite_export.runtime import Interpreter
-from tflite_export.validate import validate
-from tflite_export.write import write
+from tflite_export.files.metadata import (
+    GOLDEN_NAME,
+    MODEL_NAME,
+    GoldenVectors,
+    pack_facts,
+    pack_golden,
+)
+from tflite_export.files.validate import validate
+from tflite_export.files.write import write
+from tflite_export.ir.graph import DTYPES
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.runtime.memory import added_peak
+from tflite_export.runtime.reference import run
 
 SECONDS, MEBIBYTES = 5.0, 1024.0
 """What a case may take: processor time, and memory above what the worker held."""
@@ -199,7 +205,7 @@ def _note_unnamed(odd, error):
 
 def _with_tensorflow(path, graph, values, attempt):
     from tfdq.lipschitz import certify
-    from tflite_export.twin import IntegerTwin
+    from tflite_export.twin.integer_twin import IntegerTwin
 
     twin = attempt("twin", lambda: IntegerTwin(path))
     if isinstance(twin, Exception):

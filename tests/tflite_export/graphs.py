@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tflite_export.graph import (
+from tflite_export.ir.graph import (
     DTYPES,
     INTEGER_RANGES,
     Concatenation,

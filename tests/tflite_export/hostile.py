@@ -6,8 +6,8 @@ import ai_edge_litert.schema_py_generated as litert
 import flatbuffers
 import numpy as np
 
-from tflite_export import schema
-from tflite_export.metadata import DIGEST_NAME
+from tflite_export.files.metadata import DIGEST_NAME
+from tflite_export.ir import schema
 
 
 def count_calls(action):

@@ -10,10 +10,10 @@ import ai_edge_litert.schema_py_generated as litert
 import numpy as np
 
 from tests.tflite_export.hostile import add_metadata, packed
-from tflite_export import schema
-from tflite_export.metadata import GOLDEN_NAME, MODEL_NAME
+from tflite_export.files.metadata import GOLDEN_NAME, MODEL_NAME
+from tflite_export.files.read import read
+from tflite_export.ir import schema
 from tflite_export.ops import OPERATORS
-from tflite_export.read import read
 
 INTEGERS = (-(2**31), -1, 0, 1, 2, 3, 7, 100, 300, 2**15, 2**15 + 1, 2**16, 2**24, 2**31 - 1)
 REALS = (0.0, -1.0, 1e-45, 1e-30, 1e-9, 1e-4, 0.5, 255.0, 1e4, 1e9, 3e38, np.inf, np.nan)

@@ -164,7 +164,7 @@ def test_stderr_holds_messages_only_and_quiet_none(small_file, images, tmp_path)
 
 
 def test_statuses_beyond_mistakes(small_file, monkeypatch, capsys):
-    from tflite_export import device
+    from tflite_export.runtime import device
 
     def fail(error):
         def function(*_, **__):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tflite_export.affine import dequantize, quantize
-from tflite_export.graph import Quantization, Tensor
+from tflite_export.ir.affine import dequantize, quantize
+from tflite_export.ir.graph import Quantization, Tensor
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 COMPILER = shutil.which("g++") or shutil.which("clang++")

@@ -21,8 +21,8 @@ from tfdq.description import (
     Reshape,
 )
 from tfdq.grid import Grid
-from tflite_export.lower import LOWERINGS, lower
-from tflite_export.reference import run
+from tflite_export.lowering.lower import LOWERINGS, lower
+from tflite_export.runtime.reference import run
 
 IMAGE = Grid(1 / 16, -128, -128, 127)
 HIDDEN = Grid(0.13, -128, -128, -113)

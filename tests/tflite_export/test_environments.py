@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.tflite_export.graphs import GRAPHS, feeds
-from tflite_export.reference import run
-from tflite_export.write import write
+from tflite_export.files.write import write
+from tflite_export.runtime.reference import run
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = {

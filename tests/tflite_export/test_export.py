@@ -9,10 +9,10 @@ import tf_keras
 import tfdq
 import tflite_export
 from tests.tflite_export.trained import digits, enlarged, quantized, trained_float
-from tflite_export.device import selftest
-from tflite_export.grids import Target, clamp_plan
-from tflite_export.lower import lower
-from tflite_export.read import read
+from tflite_export.files.read import read
+from tflite_export.lowering.grids import Target, clamp_plan
+from tflite_export.lowering.lower import lower
+from tflite_export.runtime.device import selftest
 
 L = tf_keras.layers
 
@@ -232,7 +232,7 @@ def test_inputs_of_unknown_size_are_named_with_the_remedy(calibration):
 
 def test_a_file_that_computes_something_else_is_an_error(small_model, monkeypatch):
     """Flip one weight between lowering and writing: the layer's own check finds it."""
-    import tflite_export.export as export
+    import tflite_export.conversion.export as export
 
     qat, _, images, _ = small_model
 
@@ -292,7 +292,7 @@ def test_integer_only_names_offenders(small_model):
     ],
 )
 def test_clamps(target, activation, levels, second):
-    from tflite_export.graph import Quantization, Tensor, activation_range
+    from tflite_export.ir.graph import Quantization, Tensor, activation_range
 
     first, fused, then = clamp_plan(target)
     assert (then is not None) == second
@@ -313,10 +313,10 @@ def test_clamps(target, activation, levels, second):
 
 
 def test_two_clamps_in_a_row_compute_the_grid():
-    from tflite_export.assemble import Assembler
-    from tflite_export.graph import BATCH
-    from tflite_export.runtime import Interpreter
-    from tflite_export.write import write
+    from tflite_export.files.write import write
+    from tflite_export.ir.graph import BATCH
+    from tflite_export.lowering.assemble import Assembler
+    from tflite_export.runtime.interpreter import Interpreter
 
     assembler = Assembler("two")
     source = assembler.value("x", (BATCH, 3, 3, 4), Target(0.1, 0))

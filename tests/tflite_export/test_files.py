@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from tests.tflite_export.graphs import GRAPHS, feeds
-from tflite_export import schema
-from tflite_export.graph import Convolution, IntegerGraph, Operator, Quantization
-from tflite_export.metadata import (
+from tflite_export.files.metadata import (
     DIGEST_NAME,
     GOLDEN_NAME,
     GoldenVectors,
@@ -22,11 +20,13 @@ from tflite_export.metadata import (
     pack_facts,
     pack_golden,
 )
+from tflite_export.files.read import read
+from tflite_export.files.validate import check_graph, validate
+from tflite_export.files.wire import File
+from tflite_export.files.write import write
+from tflite_export.ir import schema
+from tflite_export.ir.graph import Convolution, IntegerGraph, Operator, Quantization
 from tflite_export.ops import OPERATORS
-from tflite_export.read import read
-from tflite_export.validate import check_graph, validate
-from tflite_export.wire import File
-from tflite_export.write import write
 
 
 def _same(left: IntegerGraph, right: IntegerGraph) -> None:
@@ -157,10 +157,10 @@ def test_every_truncation_is_found(small_model):
 _FUZZ = """
 import sys
 import numpy as np
-from tflite_export.metadata import DIGEST_NAME
-from tflite_export.runtime import Interpreter
-from tflite_export.schema import PRODUCER
-from tflite_export.validate import validate
+from tflite_export.files.metadata import DIGEST_NAME
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.ir.schema import PRODUCER
+from tflite_export.files.validate import validate
 
 content = open(sys.argv[1], "rb").read()
 seed, count = int(sys.argv[2]), int(sys.argv[3])

@@ -9,18 +9,18 @@ import pytest
 from tests.tflite_export.graphs import GRAPHS
 from tests.tflite_export.hostile import add_metadata, opened, packed, store_shape
 from tflite_export.__main__ import main
-from tflite_export.exposed import expose
-from tflite_export.graph import Elementwise, IntegerGraph, Operator, Quantization, Tensor
-from tflite_export.inspection import describe
-from tflite_export.metadata import MODEL_NAME
+from tflite_export.conversion.parity import verify
+from tflite_export.files.metadata import MODEL_NAME
+from tflite_export.files.proof import integer_only
+from tflite_export.files.read import read
+from tflite_export.files.validate import validate
+from tflite_export.files.write import write
+from tflite_export.ir.graph import Elementwise, IntegerGraph, Operator, Quantization, Tensor
 from tflite_export.ops import OPERATORS
-from tflite_export.parity import verify
-from tflite_export.proof import integer_only
-from tflite_export.read import read
-from tflite_export.runtime import Interpreter
-from tflite_export.twin import IntegerTwin
-from tflite_export.validate import validate
-from tflite_export.write import write
+from tflite_export.runtime.all_outputs import expose
+from tflite_export.runtime.inspection import describe
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.twin.integer_twin import IntegerTwin
 
 KERNELS = ("default", "builtin", "reference")
 WEIGHTED = ("convolution", "convolution_int4", "depthwise", "depthwise_int4", "fully_connected")

@@ -13,10 +13,10 @@ import tflite_export
 from tests.lipschitz.integer_networks import plain
 from tfdq import lipschitz
 from tfdq.robustness.targets import as_target
-from tflite_export.graph import IntegerGraph, Operator, Tensor
-from tflite_export.runtime import Interpreter
-from tflite_export.twin import IntegerTwin
-from tflite_export.write import write
+from tflite_export.files.write import write
+from tflite_export.ir.graph import IntegerGraph, Operator, Tensor
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.twin.integer_twin import IntegerTwin
 
 GOOD = np.random.default_rng(0).uniform(0, 1, (4, 2, 2, 1)).astype(np.float32)
 NAN = np.where(np.arange(16).reshape(4, 2, 2, 1) == 3, np.nan, GOOD).astype(np.float32)

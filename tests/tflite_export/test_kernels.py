@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from tests.tflite_export.graphs import GRAPHS, feeds
-from tflite_export.ops.spec import KERNEL_SETS
-from tflite_export.reference import run
-from tflite_export.rounding import (
+from tflite_export.files.validate import check_graph
+from tflite_export.files.write import write
+from tflite_export.ir.requantization import (
     fixed_point,
     requantization_scale,
     scale_away,
     scale_in_float32,
     scale_upward,
 )
-from tflite_export.runtime import Interpreter
-from tflite_export.validate import check_graph
-from tflite_export.write import write
+from tflite_export.ops.spec import KERNEL_SETS
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.runtime.reference import run
 
 SEEDS = range(8)
 CHOICES = {"default": "xnnpack", "builtin": "builtin", "reference": "reference"}
@@ -48,7 +48,7 @@ def test_reference_equals_runtime(name, kernels):
 def test_twin_equals_reference(name):
     import tensorflow as tf
 
-    from tflite_export.twin import IntegerTwin
+    from tflite_export.twin.integer_twin import IntegerTwin
 
     for kernels in KERNEL_SETS:
         graph = GRAPHS[name](11)
@@ -66,8 +66,8 @@ def test_wide_sums_are_split_and_stay_exact():
     import dataclasses
 
     from tests.tflite_export.graphs import Draw
-    from tflite_export.graph import Convolution
-    from tflite_export.twin import IntegerTwin
+    from tflite_export.ir.graph import Convolution
+    from tflite_export.twin.integer_twin import IntegerTwin
 
     draw = Draw(3)
     source = draw.value("x", (-1, 6, 6, 96), 0.05, -128)

@@ -12,17 +12,17 @@ import pytest
 from tests.tflite_export.graphs import GRAPHS, Draw
 from tests.tflite_export.hostile import add_metadata, count_calls, opened, packed
 from tflite_export.__main__ import main
-from tflite_export.cost import cost_of, samples_at_once
-from tflite_export.device import selftest
-from tflite_export.graph import Convolution, Pooling
-from tflite_export.limits import DEFAULTS, UNLIMITED, Limits
-from tflite_export.memory import added_peak
-from tflite_export.metadata import GOLDEN_NAME, GoldenVectors, pack_golden
-from tflite_export.proof import integer_only
-from tflite_export.read import read
-from tflite_export.runtime import Interpreter
-from tflite_export.validate import validate
-from tflite_export.write import write
+from tflite_export.files.cost import cost_of, samples_at_once
+from tflite_export.files.metadata import GOLDEN_NAME, GoldenVectors, pack_golden
+from tflite_export.files.proof import integer_only
+from tflite_export.files.read import read
+from tflite_export.files.validate import validate
+from tflite_export.files.write import write
+from tflite_export.ir.graph import Convolution, Pooling
+from tflite_export.ir.limits import DEFAULTS, UNLIMITED, Limits
+from tflite_export.runtime.device import selftest
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.runtime.memory import added_peak
 
 
 def _pool(kind, size, window, stride=1, channels=1):

@@ -6,13 +6,13 @@ import sys
 import numpy as np
 import pytest
 
-from tflite_export.graph import FullyConnected
-from tflite_export.memory import peak_memory
-from tflite_export.write import write
+from tflite_export.files.write import write
+from tflite_export.ir.graph import FullyConnected
+from tflite_export.runtime.memory import peak_memory
 
 _SCRIPT = """
 import numpy as np
-from tflite_export.memory import added_peak
+from tflite_export.runtime.memory import added_peak
 np.ones(1 << 26, np.uint8)                       # 64 MiB, gone again before the measure
 print(added_peak(lambda: np.ones(1 << 25, np.uint8)))
 print(added_peak(lambda: np.ones(1 << 25, np.uint8).sum()))

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.tflite_export.near_ties import NEAR_TIES
+from tflite_export.files.validate import check_graph
+from tflite_export.files.write import write
 from tflite_export.ops import OPERATORS
-from tflite_export.reference import run
-from tflite_export.runtime import Interpreter
-from tflite_export.twin import IntegerTwin
-from tflite_export.validate import check_graph
-from tflite_export.write import write
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.runtime.reference import run
+from tflite_export.twin.integer_twin import IntegerTwin
 
 CHOICES = {"default": "xnnpack", "builtin": "builtin", "reference": "reference"}
 MOVING = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.tflite_export.graphs import GRAPHS, feeds
-from tflite_export.graph import DTYPES
+from tflite_export.ir.graph import DTYPES
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.spec import KERNEL_SETS, Keeps, OperatorSpec
-from tflite_export.reference import run
+from tflite_export.runtime.reference import run
 
 RUNTIMES = {"default": "xnnpack", "builtin": "builtin", "reference": "reference"}
 

@@ -6,8 +6,8 @@ import tf_keras
 
 import tfdq
 import tflite_export
-from tflite_export.parity import Comparison, ParityReport
-from tflite_export.runtime import Interpreter
+from tflite_export.conversion.parity import Comparison, ParityReport
+from tflite_export.runtime.interpreter import Interpreter
 
 RUNTIME = "litert 2"
 

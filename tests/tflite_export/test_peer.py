@@ -9,7 +9,7 @@ import tfdq
 import tfdq.models
 import tflite_export
 from tests.tflite_export.trained import digits
-from tflite_export.runtime import Interpreter
+from tflite_export.runtime.interpreter import Interpreter
 
 
 @pytest.fixture(scope="module")

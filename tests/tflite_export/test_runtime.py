@@ -5,9 +5,9 @@ import pytest
 
 import tflite_export
 from tests.tflite_export.graphs import GRAPHS
-from tflite_export.runtime import Interpreter, find_runtime
-from tflite_export.timing import benchmark, thread_counts
-from tflite_export.write import write
+from tflite_export.files.write import write
+from tflite_export.runtime.interpreter import Interpreter, find_runtime
+from tflite_export.runtime.timing import benchmark, thread_counts
 
 
 def test_floats_and_integers_agree_with_the_raw_runtime(small_model):

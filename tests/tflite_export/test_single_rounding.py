@@ -7,8 +7,8 @@ import tf_keras
 import tfdq
 import tflite_export
 from tests.tflite_export.trained import digits
-from tflite_export.grids import Target, mean_takes, scale_of_means
-from tflite_export.rounding import mean_in_float32
+from tflite_export.ir.requantization import mean_in_float32
+from tflite_export.lowering.grids import Target, mean_takes, scale_of_means
 
 L = tf_keras.layers
 

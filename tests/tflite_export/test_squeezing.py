@@ -8,14 +8,14 @@ from scipy.ndimage import median_filter
 
 from tests.tflite_export.trained import digits
 from tfdq.description import Requantize
-from tflite_export.assemble import Assembler
-from tflite_export.grids import Target
+from tflite_export.files.validate import check_graph
+from tflite_export.files.write import write
+from tflite_export.lowering.assemble import Assembler
+from tflite_export.lowering.grids import Target
+from tflite_export.lowering.squeezing import median, median_networks, regrid
 from tflite_export.ops.spec import KERNEL_SETS
-from tflite_export.reference import run
-from tflite_export.runtime import Interpreter
-from tflite_export.squeezing import median, median_networks, regrid
-from tflite_export.validate import check_graph
-from tflite_export.write import write
+from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.runtime.reference import run
 
 GRID = Target(1 / 255, -128)
 
@@ -82,7 +82,7 @@ def test_median_equals_scipy_in_the_runtime(size, kernels):
 def test_twin_has_the_gradient_of_the_picked_pixel():
     import tensorflow as tf
 
-    from tflite_export.twin import IntegerTwin
+    from tflite_export.twin.integer_twin import IntegerTwin
 
     image = np.random.default_rng(0).permutation(9).reshape(1, 3, 3, 1).astype(np.float32) / 9
     twin = IntegerTwin(_median_graph(3, (3, 3, 1)))
@@ -97,7 +97,7 @@ def test_twin_has_the_gradient_of_the_picked_pixel():
 def test_twin_shares_the_gradient_among_pixels_that_tie():
     import tensorflow as tf
 
-    from tflite_export.twin import IntegerTwin
+    from tflite_export.twin.integer_twin import IntegerTwin
 
     levels = np.array([3, 1, 5, 3, 3, 9, 0, 3, 8]).reshape(1, 3, 3, 1)
     twin = IntegerTwin(_median_graph(3, (3, 3, 1)))
@@ -196,7 +196,7 @@ def test_trained_with_squeezers(numbers):
     import tfdq
     from tfdq.robustness import squeeze
     from tflite_export import convert
-    from tflite_export.proof import integer_only
+    from tflite_export.files.proof import integer_only
 
     tf_keras.utils.set_random_seed(1)
     model = _fit(tfdq.quantize_model(squeeze(_network(), _squeezers(*numbers)), activation_bits=4))

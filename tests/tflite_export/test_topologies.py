@@ -6,7 +6,7 @@ import pytest
 import tflite_export
 from tests.tflite_export.fitted import check
 from tests.tflite_export.trained import digits, quantized
-from tflite_export.in_use import integers_in_use
+from tflite_export.runtime.in_use import integers_in_use
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

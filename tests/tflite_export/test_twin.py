@@ -7,8 +7,8 @@ import tensorflow as tf
 import tflite_export
 from tests.tflite_export.graphs import Draw, grid
 from tests.tflite_export.trained import digits, quantized
-from tflite_export.graph import Convolution, Elementwise, FullyConnected
-from tflite_export.twin import IntegerTwin
+from tflite_export.ir.graph import Convolution, Elementwise, FullyConnected
+from tflite_export.twin.integer_twin import IntegerTwin
 
 
 def test_every_source_gives_the_same_twin(small_model, small_file):
@@ -161,7 +161,7 @@ def test_unequal_strides_of_a_depthwise_convolution():
     shape, out = (1, 3, 3, 5), (-1, 5, 8, 5)
     graph = draw.weighted("DEPTHWISE_CONV_2D", source, shape, 3, options, out)
     from tests.tflite_export.graphs import feeds
-    from tflite_export.reference import run
+    from tflite_export.runtime.reference import run
 
     values = feeds(graph, 4)
     np.testing.assert_array_equal(

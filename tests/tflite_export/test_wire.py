@@ -5,10 +5,10 @@ import struct
 import pytest
 
 from tests.tflite_export.hostile import count_calls
-from tflite_export.limits import Limits
-from tflite_export.memory import added_peak
-from tflite_export.read import read
-from tflite_export.wire import File
+from tflite_export.files.read import read
+from tflite_export.files.wire import File
+from tflite_export.ir.limits import Limits
+from tflite_export.runtime.memory import added_peak
 
 
 def _file(fields):

@@ -30,7 +30,7 @@ from tfdq.cli.options import (
     test_images,
 )
 from tfdq.cli.output import output, print_result, progress, warn
-from tflite_export.limits import Limits
+from tflite_export.ir.limits import Limits
 
 if TYPE_CHECKING:
     from tfdq.data import Dataset

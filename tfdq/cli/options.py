@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tflite_export.limits import DEFAULT, OPTION_HELP, Limits
+from tflite_export.ir.limits import DEFAULT, OPTION_HELP, Limits
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import typer
 
-from tflite_export.silence import native_stderr_turned_away
+from tflite_export.quiet_stderr import native_stderr_turned_away
 
 _OURS = (os.sep + "tfdq" + os.sep, os.sep + "tflite_export" + os.sep)
 

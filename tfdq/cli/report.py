@@ -22,7 +22,7 @@ from tfdq.cli.options import (
     size,
 )
 from tfdq.cli.output import output, print_result
-from tflite_export.limits import Limits
+from tflite_export.ir.limits import Limits
 
 
 @app.command(epilog="Example:  tfdq report runs/3f0c2a --out report.html")

@@ -28,7 +28,7 @@ from tfdq.cli.options import (
     test_images,
 )
 from tfdq.cli.output import output, print_result, progress
-from tflite_export.limits import Limits
+from tflite_export.ir.limits import Limits
 
 SurrogateOption = Annotated[
     Path | None,

@@ -27,7 +27,7 @@ from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import digest
 from tfdq.robustness.statistics import wilson
 from tfdq.robustness.versions import package_versions
-from tflite_export.limits import DEFAULT, Limits
+from tflite_export.ir.limits import DEFAULT, Limits
 
 KIND = "train"
 SETTINGS = "settings.json"

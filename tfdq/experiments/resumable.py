@@ -34,7 +34,7 @@ from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMoni
 from tfdq.robustness.json_files import Entries, naming, read_json
 from tfdq.robustness.versions import package_versions
 from tflite_export import round_biases
-from tflite_export.runtime import check_threads
+from tflite_export.runtime.interpreter import check_threads
 
 MODEL = "model.keras"
 RECORD = "training.json"

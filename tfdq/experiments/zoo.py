@@ -272,7 +272,7 @@ def activation_bits(graph: Any) -> int:
     Args:
         graph: of the file.
     """
-    from tflite_export.inspection import describe
+    from tflite_export.runtime.inspection import describe
 
     rows = describe(graph)
     return min((r["activation_bits"] for r in rows if r["activation_bits"]), default=8)
@@ -438,7 +438,7 @@ def _speed_over_float(content: bytes, settings: RunSettings, dataset: Any) -> fl
 
     from tfdq.models import create
     from tflite_export import Interpreter
-    from tflite_export.timing import measure
+    from tflite_export.runtime.timing import measure
 
     network = create(
         settings.model.name, dataset.input_shape, dataset.classes, **settings.model.options

@@ -13,7 +13,7 @@ from tfdq.description import Description
 from tfdq.keras3.layer_kinds import InputQuantizer
 from tfdq.keras3.layer_kinds.base import register
 from tfdq.keras3.sealing import ordered, seal, steps_of
-from tflite_export.lower import Lowered
+from tflite_export.lowering.lower import Lowered
 
 
 @register

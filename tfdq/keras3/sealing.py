@@ -18,8 +18,8 @@ from tfdq.description import Call, Concatenate, Description, Input, Softmax, Zer
 from tfdq.keras3.graph import Graph, Node, read_graph
 from tfdq.keras3.layer_kinds import InputQuantizer, QuantizedLayer
 from tfdq.keras3.layer_kinds.base import Sealing
-from tflite_export.graph import Operator
-from tflite_export.lower import Lowered, lower, target_of
+from tflite_export.ir.graph import Operator
+from tflite_export.lowering.lower import Lowered, lower, target_of
 
 Bounds = tuple[int, int]
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.graph import IntegerGraph
-from tflite_export.input_check import check_inputs
+from tflite_export.ir.graph import IntegerGraph
+from tflite_export.runtime.input_check import check_inputs
 
 Norm = Literal["l2", "linf"]
 

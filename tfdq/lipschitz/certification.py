@@ -17,9 +17,9 @@ from tfdq.lipschitz.margin import lipschitz_certificate
 from tfdq.lipschitz.norm_cost import check_norms
 from tfdq.lipschitz.smoothing import Predict, SmoothingSettings, randomized_smoothing
 from tfdq.quantization.graph import read_graph
-from tflite_export.cost import samples_at_once
-from tflite_export.graph import IntegerGraph
-from tflite_export.limits import DEFAULT, UNLIMITED, Limits
+from tflite_export.files.cost import samples_at_once
+from tflite_export.ir.graph import IntegerGraph
+from tflite_export.ir.limits import DEFAULT, UNLIMITED, Limits
 
 _BYTES = 16
 """Bytes that a proof holds for one byte of an activation: 64-bit integers, two ends of a box."""
@@ -121,7 +121,7 @@ def _is_quantized(model: tf_keras.Model) -> bool:
 
 def _as_graph(model: Any, limits: Limits) -> IntegerGraph:
     """Return the integer graph of whatever has one."""
-    from tflite_export.twin import graph_of
+    from tflite_export.twin.integer_twin import graph_of
 
     if isinstance(model, tf_keras.Model) and not _is_quantized(model):
         raise ValueError(
@@ -140,13 +140,13 @@ def _as_function(model: Any, limits: Limits) -> Predict:
 
         return predict
     if isinstance(model, IntegerGraph):
-        from tflite_export.write import write
+        from tflite_export.files.write import write
 
         content = write(model)
     else:
         content = getattr(model, "content", model)
     if isinstance(content, (str, Path, bytes)):
-        from tflite_export.runtime import Interpreter
+        from tflite_export.runtime.interpreter import Interpreter
 
         allowed = limits if content is model else UNLIMITED
         return Interpreter(content, batch_size=256, limits=allowed).predict

@@ -10,7 +10,7 @@ from tfdq.lipschitz.linear_maps import ConvolutionMap, padding_amounts
 from tfdq.lipschitz.network import LayerRow, LipschitzReport, compose
 from tfdq.lipschitz.norms import measure
 from tfdq.lipschitz.singular import norm_upper_bound
-from tflite_export.graph import IntegerGraph, Tensor
+from tflite_export.ir.graph import IntegerGraph, Tensor
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.spec import FLOAT32_ERROR, KERNEL_SETS, LinearPart
 

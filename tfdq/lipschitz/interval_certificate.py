@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from tfdq.lipschitz.certificate import Certificate, check_graph_examples
 from tfdq.lipschitz.intervals import check_intervals, propagate, robust_classes
-from tflite_export.affine import quantize
-from tflite_export.graph import DTYPES, IntegerGraph
+from tflite_export.ir.affine import quantize
+from tflite_export.ir.graph import DTYPES, IntegerGraph
 from tflite_export.ops.spec import KERNEL_SETS
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.graph import (
+from tflite_export.ir.graph import (
     DTYPES,
     INTEGER_RANGES,
     FullyConnected,

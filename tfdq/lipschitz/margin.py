@@ -35,10 +35,10 @@ from tfdq.lipschitz.layer_maps import (
 from tfdq.lipschitz.linear_maps import Array
 from tfdq.lipschitz.network import LayerRow, compose, report
 from tfdq.quantization.graph import Graph, Node, read_graph
-from tflite_export.affine import quantize
-from tflite_export.graph import BATCH, IntegerGraph, Quantization, Tensor
-from tflite_export.input_check import check_range, check_shape
-from tflite_export.reference import run
+from tflite_export.ir.affine import quantize
+from tflite_export.ir.graph import BATCH, IntegerGraph, Quantization, Tensor
+from tflite_export.runtime.input_check import check_range, check_shape
+from tflite_export.runtime.reference import run
 
 _ROUND_UP = 1 + 1e-12
 

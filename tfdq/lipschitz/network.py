@@ -26,7 +26,7 @@ from tfdq.lipschitz.local_search import local_lipschitz
 from tfdq.lipschitz.norms import measure
 from tfdq.lipschitz.singular import singular_values
 from tfdq.quantization.graph import Graph, Node, read_graph
-from tflite_export.limits import DEFAULT, Limits
+from tflite_export.ir.limits import DEFAULT, Limits
 
 _ROUND_UP = 1 + 1e-14
 
@@ -157,7 +157,7 @@ def report(
     if not isinstance(model, tf_keras.Model):
         from tfdq.lipschitz.integer_network import integer_report
         from tfdq.lipschitz.norm_cost import check_norms
-        from tflite_export.twin import graph_of
+        from tflite_export.twin.integer_twin import graph_of
 
         integers = graph_of(model, limits)
         check_norms(model, integers, limits)

@@ -10,12 +10,12 @@ from typing import Any
 from tfdq.lipschitz.integer_network import convolution_of
 from tfdq.lipschitz.linear_maps import ConvolutionMap
 from tfdq.lipschitz.singular import CHUNK_BYTES, is_small, torus_of
-from tflite_export.graph import IntegerGraph, Pooling
-from tflite_export.limits import Limits
+from tflite_export.files.read import load, naming
+from tflite_export.ir.graph import IntegerGraph, Pooling
+from tflite_export.ir.limits import Limits
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.spec import LinearPart
 from tflite_export.ops.windows import same_padding
-from tflite_export.read import load, naming
 
 _FACTORING = 12
 """Operations of one eigenvalue problem and of the Cholesky factorisations, in cubes of the side."""

@@ -16,7 +16,7 @@ from tfdq.report.subject import ImageSource, Subject, open_subjects
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import Proportion
 from tfdq.robustness.verdict import verdict_of
-from tflite_export.limits import DEFAULT, Limits
+from tflite_export.ir.limits import DEFAULT, Limits
 
 _CERTIFIED_IMAGES = 64
 _CERTIFIED_STEPS = 8
@@ -254,8 +254,8 @@ def _parity(subjects: Sequence[Subject], x: np.ndarray) -> Section:
 
 
 def _bits(subjects: Sequence[Subject]) -> Section:
-    from tflite_export.inspection import describe
-    from tflite_export.read import read
+    from tflite_export.files.read import read
+    from tflite_export.runtime.inspection import describe
 
     rows = []
     for subject in subjects:
@@ -291,7 +291,7 @@ def _bits(subjects: Sequence[Subject]) -> Section:
 
 
 def _cost(subjects: Sequence[Subject]) -> Section:
-    from tflite_export.timing import benchmark
+    from tflite_export.runtime.timing import benchmark
 
     rows = []
     for subject in subjects:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.statistics import Proportion, wilson
-from tflite_export.limits import DEFAULT, Limits
+from tflite_export.ir.limits import DEFAULT, Limits
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tflite_export.graph import IntegerGraph
-from tflite_export.limits import UNLIMITED, Limits
-from tflite_export.runtime import Interpreter
-from tflite_export.validate import validate
+from tflite_export.files.validate import validate
+from tflite_export.ir.graph import IntegerGraph
+from tflite_export.ir.limits import UNLIMITED, Limits
+from tflite_export.runtime.interpreter import Interpreter
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -52,7 +52,7 @@ class TwinScores:
         """Logits of float32 images (n, ...), float32 (n, classes)."""
         import tensorflow as tf
 
-        from tflite_export.twin_rounding import with_gradient
+        from tflite_export.ops.twin_rounding import with_gradient
 
         tensors = [i for i in (self._before, self.graph.outputs[0]) if i is not None]
         scores = [tf.reshape(v, (-1, v.shape[-1])) for v in self._twin.reals(x, tensors)]
@@ -109,7 +109,7 @@ class DeployedFile:
     def twin(self) -> TwinScores:
         """The integer twin, made when it is first asked for: it needs TensorFlow."""
         if self._twin is None:
-            from tflite_export.twin import IntegerTwin
+            from tflite_export.twin.integer_twin import IntegerTwin
 
             kernels = self._interpreter.kernel_set
             self._twin = TwinScores(IntegerTwin(self.graph, kernels=kernels))
@@ -150,7 +150,7 @@ def check_classifier(graph: IntegerGraph, name: str) -> None:
 
 def _with_logits(graph: IntegerGraph, before: int) -> bytes:
     """The file again, its logits an output beside the one that it has."""
-    from tflite_export.write import write
+    from tflite_export.files.write import write
 
     outputs = (before, graph.outputs[0])
     return write(replace(graph, outputs=outputs, signature_outputs=(), metadata={}))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tflite_export.graph import IntegerGraph
-from tflite_export.input_check import check_inputs
-from tflite_export.limits import DEFAULT, Limits
+from tflite_export.ir.graph import IntegerGraph
+from tflite_export.ir.limits import DEFAULT, Limits
+from tflite_export.runtime.input_check import check_inputs
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -430,7 +430,7 @@ def _is_keras_model(model: Any) -> bool:
 
 def _is_twin(model: Any) -> bool:
     # Only a process that has loaded the class can have made one.
-    module = sys.modules.get("tflite_export.twin")
+    module = sys.modules.get("tflite_export.twin.integer_twin")
     return module is not None and isinstance(model, module.IntegerTwin)
 
 

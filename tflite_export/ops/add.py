@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from tflite_export.graph import Elementwise, Operator, Tensor
+from tflite_export.ir.graph import Elementwise, Operator, Tensor
+from tflite_export.ir.requantization import Rescale, scale_away, scale_on_avx2
+from tflite_export.ir.schema import OperatorSchema, activation_field
 from tflite_export.ops import checks, spec
-from tflite_export.rounding import Rescale, scale_away, scale_on_avx2
-from tflite_export.schema import OperatorSchema, activation_field
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:

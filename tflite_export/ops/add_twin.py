@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from tflite_export.ir.requantization import Rescale, scale_away, scale_on_avx2
 from tflite_export.ops.add import add_multipliers
+from tflite_export.ops.twin_rounding import rescaler, shift_right
 from tflite_export.ops.twin_site import Kernel, Site, finish
-from tflite_export.rounding import Rescale, scale_away, scale_on_avx2
-from tflite_export.twin_rounding import rescaler, shift_right
 
 
 def build(site: Site) -> Kernel:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite_export.graph import Pooling, activation_range
+from tflite_export.ir.graph import Pooling, activation_range
+from tflite_export.ir.requantization import round_half_away_array
 from tflite_export.ops import spec
 from tflite_export.ops.pooling import SCHEMA, check_pool, pool_norm
 from tflite_export.ops.windows import average_pool_axis, pool_counts, windows
-from tflite_export.rounding import round_half_away_array
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tflite_export.graph import Pooling
+from tflite_export.ir.graph import Pooling
 from tflite_export.ops.twin_site import Kernel, Site, finish
 from tflite_export.ops.windows import pool_counts
 

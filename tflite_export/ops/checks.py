@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tflite_export.graph import Options, Tensor
+from tflite_export.ir.graph import Options, Tensor
 from tflite_export.ops.spec import Operands, Shape
 
 LARGEST_STEP = 1 << 15

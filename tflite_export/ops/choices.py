@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tflite_export.graph import Operator, Tensor
+from tflite_export.ir.graph import Operator, Tensor
 from tflite_export.ops import checks, spec
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite_export.graph import Concatenation, Operator, Tensor
+from tflite_export.ir.graph import Concatenation, Operator, Tensor
+from tflite_export.ir.schema import OperatorSchema, OptionField, activation_field
 from tflite_export.ops import spec
 from tflite_export.ops.checks import check_activation, operands_of, require, same_grid
-from tflite_export.schema import OperatorSchema, OptionField, activation_field
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:

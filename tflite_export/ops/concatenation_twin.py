@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tflite_export.graph import Concatenation
+from tflite_export.ir.graph import Concatenation
 from tflite_export.ops.twin_site import Kernel, Site
 
 

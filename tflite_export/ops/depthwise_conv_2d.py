@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from tflite_export.graph import Convolution, Operator, Tensor
+from tflite_export.ir.graph import Convolution, Operator, Tensor
+from tflite_export.ir.schema import OperatorSchema, OptionField, activation_field, window_fields
 from tflite_export.ops import spec, weighted
 from tflite_export.ops.checks import check_activation, image, operands_of, require
 from tflite_export.ops.windows import windows
-from tflite_export.schema import OperatorSchema, OptionField, activation_field, window_fields
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:

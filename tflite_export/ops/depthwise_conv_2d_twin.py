@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tflite_export.graph import Convolution
+from tflite_export.ir.graph import Convolution
 from tflite_export.ops.twin_site import Kernel, Site
 from tflite_export.ops.twin_weighted import weighted
 from tflite_export.ops.windows import same_padding

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite_export.affine import dequantize
-from tflite_export.graph import NoOptions, Operator, Tensor
+from tflite_export.ir.affine import dequantize
+from tflite_export.ir.graph import NoOptions, Operator, Tensor
+from tflite_export.ir.schema import OperatorSchema
 from tflite_export.ops import spec
 from tflite_export.ops.checks import operands_of, quantized_or_float, require
-from tflite_export.schema import OperatorSchema
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:

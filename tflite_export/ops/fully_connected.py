@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from tflite_export.graph import FullyConnected, Operator, Tensor
+from tflite_export.ir.graph import FullyConnected, Operator, Tensor
+from tflite_export.ir.schema import OperatorSchema, OptionField, activation_field
 from tflite_export.ops import spec, weighted
 from tflite_export.ops.checks import check_activation, operands_of, require
-from tflite_export.schema import OperatorSchema, OptionField, activation_field
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:

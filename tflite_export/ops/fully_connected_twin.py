@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tflite_export.graph import FullyConnected
+from tflite_export.ir.graph import FullyConnected
 from tflite_export.ops.twin_site import Kernel, Site
 from tflite_export.ops.twin_weighted import weighted
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite_export.graph import INTEGER_RANGES, Pooling, activation_range
+from tflite_export.ir.graph import INTEGER_RANGES, Pooling, activation_range
 from tflite_export.ops import spec
 from tflite_export.ops.pooling import SCHEMA, check_pool, pool_norm
 from tflite_export.ops.windows import max_pool_axis, windows

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tflite_export.graph import Pooling
+from tflite_export.ir.graph import Pooling
 from tflite_export.ops.twin_site import Kernel, Site, clamp_range
 
 

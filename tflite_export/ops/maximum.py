@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite_export.graph import NoOptions
+from tflite_export.ir.graph import NoOptions
+from tflite_export.ir.schema import OperatorSchema
 from tflite_export.ops import spec
 from tflite_export.ops.choices import check_choice
-from tflite_export.schema import OperatorSchema
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from tflite_export.graph import Operator, Reduction, Tensor
+from tflite_export.ir.graph import Operator, Reduction, Tensor
+from tflite_export.ir.requantization import mean_in_float32, scale_mean
+from tflite_export.ir.schema import OperatorSchema, OptionField
 from tflite_export.ops import checks, spec
-from tflite_export.rounding import mean_in_float32, scale_mean
-from tflite_export.schema import OperatorSchema, OptionField
 
 _LARGEST_COUNT = 1 << 16
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tflite_export.ir.requantization import mean_multiplier, scale_away
 from tflite_export.ops.mean import mean_factors
+from tflite_export.ops.twin_rounding import multiplier_rescaler
 from tflite_export.ops.twin_site import Kernel, Site, finish
-from tflite_export.rounding import mean_multiplier, scale_away
-from tflite_export.twin_rounding import multiplier_rescaler
 
 
 def build(site: Site) -> Kernel:

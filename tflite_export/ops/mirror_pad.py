@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export.graph import MirrorPadding, Operator, Tensor
+from tflite_export.ir.graph import MirrorPadding, Operator, Tensor
+from tflite_export.ir.schema import MIRRORS, OperatorSchema, OptionField
 from tflite_export.ops import spec
 from tflite_export.ops.checks import require
 from tflite_export.ops.padding import check_amounts, padded
-from tflite_export.schema import MIRRORS, OperatorSchema, OptionField
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tflite_export.graph import MirrorPadding
+from tflite_export.ir.graph import MirrorPadding
 from tflite_export.ops.twin_site import Kernel, Site
 
 

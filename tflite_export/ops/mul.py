@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tflite_export.graph import Elementwise, Operator, Tensor
+from tflite_export.ir.graph import Elementwise, Operator, Tensor
+from tflite_export.ir.requantization import requantization_scale, scale_away, scale_in_float32
+from tflite_export.ir.schema import OperatorSchema, activation_field
 from tflite_export.ops import checks, spec
-from tflite_export.rounding import requantization_scale, scale_away, scale_in_float32
-from tflite_export.schema import OperatorSchema, activation_field
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:

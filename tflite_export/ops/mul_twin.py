@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from tflite_export.ir.requantization import requantization_scale, scale_away
+from tflite_export.ops.twin_rounding import rescaler
 from tflite_export.ops.twin_site import Kernel, Site, finish
-from tflite_export.rounding import requantization_scale, scale_away
-from tflite_export.twin_rounding import rescaler
 
 
 def build(site: Site) -> Kernel:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite_export.graph import NoOptions, Operator, Tensor
+from tflite_export.ir.graph import NoOptions, Operator, Tensor
+from tflite_export.ir.schema import OperatorSchema
 from tflite_export.ops import spec
 from tflite_export.ops.padding import check_amounts, padded
-from tflite_export.schema import OperatorSchema
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite_export.graph import Tensor
+from tflite_export.ir.graph import Tensor
 from tflite_export.ops import checks, spec
 
 

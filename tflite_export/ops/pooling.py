@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tflite_export.graph import Operator, Pooling, Tensor
+from tflite_export.ir.graph import Operator, Pooling, Tensor
+from tflite_export.ir.schema import OperatorSchema, OptionField, activation_field, window_fields
 from tflite_export.ops import checks, spec
-from tflite_export.schema import OperatorSchema, OptionField, activation_field, window_fields
 
 SCHEMA = OperatorSchema(
     Pooling,

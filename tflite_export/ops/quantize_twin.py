@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tflite_export.ops.twin_rounding import to_centred
 from tflite_export.ops.twin_site import Kernel, Site
-from tflite_export.twin_rounding import to_centred
 
 
 def build(site: Site) -> Kernel:

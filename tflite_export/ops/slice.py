@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite_export.graph import BATCH, NoOptions, Operator, Tensor
+from tflite_export.ir.graph import BATCH, NoOptions, Operator, Tensor
+from tflite_export.ir.schema import OperatorSchema
 from tflite_export.ops import spec
 from tflite_export.ops.checks import Problem, operands_of, require, same_grid
-from tflite_export.schema import OperatorSchema
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:

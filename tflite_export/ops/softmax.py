@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite_export.graph import INTEGER_RANGES, Operator, Softmax, Tensor
+from tflite_export.ir.graph import INTEGER_RANGES, Operator, Softmax, Tensor
+from tflite_export.ir.schema import OperatorSchema, OptionField
 from tflite_export.ops import spec
 from tflite_export.ops.checks import operands_of, quantized_or_float, require
-from tflite_export.schema import OperatorSchema, OptionField
 
 _SMALLEST_LOGIT_STEP = 2.0**-25
 """Fixed-point softmax counts in 2**-26; it ends the process for a multiplier of at most 1."""

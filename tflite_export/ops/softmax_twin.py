@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tflite_export.graph import Softmax
+from tflite_export.ir.graph import Softmax
 from tflite_export.ops.softmax import softmax_table
+from tflite_export.ops.twin_rounding import with_gradient
 from tflite_export.ops.twin_site import Kernel, Site, clamp_range
-from tflite_export.twin_rounding import with_gradient
 
 
 def build(site: Site) -> Kernel:

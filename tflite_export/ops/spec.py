@@ -8,15 +8,15 @@ from enum import Enum
 
 import numpy as np
 
-from tflite_export.graph import DTYPES, Operator, Tensor, activation_range
-from tflite_export.rounding import (
+from tflite_export.ir.graph import DTYPES, Operator, Tensor, activation_range
+from tflite_export.ir.requantization import (
     Rescale,
     scale_away,
     scale_in_eights,
     scale_once,
     scale_upward,
 )
-from tflite_export.schema import OperatorSchema
+from tflite_export.ir.schema import OperatorSchema
 
 Shape = tuple[int, ...]
 Operands = Sequence["Tensor | None"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from tflite_export.ops.twin_rounding import with_gradient
 from tflite_export.ops.twin_site import Kernel, Site
-from tflite_export.twin_rounding import with_gradient
 
 
 def choice(site: Site, choose: Callable[..., tf.Tensor], sign: float) -> Kernel:

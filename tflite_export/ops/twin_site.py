@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from tflite_export.graph import Operator, Tensor, activation_range
+from tflite_export.ir.graph import Operator, Tensor, activation_range
 from tflite_export.ops.spec import KernelSet
-from tflite_export.twin_rounding import Reach, straight_through
+from tflite_export.ops.twin_rounding import Reach, straight_through
 
 Kernel = Callable[[Sequence[tf.Tensor]], tf.Tensor]
 """From the operands that are no constants to the result, centred integers all."""

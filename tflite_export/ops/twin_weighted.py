@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tflite_export.ir.requantization import Rescale, requantization_scale, weighted_factors
+from tflite_export.ops.twin_rounding import reach_of_sums, rescaler, with_gradient
 from tflite_export.ops.twin_site import Kernel, Site, finish
-from tflite_export.rounding import Rescale, requantization_scale, weighted_factors
-from tflite_export.twin_rounding import reach_of_sums, rescaler, with_gradient
 
 EXACT = 2**24
 """Integers below this magnitude, and their sums, are exact in float32."""

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tflite_export.graph import BATCH, Convolution, Tensor
-from tflite_export.ops import checks, spec
-from tflite_export.rounding import (
+from tflite_export.ir.graph import BATCH, Convolution, Tensor
+from tflite_export.ir.requantization import (
     Rescale,
     requantization_scale,
     scale_in_float32,
     weighted_factors,
 )
+from tflite_export.ops import checks, spec
 
 Accumulate = Callable[[spec.Step, np.ndarray, np.ndarray], np.ndarray]
 """From a step, centred inputs and weights, both float64, to sums; exact below 2**53."""

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tflite_export.graph import Convolution, Pooling
+from tflite_export.ir.graph import Convolution, Pooling
 
 _ROUNDED_UP = 1 + 1e-12
 

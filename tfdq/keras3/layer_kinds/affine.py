@@ -20,8 +20,8 @@ from tfdq.grid import Grid
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, integer_shape
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
-from tflite_export.graph import Operator
-from tflite_export.rounding import requantization_scale
+from tflite_export.ir.graph import Operator
+from tflite_export.ir.requantization import requantization_scale
 
 _LOG = logging.getLogger("tfdq")
 _EXACT = 2**24

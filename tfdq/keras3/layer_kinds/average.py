@@ -24,10 +24,10 @@ from tfdq.keras3.layer_kinds.shape import pooled_shape, whole_image_shape
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tfdq.keras3.settings import LINEAR_BITS
-from tflite_export.graph import IntegerGraph, Operator, Pooling
+from tflite_export.ir.graph import IntegerGraph, Operator, Pooling
+from tflite_export.ir.requantization import requantization_scale
 from tflite_export.ops.mean import mean_factors
 from tflite_export.ops.windows import pool_counts
-from tflite_export.rounding import requantization_scale
 
 LARGEST_WINDOW = 2**24 // (127 * 255) - 1
 """Pixels of the largest window whose sum float32 holds, in the kernel's units."""

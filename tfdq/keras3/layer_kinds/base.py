@@ -19,7 +19,7 @@ from keras import ops
 
 from tfdq.description import Call, Computation, Shape
 from tfdq.grid import Grid
-from tflite_export.graph import IntegerGraph, Operator
+from tflite_export.ir.graph import IntegerGraph, Operator
 
 register = keras.saving.register_keras_serializable(package="tfdq")
 Flow = tuple[Any, Any]

@@ -21,7 +21,7 @@ from tfdq.keras3.layer_kinds.registry import (
     register_kind,
 )
 from tfdq.keras3.layer_kinds.softmax import QuantizedSoftmax
-from tflite_export.graph import Operator
+from tflite_export.ir.graph import Operator
 
 
 @register

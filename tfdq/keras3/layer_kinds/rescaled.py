@@ -10,8 +10,8 @@ from keras import ops
 from tfdq.keras3.layer_kinds.affine import WEIGHTED
 from tfdq.keras3.layer_kinds.base import Sealing
 from tfdq.keras3.rounding import between, with_gradient_of
-from tflite_export.graph import activation_range
-from tflite_export.rounding import requantization_scale
+from tflite_export.ir.graph import activation_range
+from tflite_export.ir.requantization import requantization_scale
 
 CONSTANTS = 4
 """Numbers of one change of grid: weight, factor, lowest and highest result."""

@@ -1,1 +1,0 @@
-../tfdq/_version.py
