@@ -1,0 +1,1 @@
+"""`.tflite` files: read, write, validate, what they cost and what metadata they carry."""

@@ -1,0 +1,1 @@
+"""The integer graph and what its numbers mean: grids, rounding, options, limits. NumPy only."""

@@ -1,0 +1,1 @@
+"""From a trained network's description to its integer graph."""

@@ -1,0 +1,1 @@
+"""Graphs and files at work on a board: LiteRT, the NumPy reference, time and memory."""

@@ -1,0 +1,1 @@
+"""The differentiable copy of an integer graph, which attacks and parity checks run on."""
