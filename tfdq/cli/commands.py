@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tfdq.cli.app import app
+from tfdq.cli.fitting import (
+    ChannelsOption,
+    Images,
+    InputRangeOption,
+    LabelsOption,
+    ResizeOption,
+    check_declared,
+    input_range_of,
+    takes_unit_range,
+)
 from tfdq.cli.options import (
     CostLimitOption,
     DataDirOption,
@@ -322,6 +332,10 @@ def run(
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
+    resize: ResizeOption = "stretch",
+    channels: ChannelsOption = "rgb",
+    labels: LabelsOption = None,
+    input_range: InputRangeOption = None,
     limit: LimitOption = None,
     seed: SeedOption = 0,
     trust: TrustOption = False,
@@ -330,14 +344,22 @@ def run(
 ) -> None:
     """Run a model on test images: accuracy and speed."""
     limits = Limits.parse(cost_limit or [])
+    check_declared(input_range, labels)
     check_call(data, image_size, model)
     from tfdq.experiments.classifier import measure
+    from tfdq.robustness import as_target
 
     opened = open_model(model, trust, limits)
-    dataset = load_data(data, data_dir, limit, seed, image_size)
-    check_models(dataset, (model, opened))
-    images, labels = test_images(dataset)
-    figures = measure(opened, images, labels)
+    given = Images(data, data_dir, image_size, limit, seed, resize, channels, labels)
+    dataset = given.load({model: opened})
+    images, truth = test_images(dataset)
+    if takes_unit_range(opened, input_range):
+        figures = measure(opened, images, truth)
+    else:
+        target = as_target(model if model.suffix == ".tflite" else opened, limits=limits)
+        taken, trials = input_range_of(model, opened, target, dataset, input_range, seed)
+        figures = measure(opened, taken.scaled(images), truth)
+        figures["input_range"] = {**taken.to_dict(), "tried": trials.to_dict()}
     text = (
         f"{model}: accuracy {figures['accuracy']:.4f} on {figures['images']} images of {data}, "
         f"{figures['images_per_second']:,.0f} images/s"

@@ -73,6 +73,12 @@ def warn(text: str) -> None:
         print(f"warning: {text}", file=sys.stderr)
 
 
+def note(text: str) -> None:
+    """Print what was found or chosen on the way on stderr, in one line; not if quiet."""
+    if not output.quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def calm() -> Iterator[None]:
     """Keep the notices and warnings of libraries from the user while the block runs."""

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from tfdq.cli.app import ANSWER_IS_NO, app
+from tfdq.cli.fitting import (
+    ChannelsOption,
+    Images,
+    InputRangeOption,
+    LabelsOption,
+    ResizeOption,
+    check_declared,
+    fitted,
+)
 from tfdq.cli.options import (
     CostLimitOption,
     DataDirOption,
@@ -19,10 +29,8 @@ from tfdq.cli.options import (
     SeedOption,
     TrustOption,
     check_call,
-    check_models,
     check_writable,
     complete_attack,
-    load_data,
     number,
     open_model,
     test_images,
@@ -46,6 +54,10 @@ def attack(
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
+    resize: ResizeOption = "stretch",
+    channels: ChannelsOption = "rgb",
+    labels: LabelsOption = None,
+    input_range: InputRangeOption = None,
     name: Annotated[
         str,
         typer.Option(
@@ -76,6 +88,7 @@ def attack(
             raise ValueError(f"--save-images writes a .npz file, got {str(images)!r}")
         check_writable(images, is_folder=False)
     limits = Limits.parse(cost_limit or [])
+    check_declared(input_range, labels)
     check_call(data, image_size, model, surrogate)
     import numpy as np
 
@@ -83,12 +96,13 @@ def attack(
     from tfdq.robustness.statistics import wilson
 
     opened = open_model(model, trust, limits)
-    helper = _gradients_of(surrogate, trust, limits)
-    dataset = load_data(data, data_dir, limit, seed, image_size)
-    check_models(dataset, (model, opened), (surrogate, helper))
-    victim = as_target(_victim(model, opened, limits), name=str(model))
+    helper = None if surrogate is None else open_model(surrogate, trust, limits)
+    given = Images(data, data_dir, image_size, limit, seed, resize, channels, labels)
+    dataset = given.load({model: opened}, (surrogate, helper))
+    fit = partial(fitted, dataset=dataset, given=input_range, seed=seed, limits=limits)
+    victim = as_target(fit(model, opened), name=str(model))
     x, y = test_images(dataset)
-    settings: Any = {"norm": norm, "seed": seed, "surrogate": helper}
+    settings: Any = {"norm": norm, "seed": seed, "surrogate": fit(surrogate, helper)}
     result = run_attack(name, victim, x, y, strength, **settings)
     if images is not None:
         images.parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +134,10 @@ def evaluate(
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
+    resize: ResizeOption = "stretch",
+    channels: ChannelsOption = "rgb",
+    labels: LabelsOption = None,
+    input_range: InputRangeOption = None,
     attacks: Annotated[
         str,
         typer.Option(
@@ -146,15 +164,12 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Compare models under a suite of attacks on the same images; --eps may be repeated."""
-    output.after_interrupt = (
-        "nothing is kept; with --out FOLDER finished pieces would be"
-        if out is None
-        else f"finished pieces are kept in {out}; the same command goes on with them"
-    )
+    output.after_interrupt = _left_behind(out, "pieces")
     strengths = [number(text) for text in eps or ["8/255"]]
     if out is not None:
         check_writable(out, is_folder=True)
     limits = Limits.parse(cost_limit or [])
+    check_declared(input_range, labels)
     check_call(data, image_size, *models, surrogate)
     from tfdq.robustness import SUITES
     from tfdq.robustness import evaluate as run_evaluation
@@ -162,19 +177,21 @@ def evaluate(
     opened = {_name(path): open_model(path, trust, limits) for path in models}
     if len(opened) < len(models):
         raise ValueError(f"the same model is given twice: {', '.join(map(str, models))}")
-    helper = _gradients_of(surrogate, trust, limits)
+    helper = None if surrogate is None else open_model(surrogate, trust, limits)
     verdicts = _audits(audits or [])
-    black_boxes = [_name(path) for path in models if path.suffix == ".tflite"]
-    dataset = load_data(data, data_dir, limit, seed, image_size)
-    check_models(dataset, *zip(models, opened.values(), strict=True), (surrogate, helper))
+    files = [_name(path) for path in models if path.suffix == ".tflite"]
+    given = Images(data, data_dir, image_size, limit, seed, resize, channels, labels)
+    dataset = given.load(dict(zip(models, opened.values(), strict=True)), (surrogate, helper))
+    fit = partial(fitted, dataset=dataset, given=input_range, seed=seed, limits=limits)
+    helper = fit(surrogate, helper)
     x, y = test_images(dataset)
     report = run_evaluation(
-        {_name(path): _victim(path, opened[_name(path)], limits) for path in models},
+        {_name(path): fit(path, opened[_name(path)]) for path in models},
         x,
         y,
         attacks=attacks if attacks in SUITES else attacks.split(","),
         epsilons=strengths,
-        surrogates=dict.fromkeys(black_boxes, helper) if helper is not None else None,
+        surrogates=dict.fromkeys(files, helper) if helper is not None else None,
         audits=verdicts,
         seed=seed,
         results=None if out is None else out / "pieces",
@@ -187,22 +204,11 @@ def evaluate(
     print_result(report.to_json(), report.to_markdown(), as_json)
 
 
-def _victim(path: Path, opened: Any, limits: Limits) -> Any:
-    """Return what is attacked: a ``.tflite`` file is opened with its twin."""
-    from tfdq.robustness import as_target
-
-    if path.suffix != ".tflite":
-        return opened
-    return as_target(path, name=_name(path), limits=limits)
-
-
-def _gradients_of(surrogate: Path | None, trust: bool, limits: Limits) -> Any:
-    """Return the surrogate, None if there is none: of a ``.tflite`` file its integer twin."""
-    if surrogate is None or surrogate.suffix != ".tflite":
-        return None if surrogate is None else open_model(surrogate, trust, limits)
-    from tfdq.experiments.classifier import open_integer_file
-
-    return open_integer_file(surrogate, True, limits)
+def _left_behind(out: Path | None, parts: str) -> str:
+    """Say what Ctrl-C leaves of a run, and how to go on."""
+    if out is None:
+        return f"nothing is kept; with --out FOLDER finished {parts} would be"
+    return f"finished {parts} are kept in {out}; the same command goes on with them"
 
 
 def _audits(given: list[str]) -> dict[str, Any]:
@@ -232,6 +238,10 @@ def audit(
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
+    resize: ResizeOption = "stretch",
+    channels: ChannelsOption = "rgb",
+    labels: LabelsOption = None,
+    input_range: InputRangeOption = None,
     eps: EpsOption = "8/255",
     surrogate: SurrogateOption = None,
     tflite: Annotated[
@@ -257,10 +267,12 @@ def audit(
 
     Exit status 1 if a check failed.
     """
+    output.after_interrupt = _left_behind(out, "checks")
     strength = number(eps)
     if out is not None:
         check_writable(out, is_folder=True)
     limits = Limits.parse(cost_limit or [])
+    check_declared(input_range, labels)
     check_call(data, image_size, model, surrogate, tflite, *(transfer_from or []))
     if tflite is not None and tflite.suffix != ".tflite":
         raise ValueError(f"--tflite takes a .tflite file, got {str(tflite)!r}")
@@ -272,29 +284,31 @@ def audit(
     from tfdq.robustness import audit as run_audit
 
     opened = open_model(model, trust, limits)
-    helper = _gradients_of(surrogate, trust, limits)
+    helper = None if surrogate is None else open_model(surrogate, trust, limits)
     others = {path: open_model(path, trust, limits) for path in transfer_from or []}
-    dataset = load_data(data, data_dir, None, seed, image_size)
+    given = Images(data, data_dir, image_size, None, seed, resize, channels, labels)
     twin = None if tflite is None else open_integer_file(tflite, True, limits)
-    check_models(dataset, (model, opened), (surrogate, helper), (tflite, twin), *others.items())
+    dataset = given.load({model: opened}, (surrogate, helper), (tflite, twin), *others.items())
+    fit = partial(fitted, dataset=dataset, given=input_range, seed=seed, limits=limits)
     x, y = test_images(dataset)
     # The audit takes the first that are classified rightly, and a folder is sorted by class.
     order = np.random.default_rng(seed).permutation(len(y))
     x, y = x[order], y[order]
     found = run_audit(
-        _victim(model, opened, limits),
+        fit(model, opened),
         x,
         y,
         eps=strength,
         examples=limit,
-        surrogate=helper,
-        transfer_from={_name(path): other for path, other in others.items()} or None,
+        surrogate=fit(surrogate, helper),
+        transfer_from={_name(path): fit(path, other) for path, other in others.items()} or None,
         twin=twin,
         tflite=None if tflite is None else as_target(str(tflite), limits=limits),
         queries=queries,
         checks=None if checks is None else [name.strip() for name in checks.split(",")],
         seed=seed,
         name=_name(model),
+        results=None if out is None else out / "pieces",
         progress=progress(),
     )
     if out is not None:

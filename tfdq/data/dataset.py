@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,6 +129,53 @@ class Dataset:
             x_train=np.pad(self.x_train, border),
             x_test=np.pad(self.x_test, border),
             source=f"{self.source}; padded to {size}x{size}",
+        )
+
+    def in_order(self, names: Sequence[str], whose: str) -> Dataset:
+        """Return the same images with the classes numbered as in `names`.
+
+        Args:
+            names: The class of each output of a model, in the order of the outputs.
+            whose: What gives the names, for the message.
+
+        Raises:
+            ValueError: The data set has no names, or they are not those given.
+        """
+        if not self.class_names:
+            raise ValueError(
+                f"{self.name} has no names of classes to compare with those of {whose}: its "
+                "labels are taken as the numbers of the outputs."
+            )
+        if len(names) != self.classes or len(set(names)) != len(names):
+            raise ValueError(
+                f"{whose} names {len(names)} classes ({len(set(names))} different ones), but "
+                f"{self.name} has {self.classes}."
+            )
+        unknown = sorted(set(names) - set(self.class_names))
+        missing = sorted(set(self.class_names) - set(names))
+        if unknown:
+            raise ValueError(
+                f"{whose} names {', '.join(unknown[:5])}, but the classes of {self.name} are "
+                f"called {', '.join(missing[:5])}: rename the folders, or the "
+                "lines of the file given as --labels."
+            )
+        place = np.array([list(names).index(name) for name in self.class_names])
+        return replace(
+            self,
+            y_train=place[self.y_train],
+            y_test=place[self.y_test],
+            class_names=tuple(names),
+        )
+
+    def reversed_channels(self) -> Dataset:
+        """Return the images with their channels in the other order, BGR for RGB; grey as it is."""
+        if self.input_shape[2] == 1:
+            return self
+        return replace(
+            self,
+            x_train=self.x_train[..., ::-1],
+            x_test=self.x_test[..., ::-1],
+            source=f"{self.source}; channels in the order BGR",
         )
 
 

@@ -20,7 +20,9 @@ _MOST_PIXELS = 1 << 26
 _MOST_BYTES = 1 << 28
 
 
-def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Dataset:
+def load_folder(
+    path: Path, image_size: tuple[int, ...] | None = None, resize: str = "stretch"
+) -> Dataset:
     """Read a folder of images, `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*`.
 
     The test part may also be called `val` or `validation`. Without it a fifth of every class,
@@ -33,6 +35,8 @@ def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Datase
         image_size: `(height, width)` to resize to, bilinear with antialiasing; needed where the
             images differ in size. `(height, width, channels)` makes all of them grey (1) or
             colour (3), too.
+        resize: `"stretch"`, or `"shorter-side"`: the shorter side gets its size, and the middle is
+            cut out.
 
     Raises:
         ValueError: If the layout, a file, or the sizes do not fit; names what and what to do.
@@ -72,7 +76,7 @@ def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Datase
             labels += [label] * len(images)
         counts.append(len(files))
     _check_memory(_check_images(files), image_size)
-    x = _decode(files, image_size)
+    x = _decode(files, image_size, resize)
     y = np.array(labels, np.int64)
     is_test = np.zeros(len(y), bool)
     if len(parts) == 2:
@@ -90,6 +94,7 @@ def load_folder(path: Path, image_size: tuple[int, ...] | None = None) -> Datase
         name=path.resolve().name,
         source=f"image folder {path.resolve().name}"
         + (f", resized to {'x'.join(map(str, image_size))}" if image_size else "")
+        + (" by the shorter side" if image_size and resize == "shorter-side" else "")
         + how,
         class_names=tuple(class_names),
     )
@@ -187,7 +192,7 @@ def _check_memory(sizes: list[tuple[int, int] | None], image_size: tuple[int, ..
         )
 
 
-def _decode(files: list[Path], image_size: tuple[int, ...] | None) -> np.ndarray:
+def _decode(files: list[Path], image_size: tuple[int, ...] | None, resize: str) -> np.ndarray:
     """Return the images, uint8 `(n, height, width, 1 or 3)`, in the order of the files."""
 
     def read(name: tf.Tensor) -> tf.Tensor:
@@ -196,7 +201,16 @@ def _decode(files: list[Path], image_size: tuple[int, ...] | None) -> np.ndarray
         channels = tf.shape(image)[-1]
         image = image[..., : channels - (1 - channels % 2)]
         if image_size is not None:
-            image = tf.image.resize(image, image_size[:2], antialias=True)
+            height, width = image_size[:2]
+            covering = image_size[:2]
+            if resize == "shorter-side":
+                given = tf.cast(tf.shape(image)[:2], tf.float64)
+                factor = tf.reduce_max(tf.constant([height, width], tf.float64) / given)
+                sides = tf.cast(tf.round(given * factor), tf.int32)
+                covering = tf.maximum(sides, [height, width])
+            image = tf.image.resize(image, covering, antialias=True)
+            top, left = (tf.shape(image)[0] - height) // 2, (tf.shape(image)[1] - width) // 2
+            image = image[top : top + height, left : left + width]
             image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
         return image
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 from tfdq.data.dataset import Dataset
 from tfdq.data.digits import load_digits
 from tfdq.data.idx import DEBIAN_FASHION_MNIST, find_idx, load_idx
 
+Resize = Literal["stretch", "shorter-side"]
 _IDX_NAMES = ("mnist", "fashion_mnist")
 _TFDS_NAMES = ("cifar10", "cifar100", "svhn_cropped", "svhn_cropped+extra", *_IDX_NAMES)
 
@@ -23,6 +25,8 @@ def load(
     *,
     download: bool = False,
     image_size: int | tuple[int, ...] | None = None,
+    resize: Resize = "stretch",
+    channels: Literal["rgb", "bgr"] = "rgb",
 ) -> Dataset:
     """Load an image data set into memory.
 
@@ -37,6 +41,9 @@ def load(
         download: Let TFDS download and prepare a named data set that is not there.
         image_size: `(height, width)` that the images of a folder are resized to, or one number for
             both; `(height, width, channels)` makes them grey (1) or colour (3), too.
+        resize: `"stretch"` changes both sides of a folder's images to that size;
+            `"shorter-side"` keeps their proportions and cuts out the middle.
+        channels: Order of the colours; `"bgr"` for models made with OpenCV's.
 
     Returns:
         The data set, images as bytes.
@@ -45,6 +52,21 @@ def load(
         ValueError: If the name is unknown or the file's content does not fit.
         FileNotFoundError: If the data is not there; says what to run.
     """
+    if channels not in ("rgb", "bgr"):
+        raise ValueError(f"channels must be 'rgb' or 'bgr', got {channels!r}.")
+    if resize not in get_args(Resize):
+        raise ValueError(f"resize must be one of {get_args(Resize)}, got {resize!r}.")
+    found = _load(name_or_path, data_dir, download, image_size, resize)
+    return found if channels == "rgb" else found.reversed_channels()
+
+
+def _load(
+    name_or_path: str | Path,
+    data_dir: str | Path | None,
+    download: bool,
+    image_size: int | tuple[int, ...] | None,
+    resize: Resize,
+) -> Dataset:
     name = str(name_or_path)
     check_name(name)
     if isinstance(image_size, str):
@@ -73,7 +95,7 @@ def load(
         return load_npz(path)
     from tfdq.data.folder import load_folder
 
-    return load_folder(path, image_size)
+    return load_folder(path, image_size, resize)
 
 
 def check_name(name: str) -> None:

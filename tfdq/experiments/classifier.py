@@ -279,7 +279,8 @@ def check_fit(model: Any, name: str, dataset: Dataset) -> None:
         raise ValueError(
             f"{name!r} takes images {wanted}, but those of {dataset.name} are {given}{size}"
         )
-    if outputs[-1] != dataset.classes:
+    # One output stands for two classes.
+    if outputs[-1] != dataset.classes and (outputs[-1], dataset.classes) != (1, 2):
         raise ValueError(
             f"{name!r} has {outputs[-1]} outputs, but {dataset.name} has {dataset.classes} classes"
         )
@@ -370,8 +371,10 @@ def measure(model: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, Any
     start = time.perf_counter()
     outputs = model.predict(images, **options)
     seconds = time.perf_counter() - start
+    one = outputs.shape[-1] == 1
+    predicted = outputs[..., 0] > 0 if one else np.argmax(outputs, axis=-1)
     return {
-        "accuracy": float(np.mean(np.argmax(outputs, axis=-1) == labels)),
+        "accuracy": float(np.mean(predicted == labels)),
         "images": len(images),
         "images_per_second": len(images) / seconds,
     }

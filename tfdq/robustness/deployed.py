@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tflite_export.files.validate import validate
-from tflite_export.ir.graph import IntegerGraph
+from tflite_export.ir.affine import dequantize
+from tflite_export.ir.graph import INTEGER_RANGES, IntegerGraph
 from tflite_export.ir.limits import UNLIMITED, Limits
+from tflite_export.runtime.input_check import grid_of
 from tflite_export.runtime.interpreter import Interpreter
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ class TwinScores:
 
     Where the network ends in a softmax, the logits are those before it. Classes that the 8-bit
     probabilities cannot tell apart are tied as they tie them, so that the largest logit is the
-    decision of the file; gradients are those of the logits.
+    decision of the file; gradients are those of the logits. The ends of the input's grid stop no
+    gradient: a white pixel often lies beyond the last integer (1.0 on a grid of -1 to 127/128), and
+    a zero slope there would hide from an attack that the pixel can be made darker.
 
     Args:
         twin: The twin, of one input and one output.
@@ -47,6 +51,7 @@ class TwinScores:
         self._before = logits_before_softmax(self.graph)
         self.logits_known = self._before is not None
         check_classifier(self.graph, twin.name)
+        self._ends = _inside_the_grid(self.graph)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Logits of float32 images (n, ...), float32 (n, classes)."""
@@ -54,6 +59,8 @@ class TwinScores:
 
         from tflite_export.ops.twin_rounding import with_gradient
 
+        if self._ends is not None:
+            x = with_gradient(tf.clip_by_value(x, *self._ends), x)
         tensors = [i for i in (self._before, self.graph.outputs[0]) if i is not None]
         scores = [tf.reshape(v, (-1, v.shape[-1])) for v in self._twin.reals(x, tensors)]
         if self._before is None:
@@ -146,6 +153,16 @@ def check_classifier(graph: IntegerGraph, name: str) -> None:
             f"{name} has an output of shape {shape}; a classifier with one score for each class "
             "can be attacked"
         )
+
+
+def _inside_the_grid(graph: IntegerGraph) -> tuple[float, float] | None:
+    """Return two numbers that are rounded to the ends of the input's grid, from within it."""
+    tensor = grid_of(graph, graph.inputs[0])
+    if tensor.quantization is None:
+        return None
+    low, high = dequantize(np.array(INTEGER_RANGES[tensor.dtype]), tensor)
+    quarter = float(tensor.scale) / 4
+    return float(low) + quarter, float(high) - quarter
 
 
 def _with_logits(graph: IntegerGraph, before: int) -> bytes:

@@ -166,8 +166,14 @@ def evaluate(
                 right = _clean(plan, name, images, labels)
                 correct[name].append(right)
                 _attack_batch(plan, name, number, images, labels, right, tallies, advance)
+    ranges = {
+        name: target.input_range
+        for name, target in plan.targets.items()
+        if target.input_range is not None
+    }
     settings = {
         "norm": norm,
+        **({"input_ranges": ranges} if ranges else {}),
         "clip": [as_json(end) for end in plan.clip],
         "radii": {
             f"{name:.10g}": as_json(radius)

@@ -36,9 +36,12 @@ class Target(abc.ABC):
         batch_size: The most images handed to the classifier at once; larger arrays are cut up.
         queries: Images sent through a forward pass so far (gradients not included).
         gradients: Images differentiated so far.
+        input_range: What images in [0, 1] are turned into for the model, as results keep it; None
+            where images are given in the model's own units.
     """
 
     differentiable = False
+    input_range: dict[str, Any] | None = None
 
     def __init__(self, name: str, batch_size: int, outputs: Outputs) -> None:
         """Sets the counters to zero; see `as_target` for the arguments."""

@@ -35,7 +35,7 @@ def check_inputs(x: Any, graph: IntegerGraph) -> list[np.ndarray]:
         check_shape(array.shape, tensor)
         if len(array) != len(arrays[0]):
             raise ValueError(f"inputs of {len(arrays[0])} and {len(array)} samples")
-        check_range(array, tensor, _grid_of(graph, index))
+        check_range(array, tensor, grid_of(graph, index))
     return arrays
 
 
@@ -89,7 +89,7 @@ def check_range(array: np.ndarray, tensor: Tensor, grid: Tensor | None = None) -
         )
 
 
-def _grid_of(graph: IntegerGraph, index: int) -> Tensor:
+def grid_of(graph: IntegerGraph, index: int) -> Tensor:
     """Return the tensor with an input's grid: itself, or what a QUANTIZE makes of floats."""
     if graph.tensors[index].quantization is None:
         for operator in graph.operators:

@@ -478,6 +478,7 @@ def run_attack(
     settings = {
         "attack": name,
         "target": target.name,
+        **({} if target.input_range is None else {"input_range": target.input_range}),
         "surrogate": None if source is target else source.name,
         "stand_in": None if queried is None else queried.name,
         "eps": as_json(radius),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,12 +16,14 @@ from tfdq.robustness.attacks.ranges import as_json, check_broadcast, largest
 from tfdq.robustness.batches import iterate_batches
 from tfdq.robustness.deployed import DeployedFile
 from tfdq.robustness.evaluation import SUITES, why_skipped
+from tfdq.robustness.input_ranges import RescaledTarget
 from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
 from tfdq.robustness.masking.features import features_of
 from tfdq.robustness.masking.planted import planted_image
 from tfdq.robustness.masking.subject import Subject, WhiteBox
 from tfdq.robustness.masking.verdict import AuditThresholds, Check, MaskingAudit
 from tfdq.robustness.progress import progress_bar
+from tfdq.robustness.result_store import ResultStore, digest
 from tfdq.robustness.targets import Target, as_target
 from tfdq.robustness.versions import package_versions
 
@@ -49,6 +52,7 @@ _CHECKS: tuple[tuple[str, Callable[[Subject], Check], bool], ...] = (
     ("model vs twin vs runtime", deployment_checks.twin_and_runtime, True),
 )
 _PLANTED = "planted adversarial image"
+_PIECE = {"check": dict, "white_box_accuracy": object}
 CHECK_NAMES = (*(name for name, _, _ in _CHECKS), _PLANTED)
 
 
@@ -71,6 +75,7 @@ def audit(
     batch_size: int = 256,
     seed: int = 0,
     name: str | None = None,
+    results: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> MaskingAudit:
     """Check whether a model's robust accuracy can be believed, or its gradients are masked.
@@ -105,6 +110,8 @@ def audit(
         batch_size: Images per batch.
         seed: Seed of every random choice.
         name: Name of the model in reports.
+        results: Folder that keeps every finished check. Started again with the same folder, the
+            audit goes on where it was cut off.
         progress: Show a progress bar on stderr; by default if that is a terminal.
 
     Returns:
@@ -156,17 +163,8 @@ def audit(
         _twin_of(target) if twin is None else as_target(twin),
         None if tflite is None else as_target(tflite),
     )
-    features = features_of(surrogate if surrogate is not None else model, source)
-    done = []
-    with progress_bar(f"auditing {name or target.name}", len(CHECK_NAMES), progress) as advance:
-        for check_name, function, needs_gradients in _CHECKS:
-            done.append(_run(check_name, function, needs_gradients, check_name in wanted, subject))
-            advance(check_name)
-        done.append(
-            _run(_PLANTED, lambda s: planted_image(s, features), True, _PLANTED in wanted, subject)
-        )
-        advance(_PLANTED)
     settings = {
+        **({} if target.input_range is None else {"input_range": target.input_range}),
         "clip": [as_json(end) for end in subject.clip],
         **({} if isinstance(subject.eps, float) else {"radius": as_json(subject.eps)}),
         "surrogate": None if source is target else source.name,
@@ -176,6 +174,17 @@ def audit(
         "batch_size": batch_size,
         "seed": subject.seed,
     }
+    kept = _Kept(ResultStore(results), subject, settings)
+    features = features_of(surrogate if surrogate is not None else model, source)
+    done = []
+    with progress_bar(f"auditing {name or target.name}", len(CHECK_NAMES), progress) as advance:
+        for check_name, function, needs_gradients in _CHECKS:
+            done.append(_run(check_name, function, needs_gradients, check_name in wanted, kept))
+            advance(check_name)
+        done.append(
+            _run(_PLANTED, lambda s: planted_image(s, features), True, _PLANTED in wanted, kept)
+        )
+        advance(_PLANTED)
     return MaskingAudit(
         name or target.name,
         largest(subject.eps),
@@ -186,13 +195,16 @@ def audit(
         package_versions(),
         time.perf_counter() - started,
         clean_accuracy=clean,
-        white_box_accuracy=subject.white_box_accuracy_if_known,
+        white_box_accuracy=kept.white_box_accuracy,
         constant_class=constant,
     )
 
 
 def _twin_of(target: Target) -> Target | None:
     """Return the integer twin behind a deployed file, None of another target."""
+    if isinstance(target, RescaledTarget):
+        inner = _twin_of(target.inner)
+        return None if inner is None else RescaledTarget(inner, target.range)
     function = getattr(target, "function", None)
     if not isinstance(function, DeployedFile):
         return None
@@ -241,16 +253,61 @@ def _run(
     function: Callable[[Subject], Check],
     needs_gradients: bool,
     wanted: bool,
-    subject: Subject,
+    kept: _Kept,
 ) -> Check:
     """Run a check, or say why it was not."""
     if not wanted:
         return Check(name, "not run", {}, "", "", "not asked for")
-    if needs_gradients and subject.surrogate is None:
+    if needs_gradients and kept.subject.surrogate is None:
         return Check(
             name, "not run", {}, "", "", "the model gives no gradients and no surrogate was given"
         )
-    return function(subject)
+    return kept.get(name, function)
+
+
+class _Kept:
+    """The checks of one audit, each done once, also across runs with the same folder.
+
+    Args:
+        store: Where they are kept.
+        subject: What is audited.
+        settings: Of the audit.
+    """
+
+    def __init__(self, store: ResultStore, subject: Subject, settings: dict[str, Any]) -> None:
+        self.subject = subject
+        self._store = store
+        self._found: float | None = None
+        others = (subject.surrogate, subject.twin, subject.runtime)
+        models = [subject.target, *others, *subject.transfer_from.values()]
+        self._key: dict[str, Any] = {}
+        if store.folder is not None:
+            self._key = {
+                "models": [m and digest(np.round(m.logits(subject.x), 2)) for m in models],
+                "examples": digest(subject.x, subject.y),
+                "eps": as_json(subject.eps),
+                "settings": settings,
+                "thresholds": asdict(subject.thresholds),
+            }
+
+    @property
+    def white_box_accuracy(self) -> float | None:
+        """Share of the examples that the white-box attacks leave; None if they were not run."""
+        measured = self.subject.white_box_accuracy_if_known
+        return self._found if measured is None else measured
+
+    def get(self, name: str, function: Callable[[Subject], Check]) -> Check:
+        """Return a check as it was kept, or run it and keep it."""
+        key = {**self._key, "check": name}
+        piece = self._store.get(key, _PIECE)
+        if piece is not None:
+            if isinstance(piece["white_box_accuracy"], float):
+                self._found = piece["white_box_accuracy"]
+            return Check(**piece["check"])
+        check = function(self.subject)
+        piece = {"check": asdict(check), "white_box_accuracy": self.white_box_accuracy}
+        self._store.put(key, piece)
+        return check
 
 
 def _rightly_classified(
