@@ -10,7 +10,7 @@ from tests.tflite_export.graphs import GRAPHS
 from tests.tflite_export.hostile import add_metadata, opened, packed, store_shape
 from tflite_export.__main__ import main
 from tflite_export.conversion.parity import verify
-from tflite_export.files.metadata import MODEL_NAME
+from tflite_export.files.metadata import GOLDEN_NAME, MODEL_NAME, GoldenVectors, pack_golden
 from tflite_export.files.proof import integer_only
 from tflite_export.files.read import read
 from tflite_export.files.validate import validate
@@ -18,6 +18,7 @@ from tflite_export.files.write import write
 from tflite_export.ir.graph import Elementwise, IntegerGraph, Operator, Quantization, Tensor
 from tflite_export.ops import OPERATORS
 from tflite_export.runtime.all_outputs import expose
+from tflite_export.runtime.device import selftest
 from tflite_export.runtime.inspection import describe
 from tflite_export.runtime.interpreter import Interpreter
 from tflite_export.twin.integer_twin import IntegerTwin
@@ -236,6 +237,19 @@ def test_every_command_names_the_file_once(command, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"error: {str(path)!r}: ")
     assert error.count("broken.tflite") == 1
+
+
+def test_golden_vectors_that_the_input_does_not_take_are_the_files_fault(tmp_path):
+    graph = GRAPHS["quantize"](1)
+    source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    assert source.dtype == "float32"
+    shape = (1, *source.shape[1:])
+    golden = GoldenVectors([np.full(shape, 1e6, np.float32)], [np.zeros(shape, result.dtype)])
+    graph.metadata[GOLDEN_NAME] = pack_golden(golden)
+    path = tmp_path / "golden.tflite"
+    path.write_bytes(write(graph))
+    with pytest.raises(ValueError, match=r"golden\.tflite.*takes values from"):
+        selftest(path)
 
 
 def _odd(change):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tflite_export.files.metadata import GoldenVectors
+from tflite_export.files.read import naming
 from tflite_export.ir.graph import IntegerGraph, Operator
 from tflite_export.ir.limits import DEFAULT, Limits
 from tflite_export.ops.spec import KERNEL_SETS
@@ -115,7 +116,8 @@ def selftest(
     graph = interpreter.graph
     golden = interpreter.golden()
     feeds = golden.inputs if len(golden.inputs) > 1 else golden.inputs[0]
-    raw = interpreter.integers(feeds)
+    with naming(model):
+        raw = interpreter.integers(feeds)
     outputs = raw if isinstance(raw, list) else [raw]
     differences = [
         np.abs(ours.astype(np.int64) - theirs.astype(np.int64))
