@@ -126,6 +126,15 @@ def test_the_number_in_the_error_is_enough(name: str) -> None:
     np.testing.assert_array_equal(found.radius, own.radius)
 
 
+@pytest.mark.parametrize(("size", "batches"), [(256, 2), (8, 1)])
+def test_a_proof_takes_as_many_samples_at_once_as_fit_into_memory(size: int, batches: int) -> None:
+    graph = GraphBuilder((size, size, 1), 0).conv(2).mean().dense(3).graph
+    images, labels = np.zeros((2, size, size, 1), np.float32), np.zeros(2, np.int64)
+    told = []
+    certify(graph, images, labels, "linf", max_steps=1, progress=lambda *p: told.append(p))
+    assert told[-1] == (batches, batches)
+
+
 def test_an_average_over_a_long_axis_is_counted() -> None:
     long, short = (
         cost_of_norms(GraphBuilder((size, 2, 1), 0).pool("AVERAGE_POOL_2D").mean().dense(3).graph)
