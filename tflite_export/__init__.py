@@ -14,6 +14,7 @@ _HOME = {
     "IntegerProof": "tflite_export.files.proof",
     "IntegerTwin": "tflite_export.twin.integer_twin",
     "Interpreter": "tflite_export.runtime.interpreter",
+    "Limits": "tflite_export.ir.limits",
     "ParityError": "tflite_export.conversion.export",
     "ParityReport": "tflite_export.conversion.parity",
     "convert": "tflite_export.conversion.export",
