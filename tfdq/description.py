@@ -70,7 +70,16 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Conv2D:
+class Computation:
+    """What a call computes: arrays and numbers, for which a `lowering` is registered.
+
+    Those of this module are what the library's own layers compute; a layer of another kind derives
+    one of its own, and registers its integer form with `tflite_export.lowering.lower.lowering`.
+    """
+
+
+@dataclass(frozen=True)
+class Conv2D(Computation):
     """A 2-D convolution; its groups follow from the kernel's and the source's channels.
 
     Attributes:
@@ -87,7 +96,7 @@ class Conv2D:
 
 
 @dataclass(frozen=True)
-class DepthwiseConv2D:
+class DepthwiseConv2D(Computation):
     """A 2-D convolution of each channel by itself.
 
     Attributes:
@@ -105,7 +114,7 @@ class DepthwiseConv2D:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Computation):
     """A matrix product on ``(batch, in)``.
 
     Attributes:
@@ -117,7 +126,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Affine:
+class Affine(Computation):
     """``factor * x + offset``: a BatchNormalization of its own, a Rescaling, a change of grid.
 
     Attributes:
@@ -130,12 +139,12 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Computation):
     """The activation of the call and nothing else: a ReLU that no layer before it took in."""
 
 
 @dataclass(frozen=True)
-class Add:
+class Add(Computation):
     """``sum(coefficient * x)`` over the sources.
 
     Attributes:
@@ -146,7 +155,7 @@ class Add:
 
 
 @dataclass(frozen=True)
-class Concatenate:
+class Concatenate(Computation):
     """The sources side by side, brought onto the grid of the call; without one, that of the first.
 
     Attributes:
@@ -157,7 +166,7 @@ class Concatenate:
 
 
 @dataclass(frozen=True)
-class MaxPool2D:
+class MaxPool2D(Computation):
     """The largest value of each window; the call has no grid of its own.
 
     Attributes:
@@ -172,7 +181,7 @@ class MaxPool2D:
 
 
 @dataclass(frozen=True)
-class AveragePool2D:
+class AveragePool2D(Computation):
     """The mean of each window, over the pixels inside the image only.
 
     Attributes:
@@ -187,22 +196,22 @@ class AveragePool2D:
 
 
 @dataclass(frozen=True)
-class GlobalMaxPool2D:
+class GlobalMaxPool2D(Computation):
     """The largest value of each channel; the axes of the image are kept if the shape has them."""
 
 
 @dataclass(frozen=True)
-class GlobalAveragePool2D:
+class GlobalAveragePool2D(Computation):
     """The mean of each channel; the axes of the image are kept if the shape has them."""
 
 
 @dataclass(frozen=True)
-class Reshape:
+class Reshape(Computation):
     """The same values in the shape of the call, row by row: also Flatten."""
 
 
 @dataclass(frozen=True)
-class ZeroPad2D:
+class ZeroPad2D(Computation):
     """Zeros around an image.
 
     Attributes:
@@ -213,17 +222,17 @@ class ZeroPad2D:
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(Computation):
     """The source itself: Dropout and noise at inference."""
 
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(Computation):
     """Probabilities over the last axis, in units of 1/256 (the runtime's fixed grid)."""
 
 
 @dataclass(frozen=True)
-class Requantize:
+class Requantize(Computation):
     """The source rounded to the grid of the call, value by value as a table says.
 
     What a bit-depth squeezer does, and the input quantizer of a quantized model behind squeezers.
@@ -240,7 +249,7 @@ class Requantize:
 
 
 @dataclass(frozen=True)
-class Median2D:
+class Median2D(Computation):
     """The upper median of each pixel's window, channel by channel; edges are mirrored.
 
     Attributes:
@@ -248,28 +257,6 @@ class Median2D:
     """
 
     size: int
-
-
-Computation = (
-    Conv2D
-    | DepthwiseConv2D
-    | Dense
-    | Affine
-    | Activation
-    | Add
-    | Concatenate
-    | MaxPool2D
-    | AveragePool2D
-    | GlobalMaxPool2D
-    | GlobalAveragePool2D
-    | Reshape
-    | ZeroPad2D
-    | Identity
-    | Softmax
-    | Requantize
-    | Median2D
-)
-"""What a call computes; `tflite_export.lowering.lower.LOWERINGS` has the integer form of each."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class LayerContract:
         deployed = keras.ops.convert_to_numpy(model(self.images(), training=False))
         for layer in model.layers:
             layer.trainable = False
-        if any("dropout" in layer.name for layer in model.layers):
+        if any("dropout" in layer.name or "noise" in layer.name for layer in model.layers):
             return
         trained = keras.ops.convert_to_numpy(model(self.images(), training=True))
         assert np.abs(trained - deployed).max() <= 0.03 * np.abs(deployed).max()
@@ -221,3 +221,35 @@ class TestSoftmax(LayerContract):
 
     def build(self, image: Any) -> Any:
         return L.Dense(10, activation="softmax")(image)
+
+
+class TestUpSampling2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Conv2D(4, 3)(L.UpSampling2D((3, 2))(L.Conv2D(5, 3, activation="relu")(image)))
+
+
+class TestLeakyReLU(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Conv2D(4, 3)(L.LeakyReLU(0.1)(L.Conv2D(5, 3)(image)))
+
+
+class TestCropping2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Cropping2D(((1, 2), (0, 3)))(L.Conv2D(5, 3, activation="relu")(image))
+
+
+class TestLayersOfTraining(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.GaussianNoise(0.1)(L.RandomFlip("horizontal")(image))
+        return L.SpatialDropout2D(0.3)(L.Identity()(L.Conv2D(5, 3, activation="relu")(x)))
+
+    def test_they_act_in_training_only(self) -> None:
+        model = self.quantized()
+        once, again = (
+            keras.ops.convert_to_numpy(model(self.images(), training=False)) for _ in range(2)
+        )
+        np.testing.assert_array_equal(once, again)
+        trained = keras.ops.convert_to_numpy(model(self.images(), training=True))
+        dropped = (trained == 0).all(axis=(1, 2))
+        assert 0.1 < dropped.mean() < 0.7
+        assert not np.array_equal(trained, again)

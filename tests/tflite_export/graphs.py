@@ -19,6 +19,8 @@ from tflite_export.ir.graph import (
     Softmax,
     Tensor,
 )
+from tflite_export.ops.leaky_relu import LeakyRelu
+from tflite_export.ops.resize_nearest_neighbor import NearestNeighbor
 
 grid = Quantization.per_tensor
 
@@ -224,6 +226,32 @@ def cut(seed):
     return draw.done("SLICE", (source, *constants), _like(draw, source, shape))
 
 
+def resize_nearest_neighbor(seed):
+    draw = Draw(seed)
+    height, width = draw.integer(1, 9), draw.integer(1, 9)
+    source = draw.value("x", (-1, height, width, draw.integer(1, 5)))
+    size = np.array([draw.integer(1, 20), draw.integer(1, 20)], np.int32)
+    if seed % 3 == 0:  # as a layer that repeats each pixel has it
+        size = np.array([height, width], np.int32) * draw.integer(2, 4)
+    options = NearestNeighbor(align_corners=seed % 4 == 1, half_pixel_centers=seed % 4 > 1)
+    output = _like(draw, source, (-1, *map(int, size), draw.graph.tensors[source].shape[3]))
+    constant = draw.constant("size", size, None, "int32")
+    return draw.done("RESIZE_NEAREST_NEIGHBOR", (source, constant), output, options)
+
+
+def leaky_relu(seed):
+    """Odd seeds: the output has the source's grid."""
+    draw = Draw(seed)
+    shape = (-1, draw.integer(1, 9), draw.integer(1, 9), draw.integer(1, 5))
+    source = draw.value("x", shape)
+    alpha = float(np.float32(draw.rng.uniform(0.01, 1.0)))
+    if seed % 2:
+        output = _like(draw, source, shape)
+    else:
+        output = draw.value("y", shape, draw.scale_of(source) * float(draw.rng.uniform(0.2, 1.5)))
+    return draw.done("LEAKY_RELU", (source,), output, LeakyRelu(alpha))
+
+
 def _like(draw, source, shape):
     tensor = draw.graph.tensors[source]
     return draw.value("y", shape, float(tensor.scale), tensor.zero_point)
@@ -295,6 +323,8 @@ GRAPHS = {
     "max_pool": max_pool,
     "average_pool": average_pool,
     "mean": mean,
+    "leaky_relu": leaky_relu,
+    "resize_nearest_neighbor": resize_nearest_neighbor,
     "softmax": softmax,
     "pad": pad,
     "mirror_pad": mirror_pad,

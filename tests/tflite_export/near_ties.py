@@ -16,6 +16,7 @@ from tflite_export.ir.graph import (
     Softmax,
     Tensor,
 )
+from tflite_export.ops.leaky_relu import LeakyRelu
 
 grid = Quantization.per_tensor
 CHANNELS = 2000
@@ -172,7 +173,24 @@ def quantization(seed: int):
     return graph, [values.astype(np.float32)[:, None]]
 
 
+def leaky_relu(seed: int):
+    """Every integer; with even seeds both factors are binary fractions, so that ties are exact."""
+    rng = np.random.default_rng(seed)
+    source, output = _scale(rng, 1e-3, 0.5), _scale(rng, 1e-3, 0.5)
+    alpha = float(np.float32(rng.uniform(0.02, 1.0)))
+    if seed % 2 == 0:
+        source, output = 1.0, 2.0 ** int(rng.integers(-1, 3))
+        alpha = int(rng.integers(1, 16)) / 16
+    else:
+        output = source * float(np.float32(np.exp(rng.uniform(-1, 2))))
+    values = np.arange(-128, 128, dtype=np.int8)[None]
+    grids = [grid(scale, int(rng.integers(-128, 128))) for scale in (source, output)]
+    x, y = (Tensor(n, (-1, 256), "int8", g) for n, g in zip("xy", grids, strict=True))
+    return one_operator("LEAKY_RELU", [x], y, LeakyRelu(alpha)), [values]
+
+
 NEAR_TIES = {
+    "leaky_relu": leaky_relu,
     "convolution": lambda seed: weighted("CONV_2D", seed, False),
     "convolution_per_channel": lambda seed: weighted("CONV_2D", seed, True),
     "depthwise": lambda seed: weighted("DEPTHWISE_CONV_2D", seed, False),

@@ -127,7 +127,12 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Convolution:
+class Options:
+    """What an operator is besides its tensors; an operator with options of its own derives them."""
+
+
+@dataclass(frozen=True)
+class Convolution(Options):
     """Options of ``CONV_2D`` and ``DEPTHWISE_CONV_2D`` (with ``depth_multiplier``)."""
 
     padding: str = "VALID"
@@ -140,7 +145,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Pooling:
+class Pooling(Options):
     """Options of ``MAX_POOL_2D`` and ``AVERAGE_POOL_2D``."""
 
     padding: str = "VALID"
@@ -152,14 +157,14 @@ class Pooling:
 
 
 @dataclass(frozen=True)
-class Reduction:
+class Reduction(Options):
     """Options of ``MEAN``; the axes are its second operand."""
 
     keep_dims: bool = False
 
 
 @dataclass(frozen=True)
-class FullyConnected:
+class FullyConnected(Options):
     """Options of ``FULLY_CONNECTED``; only ``activation`` is ever written as non-zero."""
 
     activation: str = "NONE"
@@ -168,14 +173,14 @@ class FullyConnected:
 
 
 @dataclass(frozen=True)
-class Elementwise:
+class Elementwise(Options):
     """Options of ``ADD`` and ``MUL``: the activation fused behind it."""
 
     activation: str = "NONE"
 
 
 @dataclass(frozen=True)
-class Concatenation:
+class Concatenation(Options):
     """Options of ``CONCATENATION``."""
 
     axis: int = -1
@@ -183,35 +188,22 @@ class Concatenation:
 
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(Options):
     """Options of ``SOFTMAX``: the factor in front of the logits."""
 
     beta: float = 1.0
 
 
 @dataclass(frozen=True)
-class MirrorPadding:
+class MirrorPadding(Options):
     """Options of ``MIRROR_PAD``: with ``SYMMETRIC`` the pixel at the edge is repeated too."""
 
     mode: str = "SYMMETRIC"
 
 
 @dataclass(frozen=True)
-class NoOptions:
+class NoOptions(Options):
     """Operators described by their tensors: RESHAPE, PAD, SLICE, MINIMUM, QUANTIZE and others."""
-
-
-Options = (
-    Convolution
-    | Pooling
-    | Reduction
-    | FullyConnected
-    | Elementwise
-    | Concatenation
-    | Softmax
-    | MirrorPadding
-    | NoOptions
-)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From the description of a trained model to an `IntegerGraph`.
 
-One function per kind of computation, collected in `LOWERINGS`; nothing here knows a layer.
+One function per kind of computation, collected in `LOWERINGS`; nothing here knows a layer. The
+kinds that layers derive for themselves register theirs with `lowering`.
 """
 
 from __future__ import annotations
@@ -151,14 +152,14 @@ def lower(
     ends = [_input(assembler, entry, input_type) for entry in description.inputs]
     values = [inner for _, inner in ends]
     for call in description.calls:
-        lowering = LOWERINGS.get(type(call.computation))
-        if lowering is None:
+        integer_form = LOWERINGS.get(type(call.computation))
+        if integer_form is None:
             raise ValueError(
                 f"layer {call.label!r} ({type(call.computation).__name__}) has no integer form; "
                 f"supported: {', '.join(sorted(kind.__name__ for kind in LOWERINGS))}"
             )
         sources = [values[i] for i in call.sources]
-        values.append(lowering(Call(assembler, call, sources, _open(call.shape))))
+        values.append(integer_form(Call(assembler, call, sources, _open(call.shape))))
     graph = assembler.graph
     graph.inputs = tuple(outer for outer, _ in ends)
     graph.outputs = tuple(_output(assembler, values[i], output_type) for i in description.outputs)
@@ -388,4 +389,29 @@ LOWERINGS: dict[type, Callable[[Call], int]] = {
     described.Softmax: _softmax,
     described.ZeroPad2D: _zero_padding,
 }
-"""The integer form of every computation of `tfdq.description`."""
+"""The integer form of every computation, by its class."""
+
+
+def lowering(
+    kind: type[described.Computation],
+) -> Callable[[Callable[[Call], int]], Callable[[Call], int]]:
+    """Register the integer form of a computation: a decorator.
+
+    Args:
+        kind: a class derived from `tfdq.description.Computation`.
+
+    Returns:
+        A decorator of a function that emits operators with ``call.assembler`` and returns the index
+        of the tensor with the result.
+
+    Example:
+        >>> @lowering(Enlarge)
+        ... def lower_enlarge(call):
+        ...     return call.assembler.emit("RESIZE_NEAREST_NEIGHBOR", ...)
+    """
+
+    def register(function: Callable[[Call], int]) -> Callable[[Call], int]:
+        LOWERINGS[kind] = function
+        return function
+
+    return register

@@ -1,4 +1,10 @@
-"""The kinds of layers that can be quantized, one file for each family."""
+"""The kinds of layers that can be quantized, one file for each family.
+
+A module here that calls `register_kind` is a kind: being there is all it takes.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from tfdq.keras3.layer_kinds.average import (
     QuantizedAveragePooling2D,
@@ -48,3 +54,6 @@ __all__ = [
     "Step",
     "register_kind",
 ]
+
+for _entry in iter_modules(__path__):
+    import_module(f"{__name__}.{_entry.name}")

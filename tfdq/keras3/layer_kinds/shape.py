@@ -23,7 +23,7 @@ from tfdq.keras3.layer_kinds.registry import Kind, Request, channels_problem, re
 from tfdq.keras3.windows import window_count
 
 
-class _Moving(QuantizedLayer):
+class MovingLayer(QuantizedLayer):
     """A layer whose result is on the grid of its source."""
 
     def move(self, q: Any) -> Any:
@@ -41,7 +41,7 @@ class _Moving(QuantizedLayer):
 
 
 @register
-class QuantizedReshape(_Moving):
+class QuantizedReshape(MovingLayer):
     """The same integers in another shape: Reshape and Flatten.
 
     Args:
@@ -70,7 +70,7 @@ class QuantizedReshape(_Moving):
 
 
 @register
-class QuantizedZeroPadding2D(_Moving):
+class QuantizedZeroPadding2D(MovingLayer):
     """Zeros around an image.
 
     Args:
@@ -101,7 +101,7 @@ class QuantizedZeroPadding2D(_Moving):
 
 
 @register
-class QuantizedDropout(_Moving):
+class QuantizedDropout(MovingLayer):
     """Dropout in training, nothing at inference.
 
     Args:
@@ -143,7 +143,7 @@ class QuantizedDropout(_Moving):
 
 
 @register
-class QuantizedIdentity(_Moving):
+class QuantizedIdentity(MovingLayer):
     """The source itself: an output of the model that other layers take as well."""
 
     def move(self, q: Any) -> Any:
@@ -160,7 +160,7 @@ class QuantizedIdentity(_Moving):
 
 
 @register
-class QuantizedMaxPooling2D(_Moving):
+class QuantizedMaxPooling2D(MovingLayer):
     """The largest integer of each window.
 
     Args:
@@ -196,7 +196,7 @@ class QuantizedMaxPooling2D(_Moving):
 
 
 @register
-class QuantizedGlobalMaxPooling2D(_Moving):
+class QuantizedGlobalMaxPooling2D(MovingLayer):
     """The largest integer of each channel.
 
     Args:

@@ -1,0 +1,86 @@
+"""UpSampling2D by the nearest pixel: each pixel repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfdq.description import Computation, Shape
+from tfdq.keras3.graph import Node
+from tfdq.keras3.layer_kinds.base import register
+from tfdq.keras3.layer_kinds.registry import Kind, Request, channels_problem, register_kind
+from tfdq.keras3.layer_kinds.shape import MovingLayer
+from tflite_export.lowering.lower import Call, lowering
+from tflite_export.ops.resize_nearest_neighbor import NearestNeighbor
+
+
+@dataclass(frozen=True)
+class RepeatPixels(Computation):
+    """Each pixel of an image stands in the result as a block of pixels.
+
+    Attributes:
+        size: height and width of the block.
+    """
+
+    size: tuple[int, int]
+
+
+@lowering(RepeatPixels)
+def lower_repeat_pixels(call: Call) -> int:
+    """Return the tensor of the enlarged image."""
+    assembler, label = call.assembler, call.label
+    size = np.array(call.shape[1:3], np.int32)
+    constant = assembler.constant(f"{label}/size", size, None, "int32")
+    output = assembler.value(label, call.shape, assembler.grid(call.source))
+    # Of half-pixel centers no place lies between two pixels, whatever float32 makes of the ratio.
+    options = NearestNeighbor(half_pixel_centers=True)
+    return assembler.emit(
+        "RESIZE_NEAREST_NEIGHBOR", (call.source, constant), output, options, label
+    )
+
+
+@register
+class QuantizedUpSampling2D(MovingLayer):
+    """An image whose pixels are repeated.
+
+    Args:
+        size: how often, along the height and along the width.
+    """
+
+    def __init__(self, size: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = (int(size[0]), int(size[1]))
+
+    def move(self, q: Any) -> Any:
+        """Return the enlarged image."""
+        return ops.repeat(ops.repeat(q, self.size[0], axis=1), self.size[1], axis=2)
+
+    def result_shape(self, shapes: Any) -> Shape:
+        """Return the shape of the enlarged image."""
+        batch, height, width, channels = shapes
+        return (batch, height * self.size[0], width * self.size[1], channels)
+
+    def computation(self) -> Computation:
+        """Return what the layer computes."""
+        return RepeatPixels(self.size)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "size": self.size}
+
+
+def _quantize(request: Request) -> QuantizedUpSampling2D:
+    return QuantizedUpSampling2D(size=request.layer.size, **request.common)
+
+
+def _problem(node: Node) -> str | None:
+    if node.layer.interpolation != "nearest":
+        return f'interpolation={node.layer.interpolation!r}; use "nearest"'
+    return channels_problem(node.layer)
+
+
+register_kind(Kind((keras.layers.UpSampling2D,), _quantize, _problem))

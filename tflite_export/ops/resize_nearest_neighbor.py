@@ -1,0 +1,106 @@
+"""RESIZE_NEAREST_NEIGHBOR: an image of another size, each pixel the nearest one of the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite_export.ir.graph import Operator, Options, Tensor
+from tflite_export.ir.schema import OperatorSchema, OptionField
+from tflite_export.ops import spec
+from tflite_export.ops.checks import LARGEST_STEP, image, operands_of, require, same_grid
+
+
+@dataclass(frozen=True)
+class NearestNeighbor(Options):
+    """Options of ``RESIZE_NEAREST_NEIGHBOR``: where the pixels of the two images lie."""
+
+    align_corners: bool = False
+    half_pixel_centers: bool = False
+
+
+def nearest(size: int, result: int, options: NearestNeighbor) -> np.ndarray:
+    """Return for each pixel along an axis of the result the one of the source, as LiteRT computes.
+
+    Args:
+        size: of the axis in the source.
+        result: of the axis in the result.
+        options: where the pixels lie.
+    """
+    corners = options.align_corners and result > 1
+    factor = np.float32(size - corners) / np.float32(result - corners)
+    places = np.arange(result).astype(np.float32)
+    if options.half_pixel_centers:
+        places += np.float32(0.5)
+    places *= factor
+    # Halves away from 0: the places are not negative.
+    places = np.floor(places + np.float32(0.5)) if options.align_corners else np.floor(places)
+    return np.minimum(places.astype(np.int64), size - 1)
+
+
+def sources(source: Tensor, output: Tensor, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and the columns of the source that the result is made of."""
+    assert isinstance(options, NearestNeighbor)
+    rows, columns = (nearest(source.shape[i], output.shape[i], options) for i in (1, 2))
+    return rows, columns
+
+
+def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
+    source, size = operands_of(operands, 2, 2)
+    same_grid([source, output])
+    batch, _, _, channels = image(source)
+    require(not source.is_constant, "the image is a constant")
+    require(
+        size.dtype == "int32" and size.data is not None and size.shape == (2,),
+        "the size is not a constant of two int32",
+    )
+    assert size.data is not None
+    height, width = (int(number) for number in size.data)
+    require(
+        1 <= height <= LARGEST_STEP and 1 <= width <= LARGEST_STEP,
+        f"the size ({height}, {width}) is out of range",
+    )
+    options = operator.options
+    assert isinstance(options, NearestNeighbor)
+    require(
+        not (options.align_corners and options.half_pixel_centers),
+        "align_corners and half_pixel_centers exclude each other",
+    )
+    return (batch, height, width, channels)
+
+
+def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
+    rows, columns = sources(step.inputs[0], step.output, step.operator.options or NearestNeighbor())
+    return operands[0][:, rows][:, :, columns]
+
+
+def _norm(step: spec.Step) -> float:
+    """How often the pixel that is repeated most often stands in the result, as a root."""
+    repeats = [
+        int(np.bincount(axis).max())
+        for axis in sources(step.inputs[0], step.output, step.operator.options or NearestNeighbor())
+    ]
+    return float(np.sqrt(repeats[0] * repeats[1])) * spec.ROUND_UP
+
+
+SPEC = spec.OperatorSpec(
+    kind="RESIZE_NEAREST_NEIGHBOR",
+    schema=OperatorSchema(
+        NearestNeighbor,
+        74,
+        "ResizeNearestNeighborOptions",
+        (OptionField("align_corners", 0, "bool"), OptionField("half_pixel_centers", 1, "bool")),
+    ),
+    check=_check,
+    xnnpack=lambda inputs, output: False,
+    reference=_reference,
+    macs=spec.no_macs,
+    keeps=spec.Keeps.INTEGERS,
+    obstacle=spec.any_type,
+    interval=spec.increasing(_reference),
+    norm=_norm,
+    stacked=False,
+    rounding_error=spec.exact,
+    twin="resize_nearest_neighbor_twin",
+)
