@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -92,6 +93,7 @@ def demo(
         return
     Console().print(as_rich(result))
     typer.echo(f"\n{out}/  results.json, *.tflite, models/, plots/   ({result.seconds:.0f} s)")
+    typer.echo(f"tfdq report {shlex.quote(str(out))}  writes a page about these networks")
 
 
 def _bit_list(text: str) -> tuple[int, ...]:

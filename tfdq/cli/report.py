@@ -30,8 +30,9 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of single runs (OUT/runs/... of `tfdq reproduce`, OUT of `tfdq train`), "
-            "or Keras models; the .tflite of the same name beside a model is its integer file."
+            help="Folders that `tfdq demo`, `tfdq train` or `tfdq reproduce` wrote, single runs in "
+            "OUT/runs of the last, or Keras models; the .tflite of the same name beside a model is "
+            "its integer file."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),

@@ -85,6 +85,18 @@ def check_folder(path: Path, kind: str) -> None:
         )
 
 
+def folder_kind(path: Path) -> str | None:
+    """Return what wrote a folder, such as ``"demo"``; None if tfdq did not, or it is a file.
+
+    Raises:
+        ValueError: the mark in it is damaged.
+    """
+    mark = path / _MARK
+    if not mark.is_file():
+        return None
+    return read_json(mark, "name the models in the folder one by one", {"kind": str})["kind"]
+
+
 @contextmanager
 def hold(path: Path) -> Iterator[Path]:
     """Hold a folder while the block runs; it is made if it is not there.

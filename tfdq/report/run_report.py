@@ -44,9 +44,10 @@ def write_report(
     parity of the integer file with the trained network, its latency, and certificates.
 
     Args:
-        runs: folders of single runs, as ``tfdq reproduce`` leaves in ``runs/``, or Keras model
-            files (with an integer ``.tflite`` file of the same name beside it, if there is one).
-        out: the HTML file to write.
+        runs: folders that ``tfdq demo``, ``tfdq train`` or ``tfdq reproduce`` wrote, folders of
+            single runs in the ``runs/`` of the last, or Keras model files (with an integer
+            ``.tflite`` file of the same name beside it, if there is one).
+        out: the HTML file to write; folders on the way to it are made.
         data: name or path of the images; by default those that the runs were trained on.
         data_dir: where TFDS data sets are prepared.
         image_size: (height, width), or with channels, that the images of a folder are changed to.
@@ -72,10 +73,9 @@ def write_report(
     paths, out = [Path(run) for run in runs], Path(out)
     if out.is_dir():
         raise ValueError(f"{str(out)!r} is a folder; name the HTML file to write")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(out.parent)!r} to write the report to")
     source = ImageSource(data, data_dir, image_size)
     subjects, x, y = open_subjects(paths, source, images, trust, limits)
+    out.parent.mkdir(parents=True, exist_ok=True)
     tell("attacks")
     subjects = [measured.with_figures(subject, x, y, seed) for subject in subjects]
     sections = [_summary(subjects), _curves(subjects)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.report.run_folders import integer_file_of, is_of_demo, networks_in
 from tfdq.robustness.statistics import Proportion, wilson
 from tflite_export.ir.limits import DEFAULT, Limits
 
@@ -126,8 +127,9 @@ def open_subjects(
     """Open run folders and model files, and the test images to look at them with.
 
     Args:
-        runs: folders of single runs, as ``tfdq reproduce`` leaves in ``runs/``, or Keras model
-            files.
+        runs: folders of single runs, as ``tfdq reproduce`` leaves in ``runs/`` and ``tfdq train``
+            in its own; folders of ``tfdq demo`` or ``tfdq reproduce``, for all networks in
+            them; or Keras model files.
         source: of the images; its name is needed for model files and folders of ``tfdq train``, and
             takes the place of a run's own.
         images: how many test images at most.
@@ -152,6 +154,7 @@ def open_subjects(
         raise FileNotFoundError(
             f"there is no {', '.join(missing)}; name folders of runs or Keras model files"
         )
+    runs = networks_in(runs)
     opened = [(_open_folder if run.is_dir() else _open_file)(run, trust) for run in runs]
     names = _told_apart([subject.name for subject in opened], runs)
     opened = [replace(s, name=name, limits=limits) for name, s in zip(names, opened, strict=True)]
@@ -210,8 +213,8 @@ def _open_folder(folder: Path, trust: bool) -> Subject:
 
     if not (folder / "model.keras").exists():
         raise FileNotFoundError(
-            f"{str(folder)!r} is no finished run (there is no model.keras in it); name a folder in "
-            "OUT/runs of `tfdq reproduce`, or a Keras model file"
+            f"{str(folder)!r} is no finished run (there is no model.keras in it); name a folder "
+            "that `tfdq demo`, `tfdq train` or `tfdq reproduce` wrote, or a Keras model file"
         )
     described = _read(folder / "settings.json")
     settings = described.get("settings") or {}
@@ -253,9 +256,9 @@ def _check_figures(subject: Subject, path: Path) -> None:
 def _open_file(path: Path, trust: bool) -> Subject:
     import tfdq
 
-    file = path.with_suffix(".tflite")
     model = tfdq.load_model(path, compile=False, safe_mode=not trust)
-    return Subject(path.stem, model, file if file.exists() else None, {})
+    settings = {"data": {"name": "digits"}} if is_of_demo(path) else {}
+    return Subject(path.stem, model, integer_file_of(path), {}, settings)
 
 
 def _describe(settings: dict[str, Any], seed: Any) -> str:
