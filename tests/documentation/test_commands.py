@@ -71,7 +71,8 @@ def test_commands_parse(command: list[str]) -> None:
 def check_tfdq(arguments: list[str]) -> None:
     """Parse a command line with the program's own parser, without running anything."""
     import tfdq.cli
-    from tfdq.cli.app import _shared_first, app
+    from tfdq.cli.app import app
+    from tfdq.cli.entry import _shared_first
 
     for module in pkgutil.iter_modules(tfdq.cli.__path__):
         importlib.import_module(f"tfdq.cli.{module.name}")

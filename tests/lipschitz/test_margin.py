@@ -8,8 +8,8 @@ import tf_keras
 
 from tests.lipschitz.integer_networks import NETWORKS, GraphBuilder
 from tfdq.lipschitz.integer_network import integer_network, integer_report
+from tfdq.lipschitz.layer_report import LayerRow
 from tfdq.lipschitz.margin import lipschitz_certificate, rounding_distances
-from tfdq.lipschitz.network import LayerRow
 from tflite_export.files.write import write
 from tflite_export.ir.affine import quantize
 from tflite_export.ir.graph import IntegerGraph

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tf_keras
 
+from tfdq.lipschitz.layer_report import LipschitzReport
 from tfdq.lipschitz.local_search import local_lipschitz
-from tfdq.lipschitz.network import LipschitzReport, report
+from tfdq.lipschitz.network import report
 
 layers = tf_keras.layers
 SHAPE = (6, 6, 2)

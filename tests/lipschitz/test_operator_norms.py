@@ -11,8 +11,8 @@ from tfdq import lipschitz
 from tfdq.lipschitz.integer_network import OperatorNorm, integer_network, measured_norm
 from tfdq.lipschitz.interval_certificate import interval_certificate
 from tfdq.lipschitz.intervals import check_intervals, propagate
+from tfdq.lipschitz.layer_report import compose
 from tfdq.lipschitz.margin import lipschitz_certificate, tie_margin
-from tfdq.lipschitz.network import compose
 from tflite_export.files.validate import check_graph
 from tflite_export.files.write import write
 from tflite_export.ir.affine import dequantize

@@ -1,5 +1,5 @@
 """The command ``tfdq``."""
 
-from tfdq.cli.app import main
+from tfdq.cli.entry import main
 
 __all__ = ["main"]

@@ -1,19 +1,10 @@
-"""Start the command line: common options, one line for a mistake, exit statuses."""
+"""The command line's application: what its commands register with, and their common options."""
 
 from __future__ import annotations
-
-import dis
-import os
-import sys
-import traceback
-from collections.abc import Sequence
-from contextlib import suppress
 
 import typer
 
 from tfdq._version import __version__
-from tfdq.cli.output import Output, calm, output
-from tflite_export.endings import Ended
 
 app = typer.Typer(
     name="tfdq",
@@ -31,8 +22,6 @@ app = typer.Typer(
 )
 
 GOOD, ANSWER_IS_NO, MISTAKE, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
-
-_ANYWHERE = ("--quiet", "-q", "--verbose", "-v", "--debug")
 
 
 def _version(show: bool) -> None:
@@ -55,114 +44,3 @@ def _options(
     debug: bool = typer.Option(False, "--debug", help="--verbose, and where an error arose."),
 ) -> None:
     """Take the options that all commands share; `_run` has read their values already."""
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit.
-
-    Args:
-        arguments: without the program's name; None for those of the process.
-    """
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def _run(arguments: list[str]) -> int:
-    # The commands register themselves; they load nothing heavy until one of them runs.
-    import tfdq.cli.commands
-    import tfdq.cli.experiments
-    import tfdq.cli.report
-    import tfdq.cli.robustness
-    import tfdq.cli.zoo  # noqa: F401
-
-    shared, arguments = _shared_first(arguments)
-    vars(output).update(
-        vars(
-            Output(
-                quiet=bool({"--quiet", "-q"} & set(shared)),
-                verbose=bool({"--verbose", "-v", "--debug"} & set(shared)),
-                debug="--debug" in shared,
-            )
-        )
-    )
-    # Read by TensorFlow and Keras when a command loads them.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if output.verbose else "3")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    ended = Ended()
-    try:
-        with calm(), ended.by_signals():
-            status = app(
-                args=[*shared, *arguments] if arguments else shared,
-                prog_name="tfdq",
-                standalone_mode=False,
-            )
-    except typer.TyperException as error:
-        return _usage(error, not arguments)
-    except (typer.Abort, KeyboardInterrupt):
-        status = INTERRUPTED
-    except Exception as error:
-        if output.debug:
-            traceback.print_exc()
-        return _report(error)
-    if status == INTERRUPTED:
-        left = output.after_interrupt
-        said = f"{ended.word}; {left if isinstance(left, str) else left()}"
-        # Where the terminal was closed nobody reads it.
-        with suppress(OSError):
-            print(said, file=sys.stderr, flush=True)
-        return ended.status
-    return status if isinstance(status, int) else GOOD
-
-
-def _shared_first(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Part the options that may stand anywhere from all others."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    shared = [text for text in arguments[:end] if text in _ANYWHERE]
-    others = [text for text in arguments[:end] if text not in _ANYWHERE]
-    return shared, others + arguments[end:]
-
-
-def _usage(error: typer.TyperException, bare: bool) -> int:
-    """Say what is wrong with the call; a call without a command gets the help."""
-    if type(error).__name__ == "NoArgsIsHelpError":
-        # It has been printed.
-        return GOOD
-    if bare:
-        app(args=["--help"], prog_name="tfdq", standalone_mode=False)
-        return GOOD
-    context = getattr(error, "ctx", None)
-    hint = f" (see {context.command_path} --help)" if context is not None else ""
-    print(f"error: {' '.join(error.format_message().split())}{hint}", file=sys.stderr)
-    return error.exit_code
-
-
-def _report(error: Exception) -> int:
-    """Say what went wrong in one line."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    text = " ".join(text.split()) or type(error).__name__
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
-        text = f"out of memory; lower --batch-size or --limit ({text[:200]})"
-    elif not isinstance(error, (ValueError, OSError, ImportError)) and not _is_ours(error):
-        print(
-            f"error: {type(error).__name__}: {text} (a fault of tfdq or of a library: please "
-            "report it with the output of the same command with --debug)",
-            file=sys.stderr,
-        )
-        return FAULT
-    print(f"error: {text}", file=sys.stderr)
-    return MISTAKE
-
-
-def _is_ours(error: Exception) -> bool:
-    """Return whether a raise statement of this project raised it: that is about what was given.
-
-    A TypeError that Python raised over our code, or a RuntimeError out of a library, is a fault.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return False
-    code = trace.tb_frame.f_code.co_code
-    package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-    raised = dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"
-    return raised and package in ("tfdq", "tflite_export")

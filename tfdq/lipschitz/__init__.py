@@ -11,7 +11,7 @@ _HOME = {
     "ConvolutionOrthogonalityRegularizer": "tfdq.lipschitz.convolution_regularizers",
     "IntervalTraining": "tfdq.lipschitz.interval_training",
     "LipschitzLogger": "tfdq.lipschitz.log_callback",
-    "LipschitzReport": "tfdq.lipschitz.network",
+    "LipschitzReport": "tfdq.lipschitz.layer_report",
     "OrthogonalityRegularizer": "tfdq.lipschitz.regularizers",
     "ParsevalRetraction": "tfdq.lipschitz.training",
     "PenaltySchedule": "tfdq.lipschitz.training",

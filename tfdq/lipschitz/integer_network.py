@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from tfdq.lipschitz.intervals import check_intervals
+from tfdq.lipschitz.layer_report import LayerRow, LipschitzReport, compose
 from tfdq.lipschitz.linear_maps import ConvolutionMap, padding_amounts
-from tfdq.lipschitz.network import LayerRow, LipschitzReport, compose
 from tfdq.lipschitz.norms import measure
 from tfdq.lipschitz.singular import norm_upper_bound
 from tflite_export.ir.graph import IntegerGraph, Tensor

@@ -10,8 +10,9 @@ import tensorflow as tf
 import tf_keras
 
 from tfdq.lipschitz.layer_maps import KernelChoice, check_kernel_choice
+from tfdq.lipschitz.layer_report import LipschitzReport
 from tfdq.lipschitz.linear_maps import Array
-from tfdq.lipschitz.network import LipschitzReport, report
+from tfdq.lipschitz.network import report
 
 _BINS = 30
 

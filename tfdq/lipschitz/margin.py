@@ -32,8 +32,9 @@ from tfdq.lipschitz.layer_maps import (
     layer_activation,
     unwrap,
 )
+from tfdq.lipschitz.layer_report import LayerRow, compose
 from tfdq.lipschitz.linear_maps import Array
-from tfdq.lipschitz.network import LayerRow, compose, report
+from tfdq.lipschitz.network import report
 from tfdq.quantization.graph import Graph, Node, read_graph
 from tflite_export.ir.affine import quantize
 from tflite_export.ir.graph import BATCH, IntegerGraph, Quantization, Tensor

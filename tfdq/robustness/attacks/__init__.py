@@ -11,6 +11,7 @@ from tfdq.robustness.attacks.base import (
     attack,
     attack_spec,
     available_attacks,
+    load_builtin_attacks,
     register_attack,
     run_attack,
 )
@@ -18,29 +19,12 @@ from tfdq.robustness.attacks.base import (
 if TYPE_CHECKING:
     from tfdq.robustness.attacks.surrogates import smooth_surrogate
 
-_BUILTIN = (
-    "apgd",
-    "carlini_wagner",
-    "fab",
-    "gradient_steps",
-    "low_bit",
-    "spsa",
-    "square",
-    "temperature",
-)
-
 
 def __getattr__(name: str) -> Any:
     """Imports `smooth_surrogate` on first use: it needs TensorFlow (PEP 562)."""
     if name == "smooth_surrogate":
         return import_module(f"{__name__}.surrogates").smooth_surrogate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def load_builtin_attacks() -> None:
-    """Imports the modules that register the attacks that come with the package."""
-    for module in _BUILTIN:
-        import_module(f"{__name__}.{module}")
 
 
 __all__ = [

@@ -6,6 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,17 @@ class AttackSpec:
 
 _REGISTRY: dict[str, AttackSpec] = {}
 
+_BUILTIN = (
+    "apgd",
+    "carlini_wagner",
+    "fab",
+    "gradient_steps",
+    "low_bit",
+    "spsa",
+    "square",
+    "temperature",
+)
+
 
 def register_attack(
     name: str, *, gradients: bool, norms: tuple[str, ...] = ("linf",)
@@ -92,10 +104,14 @@ def register_attack(
     return register
 
 
+def load_builtin_attacks() -> None:
+    """Imports the modules that register the attacks that come with the package."""
+    for module in _BUILTIN:
+        import_module(f"{__package__}.{module}")
+
+
 def available_attacks() -> dict[str, AttackSpec]:
     """Every registered attack by name."""
-    from tfdq.robustness.attacks import load_builtin_attacks
-
     load_builtin_attacks()
     return dict(sorted(_REGISTRY.items()))
 
