@@ -21,7 +21,7 @@ def main() -> int:
 
     import tfdq
     from tfdq.data import load
-    from tfdq.experiments.demo import DemoSettings
+    from tfdq.demo.run import DemoSettings
     from tfdq.experiments.training import TrainingSettings, scaled, train
     from tfdq.models import small_cnn
     from tfdq.robustness import evaluate

@@ -20,10 +20,10 @@ from tfdq.experiments.figures import mask
 from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import load_images, weights_digest
 from tfdq.experiments.recipe import OTHER_SEED, load_recipe
-from tfdq.experiments.results import write_results
 from tfdq.experiments.runner import Experiment
 from tfdq.experiments.strategy import open_machines
 from tfdq.experiments.zoo import copy_file, find_card, read_cards
+from tfdq.report.experiment_files import write_results
 from tfdq.report.results_page import page, read_results, write_page
 from tfdq.robustness import attack
 from tflite_export import Interpreter

@@ -13,9 +13,9 @@ from tfdq.experiments.known_results import KnownResults
 from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import load_images
 from tfdq.experiments.recipe import load_recipe
-from tfdq.experiments.results import write_results
 from tfdq.experiments.runner import Experiment
 from tfdq.experiments.strategy import open_machines
+from tfdq.report.experiment_files import write_results
 from tfdq.report.experiment_table import as_markdown
 
 MORE = """

@@ -12,7 +12,7 @@ from tests.experiments.small_recipe import BLACK_BOX, RECIPE, small_experiment
 from tfdq.cli import main
 from tfdq.experiments import runner
 from tfdq.experiments.folder import hold
-from tfdq.experiments.results import check_results, write_results
+from tfdq.report.experiment_files import check_results, write_results
 
 WIDER = RECIPE.replace("width = 4", "width = 6")
 

@@ -69,8 +69,8 @@ def demo(
     """
     from rich.console import Console
 
-    from tfdq.experiments.demo import DemoSettings, run_demo
-    from tfdq.report.demo_table import as_rich
+    from tfdq.demo.run import DemoSettings, run_demo
+    from tfdq.demo.table import as_rich
 
     bits = _bit_list(sweep)
     output.after_interrupt = (

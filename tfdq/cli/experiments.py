@@ -250,10 +250,10 @@ def _run(
 ) -> None:
     """Run a recipe and write and print its results."""
     from tfdq.experiments.known_results import KnownResults
-    from tfdq.experiments.results import check_results, write_results
     from tfdq.experiments.resumable import prepare_process
     from tfdq.experiments.runner import Experiment
     from tfdq.experiments.strategy import open_machines
+    from tfdq.report.experiment_files import check_results, write_results
 
     prepare_process(threads)
     machines = open_machines(strategy)

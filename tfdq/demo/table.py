@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tfdq.experiments.demo import DemoResult
+    from tfdq.demo.run import DemoResult
 
 _TITLES = {"fgsm": "FGSM", "r+fgsm": "R+FGSM", "pgd": "PGD-20"}
 

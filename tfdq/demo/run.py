@@ -14,10 +14,10 @@ import tf_keras
 
 import tfdq
 from tfdq.data import Dataset, load
+from tfdq.demo.plots import plot_bits, plot_epsilons
 from tfdq.experiments.folder import open_folder, write_json
 from tfdq.experiments.training import TrainingSettings, scaled, train
 from tfdq.models import small_cnn
-from tfdq.report.plots import plot_bits, plot_epsilons
 from tfdq.robustness import RobustnessReport, error_amplification, evaluate, run_attack
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.statistics import Proportion

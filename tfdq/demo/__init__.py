@@ -1,0 +1,1 @@
+"""The whole trip on real images, in one command: its run, its table, its pictures."""
