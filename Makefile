@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench docs dist sbom clean
+.PHONY: help install demo test exhaustive lint format bench docs dist sbom clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,6 +32,9 @@ demo: install ## Train, quantize, attack, export and run on real images; prints 
 
 test: install ## Run the whole test suite.
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+exhaustive: install ## Run what `make test` leaves out of the products of topologies, bits and models.
+	$(BIN)/python -m pytest -n auto --dist loadfile -m exhaustive $(ARGS)
 
 lint: install ## Check style and types.
 	$(BIN)/ruff check .

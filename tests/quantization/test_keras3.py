@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.exhaustive import only
 from tfdq.quantization.keras3 import (
     from_keras3,
     is_keras3_model,
@@ -55,7 +56,7 @@ APPLICATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize("name", only([*APPLICATIONS], "ResNet50", "MobileNetV3Small"))
 def test_applications(name):
     model = APPLICATIONS[name](
         input_shape=(32, 32, 3), weights=None, classes=10, classifier_activation=None

@@ -6,13 +6,15 @@ import tf_keras
 
 import tfdq
 import tflite_export
+from tests.exhaustive import spread
 from tests.tflite_export.fitted import check
 from tests.tflite_export.trained import digits, enlarged
 from tfdq import models
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("name", ["resnet20", "wide_resnet", "inverted", "convex"])
+@pytest.mark.parametrize(
+    ("name", "bits"), spread(["resnet20", "wide_resnet", "inverted", "convex"], range(1, 9), 4)
+)
 def test_file_computes_and_decides_what_was_trained(name, bits):
     check(name, bits)
 

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 import tflite_export
+from tests.exhaustive import spread
 from tests.tflite_export.fitted import check
 from tests.tflite_export.trained import digits, quantized
 from tflite_export.runtime.in_use import integers_in_use
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("name", ["vgg", "dense", "concat", "softmax", "separable"])
+@pytest.mark.parametrize(
+    ("name", "bits"), spread(["vgg", "dense", "concat", "softmax", "separable"], range(1, 9), 4)
+)
 def test_file_computes_and_decides_what_was_trained(name, bits):
     check(name, bits)
 
