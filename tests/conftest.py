@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tests.exhaustive import pytest_collection_modifyitems  # noqa: F401 (pytest takes it from here)
 from tests.skipped import pytest_terminal_summary  # noqa: F401 (pytest takes it from here)
 
 

@@ -26,6 +26,15 @@ def spread(first: Sequence[Any], second: Sequence[Any], every: int) -> list[Any]
     ]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked, unless the marker is asked for."""
+    if "exhaustive" in str(config.option.markexpr):
+        return
+    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+
+
 def only(cases: Sequence[Any], *always: Any) -> list[Any]:
     """Every case, of which those named run always."""
     assert set(always) <= set(cases)
