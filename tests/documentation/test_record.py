@@ -172,3 +172,30 @@ def test_the_certified_accuracies() -> None:
             assert figure["mean"] == pytest.approx(np.mean(seeds))
             if metric != "abstained":
                 assert cell(figure).replace(" [", " % [") in text, metric
+
+
+def test_the_worked_example_of_the_audit() -> None:
+    """Every figure of the table, of the tried ranges and of the two verdicts."""
+    found = read_results_file(RESULTS / "mlperf_tiny_resnet8.json")
+    measured, sha256 = found["measured"], found["file"]["sha256"]
+    text = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    columns = ("PGD-20", "Square", "PGD-20 through the softmax")
+    for eps in (1, 2, 4, 8):
+        cells = [cell_of(measured[f"{name} at {eps}/255"]) for name in columns]
+        assert f"| {eps}/255 | {' | '.join(cells)} |" in text.splitlines()
+    assert f"| 0 | {cell_of(measured['clean'])} | | |" in text.splitlines()
+    running = " ".join(text.split())
+    for name, accuracy in measured["input range"]["tried"]["accuracy"].items():
+        assert f"{name} {100 * accuracy:.1f} %" in running
+    assert f"`{sha256[:16]}...`" in running
+    assert f"on {100 * measured['zero gradients']['probabilities']:.1f} % of the images" in running
+    assert measured["zero gradients"]["logits"] == 0.0
+    assert measured["audit at 8/255"]["verdict"]["status"] == "passed"
+    reasons = measured["audit through the softmax at 8/255"]["verdict"]["reasons"]
+    assert f"failed: {', '.join(reasons)}." in running
+
+
+def cell_of(share: dict[str, float]) -> str:
+    return "{value:.1f} [{low:.1f}, {high:.1f}]".format(
+        **{key: 100 * share[key] for key in ("value", "low", "high")}
+    )
