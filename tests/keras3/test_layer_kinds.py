@@ -253,3 +253,17 @@ class TestLayersOfTraining(LayerContract):
         dropped = (trained == 0).all(axis=(1, 2))
         assert 0.1 < dropped.mean() < 0.7
         assert not np.array_equal(trained, again)
+
+
+class TestSigmoidHead(LayerContract):
+    shape: ClassVar[tuple[int, ...]] = (40,)
+
+    def build(self, image: Any) -> Any:
+        return L.Dense(1, activation="sigmoid")(image)
+
+
+class TestSigmoidAndTanhInside(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(5, 3)(image)
+        gates = L.Concatenate()([L.Activation("sigmoid")(x), keras.ops.tanh(x)])
+        return L.Conv2D(4, 3)(gates)

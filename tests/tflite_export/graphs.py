@@ -252,6 +252,13 @@ def leaky_relu(seed):
     return draw.done("LEAKY_RELU", (source,), output, LeakyRelu(alpha))
 
 
+def _curve(kind, grid_of_result, seed):
+    draw = Draw(seed)
+    shape = (-1, draw.integer(1, 9), draw.integer(1, 9), draw.integer(1, 5))
+    source = draw.value("x", shape, float(np.exp(draw.rng.uniform(-7, -1))))
+    return draw.done(kind, (source,), draw.value("y", shape, *grid_of_result))
+
+
 def _like(draw, source, shape):
     tensor = draw.graph.tensors[source]
     return draw.value("y", shape, float(tensor.scale), tensor.zero_point)
@@ -324,6 +331,8 @@ GRAPHS = {
     "average_pool": average_pool,
     "mean": mean,
     "leaky_relu": leaky_relu,
+    "logistic": lambda seed: _curve("LOGISTIC", (1 / 256, -128), seed),
+    "tanh": lambda seed: _curve("TANH", (1 / 128, 0), seed),
     "resize_nearest_neighbor": resize_nearest_neighbor,
     "softmax": softmax,
     "pad": pad,

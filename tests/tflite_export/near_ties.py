@@ -189,7 +189,18 @@ def leaky_relu(seed: int):
     return one_operator("LEAKY_RELU", [x], y, LeakyRelu(alpha)), [values]
 
 
+def curve(kind: str, result: tuple[float, int], seed: int):
+    """Every integer, on grids fine and coarse: some result lies near a tie."""
+    rng = np.random.default_rng(seed)
+    source = grid(_scale(rng, 1e-4, 0.3), int(rng.integers(-128, 128)))
+    x = Tensor("x", (-1, 256), "int8", source)
+    y = Tensor("y", (-1, 256), "int8", grid(*result))
+    return one_operator(kind, [x], y, NoOptions()), [np.arange(-128, 128, dtype=np.int8)[None]]
+
+
 NEAR_TIES = {
+    "logistic": lambda seed: curve("LOGISTIC", (1 / 256, -128), seed),
+    "tanh": lambda seed: curve("TANH", (1 / 128, 0), seed),
     "leaky_relu": leaky_relu,
     "convolution": lambda seed: weighted("CONV_2D", seed, False),
     "convolution_per_channel": lambda seed: weighted("CONV_2D", seed, True),

@@ -14,11 +14,12 @@ from tfdq.keras3.layer_kinds import (
     InputQuantizer,
     QuantizedIdentity,
     QuantizedLayer,
-    QuantizedSoftmax,
     Request,
     Step,
 )
 from tfdq.keras3.layer_kinds.base import observing
+from tfdq.keras3.layer_kinds.pointwise import own_layer
+from tfdq.keras3.layer_kinds.registry import OWN_LAYER
 from tfdq.keras3.plan import plan
 from tfdq.keras3.quantized_model import QuantizedModel
 from tfdq.keras3.ranges import RangeSettings
@@ -169,16 +170,16 @@ class _Builder:
 
     def _add(self, step: Step) -> QuantizedLayer:
         """Append the quantized layer of a step; returns it."""
-        node, softmax = step.node, step.activation == "softmax" and step.kind.role == "kernel"
+        node, apart = step.node, step.activation in OWN_LAYER and step.kind.role == "kernel"
         is_output = step.result in self.graph.outputs
         alone = is_output and not self.graph.consumers()[step.result]
         name = self.graph.nodes[step.result].layer.name if is_output else node.layer.name
         name = self._unique(name)
         assert step.kind.quantize is not None
         common = {
-            "name": self._unique(f"{name}_logits") if softmax else name,
+            "name": self._unique(f"{name}_logits") if apart else name,
             "frozen": node.inference,
-            "reals": alone and not softmax,
+            "reals": alone and not apart,
         }
         request = Request(
             step,
@@ -191,9 +192,10 @@ class _Builder:
         layer = step.kind.quantize(request)
         sources = [self.flows[i] for i in node.inputs]
         flow = layer(sources if step.kind.merges else sources[0])
-        if softmax:
-            flow = QuantizedSoftmax(name=name, reals=alone)(flow)
         self.grids[step.result] = self._origin(step, layer)
+        if apart:
+            flow = own_layer(step.activation, name=name, reals=alone)(flow)
+            self.grids[step.result] = step.result
         if alone:
             self.outputs[step.result] = flow
         else:
@@ -205,6 +207,8 @@ class _Builder:
     def _origin(self, step: Step, layer: QuantizedLayer) -> RangeSettings | int:
         """Return what the grid of a result comes from (see `Request.source_grids`)."""
         settings = getattr(layer, "output_settings", None)
+        if layer.own_grid:
+            return step.result
         if settings is None:
             return self.grids[step.node.inputs[0]]
         return step.result if settings.fixed is None else settings

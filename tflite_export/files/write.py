@@ -191,7 +191,8 @@ def _operator(pools: _Pools, graph: IntegerGraph, operator: Operator) -> Any:
     entry.inputs = np.array(operator.inputs, np.int32)
     entry.outputs = np.array(operator.outputs, np.int32)
     entry.builtinOptionsType = layout.union
-    entry.builtinOptions = getattr(pools.fb, f"{layout.table}T")()
+    if layout.union:
+        entry.builtinOptions = getattr(pools.fb, f"{layout.table}T")()
     for option in layout.fields:
         value = getattr(operator.options, option.name)
         stored = option.choices.index(value) if option.choices else value

@@ -82,6 +82,9 @@ class QuantizedLayer(keras.layers.Layer):
     sealed_sources = 0
     """Number of sources whose steps the deployed constants depend on; 0: there are no constants."""
 
+    own_grid = False
+    """Whether the runtime fixes the grid of the result."""
+
     merges = False
     """Whether the layer takes a list of sources."""
 

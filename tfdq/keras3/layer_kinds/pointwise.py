@@ -12,8 +12,10 @@ from tfdq.description import Activation, Affine, Computation, Shape
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.affine import AffineLayer
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, register
+from tfdq.keras3.layer_kinds.curve import QuantizedCurve
 from tfdq.keras3.layer_kinds.registry import (
     OPERATIONS,
+    OWN_LAYER,
     Kind,
     Request,
     activation_of,
@@ -108,9 +110,16 @@ def _quantize_norm(request: Request) -> QuantizedAffine:
     )
 
 
+def own_layer(activation: str, **common: Any) -> QuantizedLayer:
+    """Return the layer that an activation of `OWN_LAYER` becomes."""
+    if activation == "softmax":
+        return QuantizedSoftmax(**common)
+    return QuantizedCurve(activation, **common)
+
+
 def _quantize_activation(request: Request) -> QuantizedLayer:
-    if request.step.activation == "softmax":
-        return QuantizedSoftmax(**request.common)
+    if request.step.activation in OWN_LAYER:
+        return own_layer(request.step.activation, **request.common)
     return QuantizedAffine(output=request.output, activation=request.activation, **request.common)
 
 
@@ -136,7 +145,12 @@ register_kind(
 )
 register_kind(
     Kind(
-        (keras.layers.ReLU, keras.layers.Activation, keras.layers.Softmax, *OPERATIONS["relu"]),
+        (
+            keras.layers.ReLU,
+            keras.layers.Activation,
+            keras.layers.Softmax,
+            *OPERATIONS["activation"],
+        ),
         _quantize_activation,
         _activation_problem,
         role="activation",

@@ -14,6 +14,8 @@ from tfdq.keras3.ranges import RangeSettings
 from tfdq.keras3.settings import Settings
 
 RELUS = ("relu", "relu6")
+OWN_LAYER = ("softmax", "sigmoid", "tanh")
+"""Activations that become a layer of their own."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Step:
         result: the last call that is taken in.
         norm: the BatchNormalization that is taken in.
         norm_inference: it was called with ``training=False``.
-        activation: what the layer ends with: ``linear``, ``relu``, ``relu6`` or ``softmax``.
+        activation: what the layer ends with: ``linear``, ``relu``, ``relu6``, ``softmax``,
+            ``sigmoid`` or ``tanh``.
     """
 
     node: Node
@@ -111,9 +114,13 @@ def _operation(symbol: Any) -> type:
 
 
 _PROBE = keras.KerasTensor((None, 1))
+_ACTIVATIONS = {
+    name: (_operation(getattr(keras.ops, name)(_PROBE)),)
+    for name in ("relu", "relu6", "sigmoid", "tanh")
+}
 OPERATIONS = {
     "add": (_operation(_PROBE + _PROBE),),
-    "relu": (_operation(keras.ops.relu(_PROBE)), _operation(keras.ops.relu6(_PROBE))),
+    "activation": tuple(cls for (cls,) in _ACTIVATIONS.values()),
 }
 """The classes of operations that stand for layers: ``x + y``, ``keras.ops.relu(x)``."""
 
@@ -128,7 +135,7 @@ def register_kind(kind: Kind) -> Kind:
 
 
 def activation_of(layer: Any) -> str | None:
-    """Return what a layer ends with: linear, relu, relu6 or softmax; None: something else."""
+    """Return what a layer ends with, as in `Step.activation`; None: something else."""
     if isinstance(layer, keras.layers.ReLU):
         plain = layer.negative_slope == 0 and layer.threshold == 0
         if not plain or layer.max_value is None:
@@ -137,10 +144,10 @@ def activation_of(layer: Any) -> str | None:
     if isinstance(layer, keras.layers.Softmax):
         return "softmax" if layer.axis in (-1, [-1], (-1,)) else None
     if not isinstance(layer, keras.layers.Layer):
-        return {"Relu": "relu", "Relu6": "relu6"}.get(type(layer).__name__)
+        return next((name for name, kinds in _ACTIVATIONS.items() if type(layer) in kinds), None)
     function = getattr(layer, "activation", None)
     name = "linear" if function is None else getattr(function, "__name__", None)
-    return name if name in ("linear", *RELUS, "softmax") else None
+    return name if name in ("linear", *RELUS, *OWN_LAYER) else None
 
 
 def activation_problem(layer: Any) -> str | None:
@@ -149,7 +156,7 @@ def activation_problem(layer: Any) -> str | None:
         return None
     function = getattr(layer, "activation", None)
     name = getattr(function, "__name__", type(layer).__name__)
-    return f"activation {name!r}; use linear, relu, relu6 or softmax"
+    return f"activation {name!r}; use linear, {', '.join((*RELUS, *OWN_LAYER))}"
 
 
 def channels_problem(layer: Any) -> str | None:

@@ -21,6 +21,7 @@ class QuantizedSoftmax(QuantizedLayer):
     """Probabilities over the last axis, multiples of 1/256."""
 
     sealed_sources = 1
+    own_grid = True
 
     def build(self, input_shape: Any) -> None:
         """Create the table of exponentials."""

@@ -1,0 +1,114 @@
+"""Exponential, logistic function and tanh in fixed point, as the reference kernels compute them.
+
+The arithmetic is that of gemmlowp (``fixedpoint/fixedpoint.h``): raw 32-bit numbers with a number
+of integer bits, products that round half away from zero. Arrays are int64 that hold 32-bit values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tflite_export.ir.requantization import fixed_point
+
+_ONE = 2**31 - 1
+"""1 with no integer bits, saturated."""
+_LOWEST, _HIGHEST = -(2**31), 2**31 - 1
+
+# exp(-2**e) with no integer bits, for e = -2, -1 ... 4.
+_EXPONENTIALS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
+_EXP_OF_MINUS_EIGHTH = 1895147668
+_THIRD = 715827883
+# 48/17 and -32/17 with two integer bits: the line that starts Newton's division.
+_DIVISION_START = (1515870810, -1010580540)
+
+
+def _product(a: np.ndarray, b: np.ndarray | int) -> np.ndarray:
+    """Return the high half of a doubled product, rounded half away from zero."""
+    product = a * b
+    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+    return np.minimum(np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31)), _HIGHEST)
+
+
+def _shifted(a: np.ndarray, exponent: int) -> np.ndarray:
+    """Return ``a * 2**exponent``, saturated, or rounded half away from zero."""
+    if exponent >= 0:
+        return np.clip(a << exponent, _LOWEST, _HIGHEST)
+    mask = (1 << -exponent) - 1
+    return (a >> -exponent) + ((a & mask) > (mask >> 1) + (a < 0))
+
+
+def _half_sum_with_one(a: np.ndarray) -> np.ndarray:
+    total = a + _ONE
+    return (total + np.where(total >= 0, 1, -1)) // 2
+
+
+def exponential(a: np.ndarray, integer_bits: int) -> np.ndarray:
+    """Return ``exp(a)`` with no integer bits.
+
+    Args:
+        a: negative numbers or 0, raw.
+        integer_bits: that they have, at most 5.
+    """
+    fraction_bits = 31 - integer_bits
+    quarter = 1 << (fraction_bits - 2)
+    rest = (a & (quarter - 1)) - quarter
+    x = _shifted(rest, integer_bits) + (1 << 28)
+    x2 = _product(x, x)
+    x3, x4 = _product(x2, x), _product(x2, x2)
+    series = _shifted(_product(_shifted(x4, -2) + x3, _THIRD) + x2, -1)
+    result = _EXP_OF_MINUS_EIGHTH + _product(x + series, _EXP_OF_MINUS_EIGHTH)
+    remainder = rest - a
+    for exponent, factor in zip(range(-2, 5), _EXPONENTIALS, strict=True):
+        if exponent < integer_bits:
+            there = (remainder & (1 << (fraction_bits + exponent))) != 0
+            result = np.where(there, _product(result, factor), result)
+    return np.where(a == 0, _ONE, result)
+
+
+def _twice_inverse(a: np.ndarray) -> np.ndarray:
+    """Return ``2 / (1 + a)`` with two integer bits; ``a`` in [0, 1] has none."""
+    half_denominator = _half_sum_with_one(a)
+    x = _DIVISION_START[0] + _product(half_denominator, _DIVISION_START[1])
+    for _ in range(3):
+        error = (1 << 29) - _product(half_denominator, x)
+        x = x + _shifted(_product(x, error), 2)
+    return x
+
+
+def _logistic(a: np.ndarray) -> np.ndarray:
+    positive = _shifted(_twice_inverse(exponential(-np.abs(a), 4)), 1)
+    result = np.where(a > 0, positive, _ONE - positive)
+    return np.where(a == 0, 1 << 30, result)
+
+
+def _tanh(a: np.ndarray) -> np.ndarray:
+    # Twice the argument: the same raw number with one integer bit more.
+    magnitude = _shifted(_twice_inverse(exponential(-np.abs(a), 5)) - (1 << 29), 2)
+    return np.where(a == 0, 0, np.where(a < 0, -magnitude, magnitude))
+
+
+def _sixteenths(centred: np.ndarray, scale: np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """Return integers times their scale with four integer bits, and which lie beyond these."""
+    multiplier, shift = fixed_point(float(scale) * 2.0**27)
+    radius = int(np.floor((2**4 - 1) * 2.0 ** (31 - 4) / 2.0**shift))
+    left, right = max(shift, 0), max(-shift, 0)
+    inside = np.clip(centred, -radius, radius)
+    raw = _shifted(_product(inside << left, multiplier), -right)
+    return raw, np.abs(centred) >= radius
+
+
+def logistic(centred: np.ndarray, scale: np.float32) -> np.ndarray:
+    """Return 256 times the logistic function of scaled integers, rounded.
+
+    Args:
+        centred: integers counted from the zero point.
+        scale: their step.
+    """
+    raw, beyond = _sixteenths(centred, scale)
+    return np.where(beyond, np.where(centred > 0, 256, 0), _shifted(_logistic(raw), -23))
+
+
+def tanh(centred: np.ndarray, scale: np.float32) -> np.ndarray:
+    """Return 128 times the tanh of scaled integers, rounded."""
+    raw, beyond = _sixteenths(centred, scale)
+    return np.where(beyond, np.where(centred > 0, 128, -128), _shifted(_tanh(raw), -24))
