@@ -56,19 +56,22 @@ def trained(name: str, momentum: float, data: tuple[Any, Any, Any, Any]) -> Any:
 
 
 class FineTuning:
-    """A trained network and its quantized copy, which is trained once for each beta.
+    """A trained network and its quantized copy for one beta, which is trained once for each seed.
 
-    Beta is a variable of the copy, 0 among its values, so that one compiled step serves all.
+    Args:
+        start: the float network.
+        data: images and labels to train on and to test on.
+        beta: weight of the penalty; all else is the default of ``quantize_model``.
     """
 
-    def __init__(self, start: Any, data: tuple[Any, Any, Any, Any]) -> None:
+    def __init__(self, start: Any, data: tuple[Any, Any, Any, Any], beta: float) -> None:
         import tf_keras
 
         import tfdq
 
         self.data = data
         self.float_accuracy = self._share(start.predict(data[2], verbose=0))
-        self.model = tfdq.quantize_model(start, max(BETAS))
+        self.model = tfdq.quantize_model(start, beta)
         self.optimizer = tf_keras.optimizers.Adam(1e-3)
         loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.model.compile(self.optimizer, loss, ["accuracy"])
@@ -81,7 +84,7 @@ class FineTuning:
 
         return round(float(np.mean(logits.argmax(axis=1) == self.data[3])), 4)
 
-    def run(self, beta: float, seed: int) -> dict[str, Any]:
+    def run(self, seed: int) -> dict[str, Any]:
         """Return the accuracies in training and of the file after each epoch."""
         import tf_keras
 
@@ -91,10 +94,6 @@ class FineTuning:
         self.model.set_weights(self.weights)
         for variable, value in zip(self.optimizer.variables, self.state, strict=True):
             variable.assign(value)
-        for wrapper in self.model.layers:
-            penalty = getattr(getattr(wrapper, "layer", None), "penalty", None)
-            if penalty is not None:
-                penalty.weight().assign(beta)
         found: dict[str, Any] = {"float": self.float_accuracy, "training": [], "file": []}
         x, y, x_test, _ = self.data
         for _ in range(EPOCHS):
@@ -166,21 +165,24 @@ def main() -> int:
 
         data = digits()
         for momentum, name in itertools.product(MOMENTA, options.networks or NETWORKS):
-            wanted = {
-                f"{name}, momentum {momentum}, beta {beta}, seed {seed}": (beta, seed)
-                for seed, beta in itertools.product(options.seeds, options.betas)
-            }
-            missing = {key: run for key, run in wanted.items() if key not in content["fine_tuning"]}
-            if not missing:
-                continue
-            tuning = FineTuning(trained(name, momentum, data), data)
-            for key, (beta, seed) in missing.items():
-                content["fine_tuning"][key] = tuning.run(beta, seed)
-                _save(options.out, content)
-                print(key, content["fine_tuning"][key], flush=True)
+            start = None
+            for beta in options.betas:
+                keys = {
+                    seed: f"{name}, momentum {momentum}, beta {beta:g}, seed {seed}"
+                    for seed in options.seeds
+                }
+                missing = {s: key for s, key in keys.items() if key not in content["fine_tuning"]}
+                if not missing:
+                    continue
+                start = start or trained(name, momentum, data)
+                tuning = FineTuning(start, data, beta)
+                for seed, key in missing.items():
+                    content["fine_tuning"][key] = tuning.run(seed)
+                    _save(options.out, content)
+                    print(key, content["fine_tuning"][key], flush=True)
     if options.part != "fine_tuning":
         for beta, seed in itertools.product(options.betas, options.seeds):
-            key = f"beta {beta}, seed {seed}"
+            key = f"beta {beta:g}, seed {seed}"
             if key not in content["robustness"]:
                 content["robustness"][key] = robustness(beta, seed, options.images)
                 _save(options.out, content)

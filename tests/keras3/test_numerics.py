@@ -120,6 +120,10 @@ def test_the_gradient_of_a_scale_blind_kernel_is_across_each_channel() -> None:
     direction = kernel / np.where(lengths, lengths, 1.0)
     wanted = weights - direction * (direction * weights).sum(0)
     np.testing.assert_allclose(gradient[:, [0, 1, 2, 4]], wanted[:, [0, 1, 2, 4]], atol=1e-5)
+    share = gradient_of(
+        lambda k: keras.ops.sum(keras.ops.multiply(scale_blind(k, 0.01), weights)), kernel
+    )
+    np.testing.assert_allclose(share, 0.01 * gradient, rtol=1e-5, atol=1e-7)
 
 
 def gradient_of(function: Any, x: np.ndarray) -> np.ndarray:

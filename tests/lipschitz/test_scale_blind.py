@@ -9,6 +9,7 @@ import tf_keras
 
 import tfdq
 from tfdq import lipschitz
+from tfdq.lipschitz.direction_rate import DIRECTION_RATE
 from tfdq.lipschitz.scale_blind import scale_blind
 
 L = tf_keras.layers
@@ -174,7 +175,9 @@ def test_a_step_on_a_longer_kernel_is_the_same_step(name: str) -> None:
         for key in ("conv", "depthwise", "dense"):
             layer = kernels(model)[key]
             before = channels(layer, layer.trained_kernel)
-            after = before - 0.01 * factor**2 * channels(layer, slopes[key])
+            # The kernel of "dense", whose BatchNorm has no gamma, keeps the whole gradient.
+            rate = 0.01 if key == "dense" else 0.01 / DIRECTION_RATE
+            after = before - rate * factor**2 * channels(layer, slopes[key])
             # To first order no length has changed: what the variance says still holds.
             growth = np.linalg.norm(after, axis=0) / np.linalg.norm(before, axis=0) - 1
             step = np.linalg.norm(after - before, axis=0) / np.linalg.norm(before, axis=0)
@@ -182,6 +185,32 @@ def test_a_step_on_a_longer_kernel_is_the_same_step(name: str) -> None:
             moved.setdefault(key, []).append(after / np.linalg.norm(after, axis=0))
     for directions in moved.values():
         np.testing.assert_allclose(*directions, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "conv_orthogonal", "own"])
+def test_gamma_keeps_the_gradient_and_its_kernel_a_share(name: str) -> None:
+    """By differentiating the folded kernel, written out with its lengths held."""
+    model = quantized(name, "folded")
+    for key in ("conv", "depthwise", "dense"):
+        layer, norm = kernels(model)[key], kernels(model)[key].batch_norm
+        kernel = layer.trained_kernel
+        wanted = [kernel, norm.gamma] if norm.scale else [kernel]
+        with tf.GradientTape(persistent=True) as tape:
+            total = tf.add_n(model.losses)
+            axes = range(kernel.shape.rank - 1 - layer.depthwise)
+            lengths = tf.sqrt(tf.reduce_sum(kernel**2, list(axes)))
+            factor = tf.math.rsqrt(norm.moving_variance + norm.epsilon)
+            if norm.scale:
+                factor *= norm.gamma
+            folded = kernel / lengths * tf.stop_gradient(lengths)
+            folded *= tf.reshape(factor, lengths.shape)
+            alone = _fresh(layer)(folded)
+        found, whole = tape.gradient(total, wanted), tape.gradient(alone, wanted)
+        rate = DIRECTION_RATE if norm.scale else 1.0
+        scale = float(tf.reduce_max(tf.abs(whole[0])))
+        np.testing.assert_allclose(found[0], rate * whole[0], rtol=1e-3, atol=1e-4 * rate * scale)
+        if norm.scale:
+            np.testing.assert_allclose(found[1], whole[1], rtol=1e-3)
 
 
 @pytest.mark.parametrize("on", ["folded", "deployed"])

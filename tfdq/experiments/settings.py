@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tfdq.lipschitz.direction_rate import DIRECTION_RATE
 from tfdq.lipschitz.targets import default_target
 
 MODELS = ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet")
@@ -323,8 +324,9 @@ class RunSettings(Section):
         if self.penalty.beta == 0:
             kept["penalty"] = {"beta": 0.0}
         elif self.penalty_is_folded:
-            # Not a setting: tells these trainings from those whose penalty moved kernels' lengths.
-            kept["penalty"]["scale_blind"] = True
+            # Not a setting: tells these trainings from those whose penalty moved kernels' lengths
+            # or turned kernels faster.
+            kept["penalty"]["direction_rate"] = DIRECTION_RATE
         if self.adversarial.attack == "none":
             kept["adversarial"] = {"attack": "none"}
         elif self.adversarial.attack != "pgd":

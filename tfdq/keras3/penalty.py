@@ -15,7 +15,7 @@ from keras import ops
 from tfdq.lipschitz.targets import Target
 
 
-def scale_blind(kernel: Any) -> Any:
+def scale_blind(kernel: Any, rate: float = 1.0) -> Any:
     r"""Return a kernel as it is, with a gradient that leaves the length of each channel alone.
 
     .. math:: \frac{w_c}{\lVert w_c \rVert} \cdot \mathrm{stop\_gradient}(\lVert w_c \rVert)
@@ -26,7 +26,8 @@ def scale_blind(kernel: Any) -> Any:
 
     Args:
         kernel: float32 ``(n, channels)``. The direction of a channel of zeros is not
-            defined; it keeps the gradient that is handed in.
+            defined; nothing is taken from its gradient.
+        rate: factor of the gradient, >= 0.
     """
     # Divided by the largest entry first: the squares of 1e-30 are not float32.
     peaks = ops.stop_gradient(ops.max(ops.abs(kernel), axis=0, keepdims=True))
@@ -36,7 +37,7 @@ def scale_blind(kernel: Any) -> Any:
     squares = ops.sum(ops.square(scaled), axis=0, keepdims=True)
     lengths = ops.sqrt(ops.maximum(squares, 0.5))
     direction = scaled / lengths * ops.stop_gradient(lengths * peaks)
-    return ops.stop_gradient(kernel) + (direction - ops.stop_gradient(direction))
+    return ops.stop_gradient(kernel) + rate * (direction - ops.stop_gradient(direction))
 
 
 def singular_value(target: Target, taps: int) -> float:

@@ -13,6 +13,7 @@ import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras import quantize_wrapper
 
 from tfdq.grid import Grid
+from tfdq.lipschitz.direction_rate import DIRECTION_RATE
 from tfdq.lipschitz.fused_penalties import PenalizedKernel, evaluate_penalties
 from tfdq.lipschitz.scale_blind import scale_blind
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
@@ -225,7 +226,8 @@ class QuantizeWrapper(PortableQuantizeWrapper):
         """Return the kernel that a penalty placed ``on`` acts on, a float32 tensor.
 
         Where a BatchNorm that normalises by its batches is folded in, the gradient is as blind to
-        the length of each channel of the trained kernel as that BatchNorm is.
+        the length of each channel of the trained kernel as that BatchNorm is, and turns the kernel
+        at `DIRECTION_RATE` if there is a gamma to act on.
 
         Args:
             on: ``"kernel"``, the trained kernel; ``"folded"``, with BatchNorm folded in;
@@ -234,7 +236,8 @@ class QuantizeWrapper(PortableQuantizeWrapper):
         kernel = tf.convert_to_tensor(self.layer.trained_kernel)
         normalized = self.layer_training is not False and self.layer.normalizes_batches
         if on != "kernel" and normalized:
-            kernel = scale_blind(kernel, self.layer.depthwise)
+            rate = DIRECTION_RATE if self.layer.batch_norm.scale else 1.0
+            kernel = scale_blind(kernel, self.layer.depthwise, rate)
         if on == "deployed" and self.quantize_config.kernel is not None:
             kernel = self.quantize_config.kernel(kernel, False, {})
         return kernel if on == "kernel" else self.layer.folded_kernel(kernel)

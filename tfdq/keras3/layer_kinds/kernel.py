@@ -27,6 +27,7 @@ from tfdq.keras3.penalty import half_gram_deviation, scale_blind, singular_value
 from tfdq.keras3.ranges import SMALLEST_RANGE
 from tfdq.keras3.rounding import round_through, with_gradient_of
 from tfdq.keras3.windows import window_count
+from tfdq.lipschitz.direction_rate import DIRECTION_RATE
 from tflite_export.ir.graph import Operator
 
 
@@ -135,7 +136,7 @@ class KernelLayer(AffineLayer):
         assert self.penalty is not None
         on = self.penalty["on"]
         if on != "kernel" and self.norm is not None and self.norm_follows and not self.frozen:
-            columns = scale_blind(columns)
+            columns = scale_blind(columns, 1.0 if self.gamma is None else DIRECTION_RATE)
         if on == "deployed":
             columns = with_gradient_of(integers * steps, columns)
         if on != "kernel" and self.norm is not None:
