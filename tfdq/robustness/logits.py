@@ -28,6 +28,14 @@ def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]
     def whole(x: tf.Tensor) -> tf.Tensor:
         return model(x, training=False)
 
+    deployed = _before_deployed_end(model)
+    if deployed is not None:
+
+        def integers_times_step(x: tf.Tensor) -> tf.Tensor:
+            integers, step = deployed(x, training=False)
+            return integers * step
+
+        return integers_times_step, True
     last = _output_node(model)
     if last is None:
         return whole, False
@@ -49,6 +57,27 @@ def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]
 
         return dense_without_activation, True
     return whole, False
+
+
+def _before_deployed_end(model: Any) -> Any:
+    """A model of `tfdq.keras3` up to the integers that its softmax or sigmoid takes, and their step.
+
+    None for any other model.
+    """
+    if "tfdq.keras3" not in sys.modules:
+        return None  # then no model can have its layers
+    import keras
+
+    from tfdq.keras3 import QuantizedModel
+    from tfdq.keras3.layer_kinds import QuantizedCurve, QuantizedSoftmax
+
+    if not isinstance(model, QuantizedModel) or len(model.outputs) != 1:
+        return None
+    layer, index = model.outputs[0]._keras_history[:2]
+    sigmoid = isinstance(layer, QuantizedCurve) and layer.function == "sigmoid"
+    if isinstance(layer, QuantizedSoftmax) or (sigmoid and model.outputs[0].shape[-1] == 1):
+        return keras.Model(model.inputs, list(layer._inbound_nodes[index].input_tensors))
+    return None
 
 
 def _activation_of(layer: Any) -> str:

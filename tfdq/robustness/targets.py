@@ -466,6 +466,9 @@ def _logits_of(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]:
 def _keras_target(
     model: Any, name: str | None, batch_size: int, outputs: Outputs
 ) -> DifferentiableTarget:
+    if callable(getattr(model, "seal", None)):
+        # A model of `tfdq.keras3`: its deployed constants follow its weights.
+        model.seal()
     key = (name, batch_size, outputs)
     kept = model.__dict__.get(_TARGET_ATTRIBUTE, {})
     if key in kept:

@@ -11,6 +11,7 @@ from tfdq.keras3.layer_kinds.average import (
     QuantizedGlobalAveragePooling2D,
 )
 from tfdq.keras3.layer_kinds.base import QuantizedLayer
+from tfdq.keras3.layer_kinds.curve import QuantizedCurve
 from tfdq.keras3.layer_kinds.input import InputQuantizer
 from tfdq.keras3.layer_kinds.kernel import (
     QuantizedConv2D,
@@ -39,6 +40,7 @@ __all__ = [
     "QuantizedAveragePooling2D",
     "QuantizedConcatenate",
     "QuantizedConv2D",
+    "QuantizedCurve",
     "QuantizedDense",
     "QuantizedDepthwiseConv2D",
     "QuantizedDropout",
