@@ -60,7 +60,7 @@ def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]
 
 
 def _before_deployed_end(model: Any) -> Any:
-    """A model of `tfdq.keras3` up to the integers that its softmax or sigmoid takes, and their step.
+    """The part of a model of `tfdq.keras3` before its softmax or sigmoid: integers and their step.
 
     None for any other model.
     """
