@@ -23,6 +23,7 @@ from tflite_export.files.write import write
 from tflite_export.ir.graph import (
     FullyConnected,
     IntegerGraph,
+    NoOptions,
     Operator,
     Quantization,
     Softmax,
@@ -185,10 +186,44 @@ def test_two_classes_with_one_logit(logits_file: Path, digits: Any, tmp_path: Pa
     assert [verdict.check(check).status for check in checks] == ["passed"] * 3
 
 
+@pytest.mark.parametrize("classes", [10, 1])
+def test_a_sigmoid_at_the_end_is_taken_off(
+    classes: int, logits_file: Path, digits: Any, tmp_path: Path
+) -> None:
+    graph = read(logits_file)
+    (before,) = graph.outputs
+    if classes == 1:
+        kernel = np.zeros((1, 10), np.int8)
+        kernel[0, :2] = 127, -127
+        constant = Tensor("kernel", (1, 10), "int8", Quantization.per_tensor(1 / 127), kernel)
+        step = Quantization.per_tensor(float(graph.tensors[before].scale) / 40)
+        logit = graph.add_tensor(Tensor("logit", (-1, 1), "int8", step))
+        operands = (before, graph.add_tensor(constant), -1)
+        graph.operators.append(Operator("FULLY_CONNECTED", operands, (logit,), FullyConnected()))
+        before = logit
+    grid = Quantization.per_tensor(1 / 256, -128)
+    output = graph.add_tensor(Tensor("probabilities", (-1, classes), "int8", grid))
+    graph.operators.append(Operator("LOGISTIC", (before,), (output,), NoOptions()))
+    graph.outputs, graph.signature_outputs, graph.metadata = (output,), (), {}
+    path = tmp_path / "sigmoid.tflite"
+    path.write_bytes(write(graph))
+    x = digits.x_test
+    shares = Interpreter(path).predict(x)
+    decision = shares.argmax(1) if classes > 1 else shares[:, 0] > 0.5
+    for model in (path, IntegerTwin(path)):
+        target = as_target(model)
+        np.testing.assert_array_equal(target.predict(x), decision)
+        if classes > 1:
+            assert (target.logits(x).max(1) > 4).any()  # beyond what probabilities can tell
+    np.testing.assert_array_equal(
+        as_target(path).logits_tensor(tf.constant(x)).numpy(), as_target(path).logits(x)
+    )
+
+
 def test_an_end_without_a_kernel_of_ours_is_refused_by_name(
     foreign: Foreign, tmp_path: Path
 ) -> None:
-    path = tmp_path / "logistic.tflite"
-    path.write_bytes(by_another_tool(foreign(1.0).read_bytes(), {"SOFTMAX": "LOGISTIC"}))
-    with pytest.raises(ValueError, match=r"logistic\.tflite.*LOGISTIC"):
+    path = tmp_path / "log_softmax.tflite"
+    path.write_bytes(by_another_tool(foreign(1.0).read_bytes(), {"SOFTMAX": "LOG_SOFTMAX"}))
+    with pytest.raises(ValueError, match=r"log_softmax\.tflite.*LOG_SOFTMAX"):
         as_target(path)

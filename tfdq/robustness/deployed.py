@@ -23,23 +23,26 @@ if TYPE_CHECKING:
 
 # They give the numbers before them another form, and change no decision.
 _FORMS = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
+_PROBABILITIES = ("SOFTMAX", "LOGISTIC")
+_EVEN = 0.5
 
 
 class TwinScores:
     """An integer twin as a function from images to logits.
 
-    Where the network ends in a softmax, the logits are those before it. Classes that the 8-bit
-    probabilities cannot tell apart are tied as they tie them, so that the largest logit is the
-    decision of the file; gradients are those of the logits. The ends of the input's grid stop no
-    gradient: a white pixel often lies beyond the last integer (1.0 on a grid of -1 to 127/128), and
-    a zero slope there would hide from an attack that the pixel can be made darker.
+    Where the network ends in a softmax or a sigmoid, the logits are those before it. Classes that
+    the 8-bit probabilities cannot tell apart are tied as they tie them, so that the largest logit
+    is the decision of the file; gradients are those of the logits. The ends of the input's grid
+    stop no gradient: a white pixel often lies beyond the last integer (1.0 on a grid of -1 to
+    127/128), and a zero slope there would hide from an attack that the pixel can be made darker.
 
     Args:
         twin: The twin, of one input and one output.
 
     Attributes:
         graph: What the twin computes.
-        logits_known: The network ends in a softmax, so that these are logits for certain.
+        logits_known: The network ends in a softmax or a sigmoid, so that these are logits for
+            certain.
 
     Raises:
         ValueError: Several inputs or outputs, or an output that is not one score for each class.
@@ -48,7 +51,7 @@ class TwinScores:
     def __init__(self, twin: IntegerTwin) -> None:
         self.graph = twin.graph
         self._twin = twin
-        self._before = logits_before_softmax(self.graph)
+        self._before = logits_before_probabilities(self.graph)
         self.logits_known = self._before is not None
         check_classifier(self.graph, twin.name)
         self._ends = _inside_the_grid(self.graph)
@@ -66,6 +69,9 @@ class TwinScores:
         if self._before is None:
             return scores[0]
         logits, probabilities = scores
+        if logits.shape[-1] == 1:
+            decided = tf.where(probabilities > _EVEN, logits, tf.minimum(logits, 0.0))
+            return with_gradient(decided, logits)
         decision = tf.argmax(probabilities, axis=1)
         most = tf.gather(logits, decision, batch_dims=1)[:, tf.newaxis]
         return with_gradient(tf.minimum(logits, most), logits)
@@ -82,7 +88,8 @@ class DeployedFile:
 
     Attributes:
         graph: What the file computes.
-        logits_known: The file ends in a softmax, so that its logits are known to be logits.
+        logits_known: The file ends in a softmax or a sigmoid, so that its logits are known to be
+            logits.
 
     Raises:
         ValueError: The file is damaged or costs too much, holds an operator that is not supported,
@@ -92,7 +99,7 @@ class DeployedFile:
     def __init__(self, path: Path, *, threads: int, batch_size: int, limits: Limits) -> None:
         self.graph = validate(path, limits)
         check_classifier(self.graph, repr(str(path)))
-        before = logits_before_softmax(self.graph)
+        before = logits_before_probabilities(self.graph)
         self.logits_known = before is not None
         self._twin: TwinScores | None = None
         # The second file is ours, and was within the limits without its further output.
@@ -109,6 +116,8 @@ class DeployedFile:
         if not self.logits_known:
             return found.reshape(len(x), -1)
         logits, probabilities = (part.reshape(len(x), -1) for part in found)
+        if logits.shape[1] == 1:
+            return np.where(probabilities > _EVEN, logits, np.minimum(logits, 0))
         decision = np.argmax(probabilities, axis=1)
         return np.minimum(logits, logits[np.arange(len(logits)), decision][:, np.newaxis])
 
@@ -127,13 +136,13 @@ class DeployedFile:
         return self.twin(x)
 
 
-def logits_before_softmax(graph: IntegerGraph) -> int | None:
-    """Return the tensor that a final softmax takes; None where the network does not end in one."""
+def logits_before_probabilities(graph: IntegerGraph) -> int | None:
+    """Return the tensor that a final softmax or sigmoid takes; None where there is none."""
     producer = {operator.outputs[0]: operator for operator in graph.operators}
     last = producer.get(graph.outputs[0])
     while last is not None and last.kind in _FORMS:
         last = producer.get(last.inputs[0])
-    return last.inputs[0] if last is not None and last.kind == "SOFTMAX" else None
+    return last.inputs[0] if last is not None and last.kind in _PROBABILITIES else None
 
 
 def check_classifier(graph: IntegerGraph, name: str) -> None:

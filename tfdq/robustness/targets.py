@@ -335,7 +335,7 @@ def as_target(
         outputs: ``"probabilities"`` if the model ends in a softmax that cannot be taken off. A
             Keras model that ends in a softmax layer, or in a Dense layer with softmax activation,
             is attacked through the logits before it whichever is said; so is a file or a twin that
-            ends in SOFTMAX.
+            ends in SOFTMAX or LOGISTIC.
         differentiable: Overrides the guess for callables: True for a function of TensorFlow
             tensors, False for one of NumPy arrays.
         limits: What a ``.tflite`` file may cost.

@@ -62,7 +62,12 @@ def curve_spec(
         checks.require(not source.is_constant, "the operand is a constant")
         for tensor in (source, output):
             checks.quantized_or_float(tensor)
-            checks.require(tensor.dtype == "int8", f"type {tensor.dtype}; only int8 is known")
+            checks.require(
+                tensor.dtype == output.dtype, f"type {tensor.dtype} in, {output.dtype} out"
+            )
+        if output.dtype == "float32":
+            return source.shape
+        checks.require(output.dtype == "int8", f"type {output.dtype}; only int8 is known")
         found = (output.scale, output.zero_point)
         checks.require(
             found == (np.float32(grid[0]), grid[1]),
