@@ -19,10 +19,10 @@ from tfdq.keras3.layer_kinds.kernel import (
     QuantizedDepthwiseConv2D,
 )
 from tfdq.keras3.layer_kinds.merge import QuantizedAdd, QuantizedConcatenate
+from tfdq.keras3.layer_kinds.noise import TrainingOnly
 from tfdq.keras3.layer_kinds.pointwise import QuantizedAffine
 from tfdq.keras3.layer_kinds.registry import KINDS, Kind, Request, Step, register_kind
 from tfdq.keras3.layer_kinds.shape import (
-    QuantizedDropout,
     QuantizedGlobalMaxPooling2D,
     QuantizedIdentity,
     QuantizedMaxPooling2D,
@@ -43,7 +43,6 @@ __all__ = [
     "QuantizedCurve",
     "QuantizedDense",
     "QuantizedDepthwiseConv2D",
-    "QuantizedDropout",
     "QuantizedGlobalAveragePooling2D",
     "QuantizedGlobalMaxPooling2D",
     "QuantizedIdentity",
@@ -54,6 +53,7 @@ __all__ = [
     "QuantizedZeroPadding2D",
     "Request",
     "Step",
+    "TrainingOnly",
     "register_kind",
 ]
 

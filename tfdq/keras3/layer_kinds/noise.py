@@ -1,4 +1,4 @@
-"""Layers that change their source in training only: noise, dropout of channels, augmentation."""
+"""Layers that change their source in training only: dropout, noise, augmentation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tfdq.keras3.layer_kinds.shape import MovingLayer
 
 LAYERS = (
     keras.layers.AlphaDropout,
+    keras.layers.Dropout,
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
     keras.layers.Identity,

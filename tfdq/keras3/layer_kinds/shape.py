@@ -101,48 +101,6 @@ class QuantizedZeroPadding2D(MovingLayer):
 
 
 @register
-class QuantizedDropout(MovingLayer):
-    """Dropout in training, nothing at inference.
-
-    Args:
-        rate: share of the values that are dropped.
-        seed: of the random numbers.
-        noise_shape: as of ``keras.layers.Dropout``.
-    """
-
-    def __init__(
-        self, rate: float, seed: int | None = None, noise_shape: Any = None, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.rate, self.seed, self.noise_shape = float(rate), seed, noise_shape
-        self.dropout = keras.layers.Dropout(
-            self.rate, noise_shape=noise_shape, seed=seed, dtype="float32"
-        )
-
-    def train(self, flow: Any, phase: Phase) -> Flow:
-        """Return the integers, some dropped, the rest scaled up."""
-        q, step = flow
-        return self.dropout(q, training=phase.noise), step
-
-    def move(self, q: Any) -> Any:
-        """Return the integers as they are."""
-        return q
-
-    def result_shape(self, shapes: Any) -> Shape:
-        """Return the shape of the source."""
-        return tuple(shapes)
-
-    def computation(self) -> Computation:
-        """Return what the layer computes."""
-        return Identity()
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        config = {"rate": self.rate, "seed": self.seed, "noise_shape": self.noise_shape}
-        return {**super().get_config(), **config}
-
-
-@register
 class QuantizedIdentity(MovingLayer):
     """The source itself: an output of the model that other layers take as well."""
 
@@ -255,13 +213,6 @@ def _zero_padding(request: Request) -> QuantizedZeroPadding2D:
     return QuantizedZeroPadding2D(padding=request.layer.padding, **request.common)
 
 
-def _dropout(request: Request) -> QuantizedDropout:
-    layer = request.layer
-    return QuantizedDropout(
-        rate=layer.rate, seed=layer.seed, noise_shape=layer.noise_shape, **request.common
-    )
-
-
 def _max_pooling(request: Request) -> QuantizedMaxPooling2D:
     layer = request.layer
     return QuantizedMaxPooling2D(
@@ -275,6 +226,5 @@ def _global_max_pooling(request: Request) -> QuantizedGlobalMaxPooling2D:
 
 register_kind(Kind((keras.layers.Flatten, keras.layers.Reshape), _reshape, _problem))
 register_kind(Kind((keras.layers.ZeroPadding2D,), _zero_padding, _problem))
-register_kind(Kind((keras.layers.Dropout,), _dropout))
 register_kind(Kind((keras.layers.MaxPooling2D,), _max_pooling, _problem))
 register_kind(Kind((keras.layers.GlobalMaxPooling2D,), _global_max_pooling, _problem))
