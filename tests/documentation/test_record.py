@@ -195,6 +195,27 @@ def test_the_worked_example_of_the_audit() -> None:
     assert f"failed: {', '.join(reasons)}." in running
 
 
+def test_what_fine_tuning_keeps() -> None:
+    """Every row of the table, and the point that it promises, of two seeds each."""
+    found = read_results_file(RESULTS / "fine_tuning.json")["fine_tuning"]
+    text = (ROOT / "docs" / "lipschitz.md").read_text(encoding="utf-8")
+    for name in ("DS-CNN", "EfficientNet-Lite", "MobileNetV2"):
+        for momentum in ("0.9", "0.99"):
+            means = [
+                np.mean(
+                    [
+                        found[f"{name}, momentum {momentum}, beta {beta}, seed {seed}"]["file"]
+                        for seed in (0, 1)
+                    ],
+                    axis=0,
+                )
+                for beta in ("0", "0.002")
+            ]
+            cells = [" ".join(f"{100 * value:.1f}" for value in mean) for mean in means]
+            assert f"| {name} | {momentum} | {' | '.join(cells)} |" in text.splitlines()
+            assert (means[1] >= means[0] - 0.01).all()
+
+
 def cell_of(share: dict[str, float]) -> str:
     return "{value:.1f} [{low:.1f}, {high:.1f}]".format(
         **{key: 100 * share[key] for key in ("value", "low", "high")}
