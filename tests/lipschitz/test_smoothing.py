@@ -181,6 +181,10 @@ def test_wrong_calls_are_refused() -> None:
     settings = SmoothingSettings(0.5, 10, 10)
     with pytest.raises(ValueError, match="scores"):
         vote(lambda x: np.zeros(3), np.zeros(2, np.float32), 10, settings, np.random.default_rng())
+    with pytest.raises(ValueError, match="label 3, but the classifier has 3 classes"):
+        randomized_smoothing(
+            lambda x: np.zeros((len(x), 3)), np.zeros((2, 4)), np.array([0, 3]), settings
+        )
     with pytest.raises(ValueError, match="successes"):
         clopper_pearson_lower(11, 10, 0.05)
     with pytest.raises(ValueError, match="sigma"):

@@ -185,6 +185,7 @@ def test_defensive_and_vanilla_files_cost_the_same():
         ({"verify_samples": 0}, "verify_samples"),
         ({"calibration": np.zeros((0, 8, 8, 1))}, "calibration"),
         ({"calibration": np.zeros((3, 9, 8, 1))}, "calibration"),
+        ({"calibration": iter([1.0])}, "iterator.*give an array"),
         ({"facts": {"accuracy": object()}}, "JSON"),
     ],
 )

@@ -218,10 +218,20 @@ def randomized_smoothing(
     """
     images, labels = check_examples(x, y)
     settings = settings or SmoothingSettings()
+
+    def scored(noisy: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        found = np.asarray(predict(noisy))
+        if found.ndim == 2 and labels.max() >= found.shape[1]:
+            raise ValueError(
+                f"y has the label {labels.max()}, but the classifier has {found.shape[1]} classes, "
+                f"0 to {found.shape[1] - 1}"
+            )
+        return found
+
     finished = _Record(resume, images, settings)
     for index, image in enumerate(images):
         if index not in finished.results:
-            finished.add(certify_image(predict, image, settings, index))
+            finished.add(certify_image(scored, image, settings, index))
         if progress is not None:
             progress(index + 1, len(images))
     finished.close()

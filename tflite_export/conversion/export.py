@@ -239,10 +239,18 @@ def _inputs(graph: IntegerGraph, calibration: Any) -> list[np.ndarray]:
             dequantize(rng.integers(-128, 128, (count, *t.shape[1:])).astype(np.int8), grid)
             for t, grid in zip(tensors, grids, strict=True)
         ]
-    parts = [
-        np.asarray(p, np.float32)
-        for p in (calibration if isinstance(calibration, list | tuple) else [calibration])
-    ]
+    try:
+        parts = [
+            np.asarray(p, np.float32)
+            for p in (calibration if isinstance(calibration, list | tuple) else [calibration])
+        ]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"calibration is a {type(calibration).__name__} that NumPy makes no array of numbers "
+            f"of ({error}); give an array (n, ...), or a list with one for each input. Of a "
+            "tf.data.Dataset of (images, labels): "
+            "np.concatenate([images for images, _ in dataset.take(4)])"
+        ) from error
     if len(parts) != len(tensors):
         raise ValueError(f"calibration has {len(parts)} inputs, the model {len(tensors)}")
     for part, tensor in zip(parts, tensors, strict=True):
