@@ -26,17 +26,9 @@ def modules_of(package: str) -> dict[str, Path]:
 MODULES = {**modules_of("tfdq"), **modules_of("tflite_export")}
 
 
-def statements_of(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only a type checker reads."""
-    for node in ast.iter_child_nodes(tree):
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            yield node
-            yield from statements_of(node)
-
-
 def imports_of(source: str, modules: set[str]) -> Iterator[str]:
-    """The modules that a source imports, inside functions, too."""
-    for node in statements_of(ast.parse(source)):
+    """The modules that a source imports, inside functions and for type checkers, too."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
@@ -68,7 +60,7 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
 def test_arrows_and_circles_are_found() -> None:
     source = "import a.b\ndef f():\n    from a import c, d\n    from e import g\n"
     source += "if TYPE_CHECKING:\n    import h\n"
-    assert set(imports_of(source, {"a.c"})) == {"a.b", "a.c", "a", "e"}
+    assert set(imports_of(source, {"a.c"})) == {"a.b", "a.c", "a", "e", "h"}
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
     assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
 

@@ -123,13 +123,15 @@ def test_many_layers_are_counted() -> None:
 def test_no_warning_where_nothing_lags(settings: dict) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tfdq.quantize_model(network(), batch_norm_momentum=0.99, **settings)
+        found = momenta(tfdq.quantize_model(network(), batch_norm_momentum=0.99, **settings))
+    assert set(found.values()) == {0.99}
 
 
 def test_frozen_statistics_do_not_lag() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tfdq.quantize_model(network(trainable=False), batch_norm_momentum=0.99)
+        found = momenta(tfdq.quantize_model(network(trainable=False), batch_norm_momentum=0.99))
+    assert set(found.values()) == {0.99}
 
 
 def test_the_networks_of_tfdq_keep_their_momentum() -> None:

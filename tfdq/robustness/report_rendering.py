@@ -3,18 +3,74 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tfdq.robustness.plot_text import plain
+from tfdq.robustness.statistics import PairedComparison, Proportion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tfdq.robustness.report import RobustnessReport
-
 CAVEAT = "under these attacks"
+
+
+class Rendered(Protocol):
+    """What is told of an evaluation: the parts of a `RobustnessReport` that are read here."""
+
+    @property
+    def models(self) -> Sequence[Any]:
+        """One record for each model."""
+
+    @property
+    def attacks(self) -> Sequence[str]:
+        """Names of the attacks."""
+
+    @property
+    def epsilons(self) -> Sequence[float]:
+        """Radii in input units."""
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+
+    @property
+    def confidence(self) -> float:
+        """Level of the intervals."""
+
+    @property
+    def survivors_only(self) -> bool:
+        """Each attack ran on what those before it left."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings of the evaluation."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the packages."""
+
+    @property
+    def data_digest(self) -> str:
+        """Digest of the examples."""
+
+    @property
+    def started(self) -> str:
+        """Date and time of the start."""
+
+    def clean(self, name: str) -> Proportion:
+        """Return the clean accuracy of a model."""
+
+    def robust(self, name: str, epsilon: float, attack: str | None = None) -> Proportion:
+        """Return the accuracy of a model under one attack, or in the worst case."""
+
+    def verdict(self, name: str) -> str:
+        """Return the verdict of a model's audit."""
+
+    def comparisons(self) -> list[PairedComparison]:
+        """Return the paired comparisons of the models."""
 
 
 def in_255ths(epsilon: float, clip: tuple[float, float]) -> str:
@@ -26,7 +82,7 @@ def in_255ths(epsilon: float, clip: tuple[float, float]) -> str:
     return f"{epsilon:.4g}"
 
 
-def markdown(report: RobustnessReport) -> str:
+def markdown(report: Rendered) -> str:
     """Return the report's figures as Markdown.
 
     Args:
@@ -44,13 +100,13 @@ def markdown(report: RobustnessReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _label(report: RobustnessReport, epsilon: float) -> str:
+def _label(report: Rendered, epsilon: float) -> str:
     if f"{epsilon:.10g}" in report.settings.get("radii", {}):
         return f"{epsilon:.4g} (in the channel of the largest)"
     return in_255ths(epsilon, tuple(report.settings.get("clip", (0.0, 1.0))))
 
 
-def _heading(report: RobustnessReport) -> str:
+def _heading(report: Rendered) -> str:
     percent = f"{100 * report.confidence:g} %"
     return (
         f"## Robust accuracy {CAVEAT}\n\n"
@@ -69,7 +125,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([_row(header), rule, *(_row(row) for row in rows)])
 
 
-def _accuracy_table(report: RobustnessReport) -> str:
+def _accuracy_table(report: Rendered) -> str:
     header = ["model", "clean"]
     header += [f"eps {_label(report, e)}, {CAVEAT}" for e in report.epsilons]
     header.append("gradient-masking audit")
@@ -85,7 +141,7 @@ def _accuracy_table(report: RobustnessReport) -> str:
     return _table(header, rows)
 
 
-def _attack_table(report: RobustnessReport, epsilon: float) -> str:
+def _attack_table(report: Rendered, epsilon: float) -> str:
     each = "after it and all before it" if report.survivors_only else "alone"
     header = ["model", "attack", f"accuracy {each}", "broken", "queries", "gradients", "seconds"]
     rows = []
@@ -113,7 +169,7 @@ def _attack_table(report: RobustnessReport, epsilon: float) -> str:
     return f"### eps {_label(report, epsilon)}\n\n" + _table(header, rows)
 
 
-def _comparison_table(report: RobustnessReport) -> str:
+def _comparison_table(report: Rendered) -> str:
     header = ["eps", "models", "difference", "only first right", "only second right"]
     header += ["McNemar p", "p, Holm-adjusted"]
     rows = [
@@ -131,7 +187,7 @@ def _comparison_table(report: RobustnessReport) -> str:
     return f"### Paired comparisons, worst case {CAVEAT}\n\n" + _table(header, rows)
 
 
-def _provenance(report: RobustnessReport) -> str:
+def _provenance(report: Rendered) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return (
         f"Seed {report.settings.get('seed')}, batch size {report.settings.get('batch_size')}, "
@@ -139,7 +195,7 @@ def _provenance(report: RobustnessReport) -> str:
     )
 
 
-def figure(report: RobustnessReport, path: str | os.PathLike[str] | None) -> Figure:
+def figure(report: Rendered, path: str | os.PathLike[str] | None) -> Figure:
     """Plot the worst-case accuracy of every model against epsilon.
 
     Args:

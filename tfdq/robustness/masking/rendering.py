@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -13,12 +14,85 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-    from tfdq.robustness.masking.verdict import Check, MaskingAudit
-
 COLOURS = {"passed": "tab:green", "failed": "tab:red", "not run": "tab:gray"}
 
 
-def markdown(audit: MaskingAudit) -> str:
+class RenderedCheck(Protocol):
+    """What is told of a check."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def status(self) -> str:
+        """``"passed"``, ``"failed"`` or ``"not run"``."""
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """What it measured."""
+
+    @property
+    def criterion(self) -> str:
+        """What it takes to pass."""
+
+    @property
+    def source(self) -> str:
+        """The literature."""
+
+    @property
+    def remark(self) -> str:
+        """What else is to be said."""
+
+
+class Rendered(Protocol):
+    """What is told of an audit: the parts of a `MaskingAudit` that are read here."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+
+    @property
+    def verdict(self) -> Any:
+        """The verdict, as text when printed."""
+
+    @property
+    def checks(self) -> Sequence[RenderedCheck]:
+        """The checks, in order."""
+
+    @property
+    def epsilon(self) -> float:
+        """Radius in input units."""
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings of the audit."""
+
+    @property
+    def constant_class(self) -> int | None:
+        """The class that a constant model gives."""
+
+    @property
+    def clean_accuracy(self) -> float | None:
+        """Share of images classified rightly."""
+
+    @property
+    def white_box_accuracy(self) -> float | None:
+        """Share of the examples that the white-box attacks leave."""
+
+    def check(self, name: str) -> RenderedCheck:
+        """Return a check by its name."""
+
+
+def markdown(audit: Rendered) -> str:
     """Return the verdict and a table of the checks with figures, criteria and sources."""
     lines = [
         f"## {_headline(audit)}",
@@ -36,7 +110,7 @@ def markdown(audit: MaskingAudit) -> str:
     return "\n".join(lines) + "\n"
 
 
-def for_terminal(audit: MaskingAudit) -> RenderableType:
+def for_terminal(audit: Rendered) -> RenderableType:
     """Return verdict and checks as text and a table that fits the terminal; no sources."""
     from rich.console import Group
     from rich.table import Table
@@ -59,11 +133,11 @@ def for_terminal(audit: MaskingAudit) -> RenderableType:
     return Group(head, Text("\n".join([_circumstances(audit), *_meaning(audit)])), table)
 
 
-def _headline(audit: MaskingAudit) -> str:
+def _headline(audit: Rendered) -> str:
     return f"Gradient-masking audit of {audit.model}: {audit.verdict}"
 
 
-def _circumstances(audit: MaskingAudit) -> str:
+def _circumstances(audit: Rendered) -> str:
     ran = sum(check.status != "not run" for check in audit.checks)
     where = " (in the channel of the largest)" if "radius" in audit.settings else ""
     return (
@@ -73,7 +147,7 @@ def _circumstances(audit: MaskingAudit) -> str:
     )
 
 
-def _meaning(audit: MaskingAudit) -> list[str]:
+def _meaning(audit: Rendered) -> list[str]:
     """Return what the verdict is about, so that nobody takes it for one on robustness."""
     lines = []
     if audit.constant_class is not None:
@@ -95,11 +169,11 @@ def _meaning(audit: MaskingAudit) -> list[str]:
     return lines
 
 
-def _figures(check: Check) -> str:
+def _figures(check: RenderedCheck) -> str:
     return "; ".join(f"{key} {_plain(value)}" for key, value in check.figures.items())
 
 
-def figure(audit: MaskingAudit, path: str | os.PathLike[str] | None) -> Figure:
+def figure(audit: Rendered, path: str | os.PathLike[str] | None) -> Figure:
     """Plot accuracy against epsilon, steps and logit scale beside the list of verdicts.
 
     Args:
