@@ -147,6 +147,48 @@ def multiply(seed):
     return draw.done("MUL", (source, constant), output, Elementwise())
 
 
+def repeated(seed):
+    """Two shapes that repeat along each other, and whether the second is a constant."""
+    shapes = (
+        ((-1, 5, 4, 7), (-1, 5, 4, 7), False),
+        ((-1, 5, 4, 7), (-1, 1, 1, 7), False),
+        ((-1, 1, 4, 1), (-1, 5, 1, 7), False),
+        ((-1, 5, 4, 7), (-1, 5, 4, 1), False),
+        ((-1, 20), (-1, 1), False),
+        ((-1, 5, 4, 7), (7,), True),
+        ((-1, 1, 4, 7), (1, 5, 4, 1), True),
+        ((-1, 20), (), True),
+    )
+    return shapes[seed % len(shapes)]
+
+
+def _pair(kind, seed, reach):
+    """An operator on two operands, either of them first, on a grid made for a reach of both."""
+    draw = Draw(seed)
+    *shapes, fixed = repeated(seed)
+    left = draw.value("a", shapes[0])
+    if fixed:
+        data = draw.rng.integers(-128, 128, shapes[1]).astype(np.int8)
+        step = grid(float(np.exp(draw.rng.uniform(-5, -1))), draw.integer(-128, 127))
+        right = draw.constant("c", data, step, "int8")
+    else:
+        right = draw.value("b", shapes[1])
+    shape = (-1, *np.broadcast_shapes(*(tuple(abs(n) for n in s) for s in shapes))[1:])
+    output = draw.value("y", shape, reach(draw, draw.scale_of(left), draw.scale_of(right)))
+    options = Elementwise(("NONE", "RELU", "RELU6", "RELU_N1_TO_1")[draw.integer(0, 3)])
+    operands = (left, right) if draw.integer(0, 1) else (right, left)
+    sources = [index for index in operands if not draw.graph.tensors[index].is_constant]
+    return draw.done(kind, operands, output, options, sources)
+
+
+def product_of_two(seed):
+    return _pair("MUL", seed, lambda draw, a, b: a * b * float(draw.rng.uniform(40, 120)))
+
+
+def difference(seed):
+    return _pair("SUB", seed, lambda draw, a, b: (a + b) * float(draw.rng.uniform(0.3, 1.2)))
+
+
 def _pool(kind, seed):
     draw = Draw(seed)
     size, window, stride, _, padding, out = _windowed(draw)
@@ -327,6 +369,8 @@ GRAPHS = {
     "fully_connected": fully_connected,
     "add": add,
     "multiply": multiply,
+    "product_of_two": product_of_two,
+    "difference": difference,
     "max_pool": max_pool,
     "average_pool": average_pool,
     "mean": mean,

@@ -1,5 +1,7 @@
 """Graphs of one operator whose results lie half-way between two integers, or a hair beside it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from tflite_export.ir.graph import (
@@ -94,6 +96,27 @@ def product(seed: int):
     result = Tensor("y", (-1, 256), "int8", grid(output, int(rng.integers(-20, 20))))
     values = np.repeat(np.arange(-128, 128, dtype=np.int8)[:, None], 256, axis=1)
     return one_operator("MUL", operands, result, Elementwise()), [values]
+
+
+def product_of_two(seed: int):
+    """The same of two activations, of which one is repeated."""
+    graph, (values,) = product(seed)
+    x, c, y = graph.tensors
+    assert c.data is not None
+    operands = [replace(x, shape=(-1, 256, 1)), replace(c, shape=(-1, 1, 256), data=None)]
+    result = replace(y, shape=(-1, 256, 256))
+    every = [values[None, :, :1], c.data[None]]
+    return one_operator("MUL", operands, result, Elementwise()), every
+
+
+def difference(seed: int):
+    """Every int8 minus every int8, of which one is repeated."""
+    graph, values = addition(seed)
+    a, b, y = graph.tensors
+    operands = [replace(a, shape=(-1, 256, 1)), replace(b, shape=(-1, 1, 256))]
+    result = replace(y, shape=(-1, 256, 256))
+    every = [values[0][None, :, :1], values[1][None, :1]]
+    return one_operator("SUB", operands, result, Elementwise()), every
 
 
 def addition(seed: int):
@@ -209,6 +232,8 @@ NEAR_TIES = {
     "fully_connected": lambda seed: weighted("FULLY_CONNECTED", seed, False),
     "fully_connected_per_channel": lambda seed: weighted("FULLY_CONNECTED", seed, True),
     "multiply": product,
+    "product_of_two": product_of_two,
+    "difference": difference,
     "add": addition,
     "mean": mean,
     "average_pool": average_pool,

@@ -9,19 +9,19 @@ import tensorflow as tf
 
 from tflite_export.ir.requantization import requantization_scale, scale_away
 from tflite_export.ops.twin_rounding import rescaler
-from tflite_export.ops.twin_site import Kernel, Site, finish
+from tflite_export.ops.twin_site import Kernel, Site, both_operands, finish
 
 
 def build(site: Site) -> Kernel:
     """The operator at a site."""
-    source, constant = site.inputs
-    values = np.asarray(constant.data).astype(np.float32) - np.float32(constant.zero_point)
-    factors = site.constant(values)
-    scale = requantization_scale(source.scale, constant.scale.reshape(1), site.output.scale)
+    left, right = site.inputs
+    scale = requantization_scale(left.scale, right.scale.reshape(1), site.output.scale)
     fixed = None if site.xnnpack else rescaler(scale_away, scale.astype(np.float64))
+    every = both_operands(site)
 
     def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
-        product = operands[0] * factors
+        first, second = every(operands)
+        product = first * second
         steps = product * scale
         exact = tf.round(steps) if fixed is None else fixed(tf.cast(product, tf.int64))
         return finish(site, tf.cast(exact, tf.float32), steps)

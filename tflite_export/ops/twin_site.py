@@ -50,6 +50,22 @@ class Site:
         return max(abs(end) for end in self.spans[0])
 
 
+def both_operands(site: Site) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]:
+    """From the operands that are no constants to all operands, in their order."""
+    held = [
+        site.constant(tensor.data.astype(np.float32) - np.float32(tensor.zero_point))
+        if tensor.data is not None
+        else None
+        for tensor in site.inputs
+    ]
+
+    def every(operands: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        moving = iter(operands)
+        return [next(moving) if constant is None else constant for constant in held]
+
+    return every
+
+
 def clamp_range(operator: Operator, output: Tensor) -> tuple[int, int]:
     """The centred integers that an operator can leave in its output: type and fused activation."""
     low, high = activation_range(getattr(operator.options, "activation", "NONE"), output)

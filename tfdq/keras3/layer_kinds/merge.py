@@ -19,7 +19,7 @@ from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tfdq.keras3.settings import LINEAR_BITS
 from tflite_export.ir.graph import activation_range
 from tflite_export.ops import OPERATORS
-from tflite_export.ops.add import add_multipliers
+from tflite_export.ops.sums import add_multipliers
 
 
 @register
