@@ -31,8 +31,9 @@ def intervals(options: argparse.Namespace, data: Any, seed: int) -> dict[str, fl
     import tf_keras
 
     import tfdq
+    from tfdq.certificates import IntervalTraining, certify
     from tfdq.experiments.training import TrainingSettings, scaled, train
-    from tfdq.lipschitz import IntervalTraining, Ramp, certify
+    from tfdq.penalties import Ramp
     from tflite_export import convert
 
     tf_keras.utils.set_random_seed(seed)
@@ -64,8 +65,8 @@ def smoothing(options: argparse.Namespace, data: Any, seed: int) -> dict[str, fl
     import tf_keras
 
     import tfdq
+    from tfdq.certificates import SmoothingSettings, certify, gaussian_augmentation
     from tfdq.experiments.training import scaled
-    from tfdq.lipschitz import SmoothingSettings, certify, gaussian_augmentation
     from tfdq.models import small_cnn
     from tflite_export import convert
 

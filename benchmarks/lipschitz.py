@@ -20,8 +20,8 @@ def penalty_steps(rounds: int = ROUNDS) -> list[Row]:
     the rounds of the ratio within one round.
     """
     import tfdq
-    from tfdq.lipschitz import get_regularizer
     from tfdq.models import resnet20
+    from tfdq.penalties import get_regularizer
 
     goals = {"orthogonal": "<= 1.02", "conv_orthogonal": "<= 1.10", "spectral": "", "srip": ""}
     model = resnet20()
@@ -55,8 +55,8 @@ def fused_penalties(rounds: int = ROUNDS) -> list[Row]:
     import tf_keras
 
     import tfdq
-    from tfdq.lipschitz import get_regularizer
     from tfdq.models import resnet20
+    from tfdq.penalties import get_regularizer
 
     rows = []
     for name in ("orthogonal", "conv_orthogonal"):
@@ -105,9 +105,9 @@ def norm_times() -> list[Row]:
     """Measure how long norms take, and how far the proven bound is above the measured norm."""
     import numpy as np
 
-    from tfdq.lipschitz import report
-    from tfdq.lipschitz.linear_maps import ConvolutionMap
-    from tfdq.lipschitz.norms import measure
+    from tfdq.certificates import lipschitz_report
+    from tfdq.certificates.linear_maps import ConvolutionMap
+    from tfdq.certificates.norms import measure
     from tfdq.models import resnet20
 
     rows = []
@@ -124,7 +124,7 @@ def norm_times() -> list[Row]:
             Row(f"norm of a 3x3 convolution, {size}x{size}x{channels}", seconds, "s", detail)
         )
     start = time.perf_counter()
-    found_report = report(resnet20())
+    found_report = lipschitz_report(resnet20())
     seconds = time.perf_counter() - start
     detail = f"{len(found_report.rows)} layers"
     return [*rows, Row("report of ResNet-20, proven", seconds, "s", detail)]
@@ -135,7 +135,7 @@ def certificate_times() -> list[Row]:
     import numpy as np
 
     import tfdq
-    from tfdq.lipschitz import SmoothingSettings, certify
+    from tfdq.certificates import SmoothingSettings, certify
     from tfdq.models import small_cnn
     from tflite_export.files.write import write
     from tflite_export.twin.integer_twin import graph_of

@@ -18,7 +18,8 @@ from tests.needs import required
 PACKAGES = (
     "tfdq",
     "tfdq.quantization",
-    "tfdq.lipschitz",
+    "tfdq.penalties",
+    "tfdq.certificates",
     "tfdq.robustness",
     "tfdq.models",
     "tfdq.data",

@@ -9,7 +9,14 @@ import sys
 
 import pytest
 
-PACKAGES = ("tfdq", "tfdq.data", "tfdq.lipschitz", "tfdq.models", "tfdq.robustness")
+PACKAGES = (
+    "tfdq",
+    "tfdq.certificates",
+    "tfdq.data",
+    "tfdq.models",
+    "tfdq.penalties",
+    "tfdq.robustness",
+)
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "tflite_export"])

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 import tfdq
-from tfdq.lipschitz import PenaltySchedule
+from tfdq.penalties import PenaltySchedule
 
 L = tf_keras.layers
 schedules = tf_keras.optimizers.schedules

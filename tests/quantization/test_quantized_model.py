@@ -10,10 +10,10 @@ import tensorflow as tf
 import tf_keras
 
 import tfdq
-from tfdq.lipschitz import PenaltySchedule, get_regularizer
-from tfdq.lipschitz.names import REGULARIZERS
-from tfdq.lipschitz.regularizers import PLACEMENTS, KernelRegularizer, kernel_matrix
 from tfdq.models import resnet20
+from tfdq.penalties import PenaltySchedule, get_regularizer
+from tfdq.penalties.names import REGULARIZERS
+from tfdq.penalties.regularizers import PLACEMENTS, KernelRegularizer, kernel_matrix
 from tfdq.quantization import QuantizedModel, QuantizeWrapper
 from tfdq.robustness import AdversarialTraining
 

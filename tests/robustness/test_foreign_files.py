@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tflite_export
 from tests.another_tool import by_another_tool
-from tfdq.lipschitz import SmoothingSettings, certify
+from tfdq.certificates import SmoothingSettings, certify
 from tfdq.robustness import as_target, audit, evaluate, run_attack, transfer_matrix
 from tfdq.robustness.attacks.losses import cross_entropy
 from tfdq.robustness.targets import DifferentiableTarget

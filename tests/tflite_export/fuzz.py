@@ -204,7 +204,7 @@ def _note_unnamed(odd, error):
 
 
 def _with_tensorflow(path, graph, values, attempt):
-    from tfdq.lipschitz import certify
+    from tfdq.certificates import certify
     from tflite_export.twin.integer_twin import IntegerTwin
 
     twin = attempt("twin", lambda: IntegerTwin(path))

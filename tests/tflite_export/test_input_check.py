@@ -10,8 +10,8 @@ import tf_keras
 
 import tfdq
 import tflite_export
-from tests.lipschitz.integer_networks import plain
-from tfdq import lipschitz
+from tests.certificates.integer_networks import plain
+from tfdq import certificates
 from tfdq.robustness.targets import as_target
 from tflite_export.files.write import write
 from tflite_export.ir.graph import IntegerGraph, Operator, Tensor
@@ -48,8 +48,8 @@ def consumers(graph: IntegerGraph) -> dict[str, Callable]:
         "integers": Interpreter(content).integers,
         "twin": twin,
         "twin.integers": twin.integers,
-        "interval": lambda x: lipschitz.certify(content, x, y, norm="linf", max_steps=1),
-        "lipschitz": lambda x: lipschitz.certify(content, x, y, norm="l2", method="lipschitz"),
+        "interval": lambda x: certificates.certify(content, x, y, norm="linf", max_steps=1),
+        "lipschitz": lambda x: certificates.certify(content, x, y, norm="l2", method="lipschitz"),
         "attacked twin": lambda x: as_target(twin).logits(x),
         "attacked file": lambda x: as_target(Interpreter(content)).logits(x),
     }
@@ -69,13 +69,13 @@ def test_labels_out_of_range_and_outputs_that_are_no_scores_are_refused() -> Non
     graph = plain(0)
     for norm, method in (("linf", "interval"), ("l2", "lipschitz"), ("linf", "lipschitz")):
         with pytest.raises(ValueError, match=r"label 3 is beyond the network's 3 classes 0\.\.2"):
-            lipschitz.certify(graph, GOOD, np.array([0, 1, 2, 3]), norm, method)
+            certificates.certify(graph, GOOD, np.array([0, 1, 2, 3]), norm, method)
         with pytest.raises(ValueError, match="labels must be integers >= 0"):
-            lipschitz.certify(graph, GOOD, np.array([0, -1, 2, 1]), norm, method)
+            certificates.certify(graph, GOOD, np.array([0, -1, 2, 1]), norm, method)
         images = dataclasses.replace(graph, outputs=(graph.operators[0].outputs[0],))
         images.operators = graph.operators[:1]
         with pytest.raises(ValueError, match="one score for each class"):
-            lipschitz.certify(images, GOOD, np.zeros(4, int), norm, method)
+            certificates.certify(images, GOOD, np.zeros(4, int), norm, method)
 
 
 def test_a_traced_twin_still_checks_shapes() -> None:
@@ -92,11 +92,11 @@ def test_a_quantized_keras_model_is_certified_on_its_own_scale_only() -> None:
     quantized = tfdq.quantize_model(model, input_range=(0.0, 1.0))
     tfdq.calibrate(quantized, GOOD)
     for norm in ("l2", "linf"):
-        lipschitz.certify(quantized, GOOD, np.zeros(4, int), norm)
+        certificates.certify(quantized, GOOD, np.zeros(4, int), norm)
         for fault in ("bytes", "nan", "wide"):
             x, message = BAD[fault]
             with pytest.raises(ValueError, match=message):
-                lipschitz.certify(quantized, x, np.zeros(4, int), norm)
+                certificates.certify(quantized, x, np.zeros(4, int), norm)
 
 
 def test_ranges_that_saw_black_images_only_are_refused_by_name() -> None:

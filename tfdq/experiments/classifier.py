@@ -18,8 +18,8 @@ from tfdq.experiments.folder import hold, join_folder, write_json
 from tfdq.experiments.resumable import Task, environment, finished, train_task
 from tfdq.experiments.strategy import open_machines
 from tfdq.experiments.training import TrainingSettings, scaled
-from tfdq.lipschitz.targets import Target
 from tfdq.models import create
+from tfdq.penalties.targets import Target
 from tfdq.quantization import Settings
 from tfdq.robustness import AdversarialTraining
 from tfdq.robustness.json_files import read_json

@@ -10,8 +10,8 @@ import tf_keras
 import tfdq
 from tfdq.data import Dataset, load
 from tfdq.experiments.settings import DataSettings, RunSettings
-from tfdq.lipschitz import get_regularizer
 from tfdq.models import create
+from tfdq.penalties import get_regularizer
 
 
 def load_images(settings: DataSettings) -> Dataset:

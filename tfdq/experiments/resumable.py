@@ -27,8 +27,8 @@ from tfdq.experiments.networks import build, weights_digest
 from tfdq.experiments.settings import RunSettings
 from tfdq.experiments.strategy import Machines, check_batch, training_batches
 from tfdq.experiments.training import DivergedError, StopAtNaN, TrainingSettings, compile_for
-from tfdq.lipschitz.schedules import Ramp
-from tfdq.lipschitz.training import PenaltySchedule
+from tfdq.penalties.callbacks import PenaltySchedule
+from tfdq.penalties.schedules import Ramp
 from tfdq.robustness import AdversarialTraining
 from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMonitor
 from tfdq.robustness.json_files import Entries, naming, read_json

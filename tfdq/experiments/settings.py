@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tfdq.lipschitz.direction_rate import DIRECTION_RATE
-from tfdq.lipschitz.targets import default_target
+from tfdq.penalties.direction_rate import DIRECTION_RATE
+from tfdq.penalties.targets import default_target
 
 MODELS = ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet")
 
@@ -94,7 +94,7 @@ class PenaltySettings(Section):
     """The Lipschitz penalty.
 
     Attributes:
-        name: which one, of ``tfdq.lipschitz.get_regularizer``.
+        name: which one, of ``tfdq.penalties.get_regularizer``.
         on: the kernel it acts on: ``"kernel"`` (the paper's), ``"folded"`` or ``"deployed"``.
         beta: its weight; 0: none.
         target: singular value to aim at, or ``"1/k"``; by default that of ``tfdq.quantize_model``.

@@ -24,7 +24,7 @@ from tfdq.keras3.plan import plan
 from tfdq.keras3.quantized_model import QuantizedModel
 from tfdq.keras3.ranges import RangeSettings
 from tfdq.keras3.settings import ActivationRange, LayerBits, Placement, Settings
-from tfdq.lipschitz.targets import Target
+from tfdq.penalties.targets import Target
 
 
 def quantize_model(

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import ops
 
-from tfdq.lipschitz.targets import Target
+from tfdq.penalties.targets import Target
 
 
 def scale_blind(kernel: Any, rate: float = 1.0) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from tfdq.grid import nudged_grid, zero_aligned_range
 from tfdq.keras3.ranges import RangeSettings
-from tfdq.lipschitz.targets import Target, check_target
+from tfdq.penalties.targets import Target, check_target
 
 Placement = Literal["kernel", "folded", "deployed"]
 ActivationRange = Literal["relu6", "moving_average"]

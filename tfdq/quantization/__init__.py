@@ -5,7 +5,6 @@ reads saved models without further ado.
 """
 
 from tfdq.grid import Grid
-from tfdq.lipschitz.regularizers import OrthogonalityRegularizer
 from tfdq.quantization.configs import DefensiveQuantizeConfig
 from tfdq.quantization.graph import Graph, Node, read_graph, walk
 from tfdq.quantization.keras3 import from_keras3
@@ -52,7 +51,6 @@ __all__ = [
     "MedianSqueeze",
     "Node",
     "ObservedRangeQuantizer",
-    "OrthogonalityRegularizer",
     "PortableQuantizeWrapper",
     "QuantizeWrapper",
     "QuantizedModel",

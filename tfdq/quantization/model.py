@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfdq.lipschitz.regularizers import Placement
-from tfdq.lipschitz.targets import Target
+from tfdq.penalties.regularizers import Placement
+from tfdq.penalties.targets import Target
 from tfdq.quantization.calibration_images import calibration_batches
 from tfdq.quantization.float_model import check_precision
 from tfdq.quantization.graph import read_graph
@@ -71,7 +71,7 @@ def quantize_model(
             reshaped kernel, does not expand. By default 1 for ``"conv_orthogonal"``, which
             controls the convolution itself, and ``"1/k"`` for the others.
         regularizer: which penalty: ``"orthogonal"`` (the paper's), ``"srip"``, ``"spectral"``,
-            ``"conv_orthogonal"`` (see ``tfdq.lipschitz``), or a registered Keras ``Regularizer``
+            ``"conv_orthogonal"`` (see ``tfdq.penalties``), or a registered Keras ``Regularizer``
             with its own weight, place and target in the stead of ``lipschitz_beta``, ``on`` and
             ``target``.
         beta_schedule: weight of the penalty by the training step, from 0, in the stead of the

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import tf_keras
 
-from tfdq.lipschitz.names import REGULARIZERS
+from tfdq.penalties.names import REGULARIZERS
 from tfdq.quantization.configs import DefensiveQuantizeConfig
 from tfdq.quantization.keras3 import is_keras3_file, load_keras3
 from tfdq.quantization.layers import (

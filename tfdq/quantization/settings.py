@@ -9,14 +9,14 @@ from typing import Any, Literal
 import tf_keras
 
 from tfdq.grid import zero_aligned_range
-from tfdq.lipschitz.names import get_regularizer
-from tfdq.lipschitz.regularizers import (
+from tfdq.penalties.names import get_regularizer
+from tfdq.penalties.regularizers import (
     KernelRegularizer,
     Placement,
     check_beta,
     check_placement,
 )
-from tfdq.lipschitz.targets import Target, check_target
+from tfdq.penalties.targets import Target, check_target
 from tfdq.quantization.lagging_statistics import QUICK_MOMENTUM
 from tfdq.quantization.layers import RELUS
 from tfdq.quantization.quantizers import (
@@ -102,11 +102,11 @@ class Settings:
                 "beta_schedule must be a schedule of tf_keras.optimizers.schedules, such as "
                 f"PolynomialDecay(0.0, 1000, 2e-3) for a warm-up, got {self.beta_schedule!r}; "
                 "for a function of the epoch give fit the callback "
-                "tfdq.lipschitz.PenaltySchedule"
+                "tfdq.penalties.PenaltySchedule"
             )
         if not isinstance(penalty, KernelRegularizer):
             raise ValueError(
-                "beta_schedule sets the weight of a penalty of tfdq.lipschitz; the regularizer "
+                "beta_schedule sets the weight of a penalty of tfdq.penalties; the regularizer "
                 f"{type(penalty).__name__} has a weight of its own"
             )
 

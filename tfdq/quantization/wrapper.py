@@ -13,9 +13,9 @@ import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras import quantize_wrapper
 
 from tfdq.grid import Grid
-from tfdq.lipschitz.direction_rate import DIRECTION_RATE
-from tfdq.lipschitz.fused_penalties import PenalizedKernel, evaluate_penalties
-from tfdq.lipschitz.scale_blind import scale_blind
+from tfdq.penalties.direction_rate import DIRECTION_RATE
+from tfdq.penalties.fused_penalties import PenalizedKernel, evaluate_penalties
+from tfdq.penalties.scale_blind import scale_blind
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
 from tfdq.quantization.layers import FusedKernel
 from tfdq.quantization.packing import pack, unpack

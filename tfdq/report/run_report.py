@@ -325,7 +325,7 @@ def _cost(subjects: Sequence[Subject]) -> Section:
 
 
 def _certificates(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray) -> Section:
-    from tfdq.lipschitz import certify
+    from tfdq.certificates import certify
 
     radii = np.arange(_CERTIFIED_STEPS + 1)
     curves = {}
@@ -342,7 +342,7 @@ def _certificates(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray) -> 
         curves[subject.name] = (radii.tolist(), found.curve((radii / 255).tolist()).tolist())
     note = (
         f"Interval bounds through the integer operators, on {count} test images. They are loose on "
-        "a network that was not trained for them (tfdq.lipschitz.IntervalTraining)."
+        "a network that was not trained for them (tfdq.certificates.IntervalTraining)."
     )
     return Section("certificates", "Certificates", (Text(note), drawings.certified(curves)))
 

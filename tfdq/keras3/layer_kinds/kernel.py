@@ -27,7 +27,7 @@ from tfdq.keras3.penalty import half_gram_deviation, scale_blind, singular_value
 from tfdq.keras3.ranges import SMALLEST_RANGE
 from tfdq.keras3.rounding import round_through, with_gradient_of
 from tfdq.keras3.windows import window_count
-from tfdq.lipschitz.direction_rate import DIRECTION_RATE
+from tfdq.penalties.direction_rate import DIRECTION_RATE
 from tflite_export.ir.graph import Operator
 
 
