@@ -37,6 +37,12 @@ from tfdq.grid import Grid
 Shape = tuple[int | None, ...]
 """A shape with its batch axis, which is None."""
 
+
+def repeated_shape(left: Shape, right: Shape) -> Shape:
+    """Return the shape of a merge of two shapes of one rank, in which axes of size 1 repeat."""
+    return tuple(b if a == 1 else a for a, b in zip(left, right, strict=True))
+
+
 Pair = tuple[int, int]
 """Two numbers, that of the height first."""
 
@@ -148,7 +154,8 @@ class Add(Computation):
     """``sum(coefficient * x)`` over the sources.
 
     Attributes:
-        coefficients: positive, one for each source: 1.0 in a sum, shares in a convex combination.
+        coefficients: not 0, one for each source: 1.0 in a sum, 1.0 and -1.0 in a difference, shares
+            in a convex combination.
     """
 
     coefficients: tuple[float, ...]

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 import pytest
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from tests.keras3.deployed import assert_deployed
 from tfdq.keras3 import QuantizedModel, calibrate, quantize_model
@@ -267,3 +268,95 @@ class TestSigmoidAndTanhInside(LayerContract):
         x = L.Conv2D(5, 3)(image)
         gates = L.Concatenate()([L.Activation("sigmoid")(x), keras.ops.tanh(x)])
         return L.Conv2D(4, 3)(gates)
+
+
+class TestRescalingAndNormalization(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Rescaling(0.5, offset=-0.25)(image)
+        x = L.Normalization(mean=[0.1, -0.2, 0.3], variance=[1.0, 2.0, 0.5])(x)
+        return L.Conv2D(4, 3)(L.Rescaling([1.0, 2.0, -3.0])(x))
+
+    def test_it_is_one_operator(self) -> None:
+        kinds = [operator.kind for operator in self.quantized().seal().graph.operators]
+        assert kinds == ["DEPTHWISE_CONV_2D", "CONV_2D"]
+
+
+class TestNumbers(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = keras.ops.relu(2.0 * image - np.array([0.1, 0.2, 0.3], np.float32))
+        x = L.Conv2D(4, 3)(1.0 - x / 4.0)
+        return L.Conv2D(4, 3)(-x)
+
+
+class TestSilu(LayerContract):
+    def build(self, image: Any) -> Any:
+        return L.Conv2D(4, 3)(L.Activation("swish")(L.Conv2D(5, 3, activation="silu")(image)))
+
+
+class TestHardSilu(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(5, 3, activation="hard_silu")(image)
+        return L.Dense(4, activation="hard_swish")(L.Flatten()(keras.ops.hard_silu(x)))
+
+
+class TestSqueezeAndExcite(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(6, 3, activation="silu")(image)
+        gate = L.GlobalAveragePooling2D(keepdims=True)(x)
+        gate = L.Conv2D(6, 1, activation="sigmoid")(L.Conv2D(3, 1, activation="relu")(gate))
+        return L.Conv2D(4, 3)(L.Multiply()([x, gate]))
+
+
+class TestHardSqueezeAndExcite(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(6, 3, activation="relu")(image)
+        gate = L.Conv2D(6, 1)(L.GlobalAveragePooling2D(keepdims=True)(x))
+        gate = L.ReLU(6.0)(gate + 3.0) * (1.0 / 6.0)
+        return L.ReLU()(L.Multiply()([x, gate])) * L.Activation("hard_sigmoid")(x)
+
+    def test_its_gate_is_one_operator(self) -> None:
+        kinds = [operator.kind for operator in self.quantized().seal().graph.operators]
+        assert kinds.count("DEPTHWISE_CONV_2D") == 2
+        assert kinds.count("MUL") == 2
+
+
+class TestAverageAndDifference(LayerContract):
+    def build(self, image: Any) -> Any:
+        x, y, z = (L.Conv2D(4, 3, activation="relu")(image) for _ in range(3))
+        return L.Conv2D(3, 1)(L.ReLU()(L.Subtract()([L.Average()([x, y, z]), y - z])))
+
+    def test_a_difference_is_one_operator(self) -> None:
+        kinds = [operator.kind for operator in self.quantized().seal().graph.operators]
+        assert kinds.count("SUB") == 2
+
+
+class TestDifferenceFromTheMean(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(4, 3, activation="relu")(image)
+        return L.Subtract()([x, L.GlobalAveragePooling2D(keepdims=True)(x)])
+
+
+class TestScaledSum(LayerContract):
+    def build(self, image: Any) -> Any:
+        branch = L.Conv2D(3, 1, kernel_initializer=keras.initializers.Constant(1e-6))(image)
+        return CustomScaleLayer(-0.3)([image, branch])
+
+
+class TestMaximumAndMinimum(LayerContract):
+    def build(self, image: Any) -> Any:
+        x, y, z = (L.Conv2D(4, 3)(image) for _ in range(3))
+        largest = L.Maximum()([x, L.ReLU()(y), z])
+        return keras.ops.minimum(largest, L.MaxPooling2D(3, 1, padding="same")(largest))
+
+
+class TestConcatenateOfRows(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(4, 3, activation="relu")(image)
+        x = L.Concatenate(axis=1)([x, L.Conv2D(4, 3)(image), x])
+        return keras.ops.concatenate([x, x], axis=2)
+
+
+class TestSeparableConv2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.SeparableConv2D(6, 3, strides=2, depth_multiplier=2, activation="relu")(image)
+        return L.BatchNormalization()(L.SeparableConv2D(5, 2, use_bias=False)(x))

@@ -20,6 +20,8 @@ class Node:
         shape: of its result; the batch is None.
         inference: the call, or that of a model around it, says ``training=False``.
         oddity: what keeps the call from being a plain one, or None.
+        arguments: what it was called with, symbolic tensors and constants.
+        settings_name: the name that settings know it by, where it is not the layer's.
     """
 
     index: int
@@ -28,6 +30,8 @@ class Node:
     shape: tuple[int | None, ...]
     inference: bool = False
     oddity: str | None = None
+    arguments: tuple[Any, ...] = ()
+    settings_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ def _walk(function: Any, nodes: list[Node], values: dict[int, int], inference: b
             oddity = f"it has {len(results)} outputs"
         values.update(dict.fromkeys(map(id, results), len(nodes)))
         shape = tuple(results[0].shape)
-        nodes.append(Node(len(nodes), layer, sources, shape, quiet, oddity))
+        arguments = tuple(call.arguments.args)
+        nodes.append(Node(len(nodes), layer, sources, shape, quiet, oddity, arguments))
 
 
 def _ordered(inner: Any, call: Any) -> list[Any]:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfdq.keras3.expand import expanded
 from tfdq.keras3.graph import Graph, read_graph
 from tfdq.keras3.layer_kinds import (
     InputQuantizer,
@@ -109,6 +110,7 @@ def quantize_model(
         )
     graph = read_graph(model)
     settings.check_names({node.layer.name for node in graph.nodes if node.inputs})
+    graph = expanded(graph)
     steps = plan(graph)
     for weight in model.weights:
         if not np.isfinite(ops.convert_to_numpy(ops.cast(weight, "float32"))).all():
@@ -184,7 +186,7 @@ class _Builder:
         request = Request(
             step,
             self.settings,
-            self.settings.bits_of(node.layer.name, node.index in self.ends),
+            self.settings.bits_of(node.settings_name or node.layer.name, node.index in self.ends),
             tuple(self.graph.nodes[i].shape for i in node.inputs),
             tuple(self.grids[i] for i in node.inputs),
             common,

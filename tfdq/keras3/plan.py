@@ -72,7 +72,11 @@ def _check(graph: Graph) -> None:
                 told.add(id(node.layer))
                 problems.append(f"{node.layer.name!r} ({type(node.layer).__name__}): {problem}")
     if problems:
-        supported = sorted(kind.__name__ for kind in KINDS if issubclass(kind, keras.layers.Layer))
+        supported = sorted(
+            kind.__name__
+            for kind in KINDS
+            if issubclass(kind, keras.layers.Layer) and not kind.__module__.startswith("tfdq.")
+        )
         raise ValueError(
             f"{len(problems)} layer(s) cannot be quantized:\n  - "
             + "\n  - ".join(problems)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.description import Call, Concatenate, Description, Input, Softmax, ZeroPad2D
+from tfdq.description import Call, Description, Input, Softmax, ZeroPad2D
 from tfdq.keras3.graph import Graph, Node, read_graph
 from tfdq.keras3.layer_kinds import InputQuantizer, QuantizedLayer
 from tfdq.keras3.layer_kinds.base import Sealing
@@ -153,7 +153,5 @@ def _call_bounds(call: Call, sources: Sequence[Bounds]) -> Bounds:
     if call.grid is not None:
         target = target_of(call.grid, call.activation)
         return target.low - target.zero_point, target.high - target.zero_point
-    low, high = sources[0]
-    if isinstance(call.computation, Concatenate):
-        return min(ends[0] for ends in sources), max(ends[1] for ends in sources)
+    low, high = min(ends[0] for ends in sources), max(ends[1] for ends in sources)
     return (min(low, 0), max(high, 0)) if isinstance(call.computation, ZeroPad2D) else (low, high)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tfdq.description import repeated_shape
 from tflite_export.ir.graph import (
     BATCH,
     Concatenation,
@@ -43,6 +44,7 @@ from tflite_export.lowering.grids import (
     ties_up,
     units_for,
 )
+from tflite_export.ops.checks import LARGEST_FACTOR, SMALLEST_FACTOR
 from tflite_export.ops.windows import pool_counts
 
 _LARGEST_BIAS = 2**30
@@ -328,6 +330,23 @@ class Assembler:
 
     def concatenate(self, sources: list[int], axis: int, target: Target, label: str) -> int:
         """Tensors side by side; those on another grid than ``target`` are brought onto it first."""
+        goal, aligned = self._aligned(sources, target, label)
+        shapes = [self.shape(s) for s in aligned]
+        total = sum(shape[axis] for shape in shapes)
+        shape = (*shapes[0][:axis], total, *shapes[0][axis + 1 :])
+        output = self.value(label, shape, goal)
+        return self.emit("CONCATENATION", tuple(aligned), output, Concatenation(axis), label)
+
+    def choose(self, kind: str, sources: list[int], target: Target, label: str) -> int:
+        """The ``MAXIMUM`` or ``MINIMUM`` of tensors of one shape, entry by entry, on one grid."""
+        goal, (chosen, *others) = self._aligned(sources, target, label)
+        for other in others:
+            output = self.value(label, self.shape(chosen), goal)
+            chosen = self.emit(kind, (chosen, other), output, NoOptions(), label)
+        return chosen
+
+    def _aligned(self, sources: list[int], target: Target, label: str) -> tuple[Target, list[int]]:
+        """Tensors brought onto one grid, and that grid with the integers in use."""
         goal, _, _ = clamp_plan(target)
         same = [s for s in sources if on_grid(self.grid(s), target.scale, None)]
         if len(same) == len(sources) and len({self.grid(s).zero_point for s in sources}) == 1:
@@ -338,21 +357,20 @@ class Assembler:
             else self.rescale(s, target, label)
             for s in sources
         ]
-        shapes = [self.shape(s) for s in aligned]
-        total = sum(shape[axis] for shape in shapes)
-        shape = (*shapes[0][:axis], total, *shapes[0][axis + 1 :])
         low, high = zip(*(self.in_use[s] for s in aligned), strict=True)
-        output = self.value(label, shape, replace(goal, low=min(low), high=max(high)))
-        return self.emit("CONCATENATION", tuple(aligned), output, Concatenation(axis), label)
+        return replace(goal, low=min(low), high=max(high)), aligned
 
     def add(self, terms: list[tuple[int, float]], target: Target, label: str) -> int:
         """``sum(coefficient * x)`` on a grid; partial sums of more terms have 8-bit grids.
 
         Args:
-            terms: pairs (tensor, coefficient > 0).
+            terms: pairs (tensor, coefficient, not 0).
             target: grid of the result.
             label: name of the layer.
         """
+        if [coefficient for _, coefficient in terms] == [1.0, -1.0]:
+            (left, _), (right, _) = terms
+            return self._add_two(left, right, target, label, "SUB")
         scaled = [self._in_units(tensor, coefficient, label) for tensor, coefficient in terms]
         total = scaled[0]
         for position, term in enumerate(scaled[1:], 2):
@@ -363,11 +381,34 @@ class Assembler:
             total = self._add_two(total, term, goal, label)
         return total
 
-    def _add_two(self, left: int, right: int, target: Target, label: str) -> int:
+    def multiply(self, left: int, right: int, target: Target, label: str) -> int:
+        """The product of two tensors of one rank; axes of size 1 repeat along the other's.
+
+        Raises:
+            ValueError: a product of one step each is not worth 2^-16 to 256 steps of the result.
+        """
+        ratio = self.grid(left).scale * self.grid(right).scale / target.scale
+        if not SMALLEST_FACTOR <= ratio < LARGEST_FACTOR:
+            raise ValueError(
+                f"layer {label!r} multiplies steps whose product is {ratio:.3g} steps of its "
+                "result, and kernels take 2^-16 to 256; train further, so that neither a factor "
+                "nor the result is nearly zero, or let its range follow the data "
+                '(activation_range="moving_average")'
+            )
+        first, activation, second = clamp_plan(target)
+        output = self.value(label, self._repeated(left, right), first)
+        self.emit("MUL", (left, right), output, Elementwise(activation), label)
+        return output if second is None else self._lowered(output, second, label)
+
+    def _repeated(self, left: int, right: int) -> tuple[int, ...]:
+        shape = repeated_shape(self.shape(left), self.shape(right))
+        return tuple(BATCH if size is None else size for size in shape)
+
+    def _add_two(self, left: int, right: int, target: Target, label: str, kind: str = "ADD") -> int:
         left, right = (self._within_reach(term, target, label) for term in (left, right))
         first, activation, second = clamp_plan(target)
-        output = self.value(label, self.shape(left), first)
-        self.emit("ADD", (left, right), output, Elementwise(activation), label)
+        output = self.value(label, self._repeated(left, right), first)
+        self.emit(kind, (left, right), output, Elementwise(activation), label)
         return output if second is None else self._lowered(output, second, label)
 
     def _within_reach(self, source: int, target: Target, label: str) -> int:
@@ -390,13 +431,16 @@ class Assembler:
         self.slack[label] = self.slack.get(label, 0) + steps
 
     def _in_units(self, source: int, coefficient: float, label: str) -> int:
-        """``coefficient * x`` with unchanged integers: only the declared step changes."""
+        """``coefficient * x`` with the same steps: only what one is worth changes, and its sign."""
         if coefficient == 1.0:
             return source
         grid = self.grid(source)
-        return self.rescale(
-            source, replace(grid, scale=grid.scale * coefficient), label, coefficient
-        )
+        goal = replace(grid, scale=grid.scale * abs(coefficient))
+        if coefficient < 0:
+            # Counted downward from the zero point, -128..127 stays -128..127.
+            zero = -1 - grid.zero_point
+            goal = replace(goal, zero_point=zero, low=-1 - grid.high, high=-1 - grid.low)
+        return self.rescale(source, goal, label, coefficient)
 
     def _pooled(self, source: int, options: Pooling) -> tuple[int, ...]:
         batch, height, width, channels = self.shape(source)

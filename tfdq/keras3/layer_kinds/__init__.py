@@ -18,8 +18,9 @@ from tfdq.keras3.layer_kinds.kernel import (
     QuantizedDense,
     QuantizedDepthwiseConv2D,
 )
-from tfdq.keras3.layer_kinds.merge import QuantizedAdd, QuantizedConcatenate
+from tfdq.keras3.layer_kinds.merge import QuantizedAdd
 from tfdq.keras3.layer_kinds.noise import TrainingOnly
+from tfdq.keras3.layer_kinds.one_grid import QuantizedConcatenate
 from tfdq.keras3.layer_kinds.pointwise import QuantizedAffine
 from tfdq.keras3.layer_kinds.registry import KINDS, Kind, Request, Step, register_kind
 from tfdq.keras3.layer_kinds.shape import (

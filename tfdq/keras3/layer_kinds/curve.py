@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from keras import ops
 
 from tfdq.description import Computation, Shape
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, register
+from tfdq.keras3.layer_kinds.registry import register_activation
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tflite_export.ir.graph import INTEGER_RANGES, NoOptions
 from tflite_export.lowering.grids import Target
@@ -111,3 +113,7 @@ class QuantizedCurve(QuantizedLayer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         return {**super().get_config(), "function": self.function}
+
+
+for _name in CURVES:
+    register_activation(_name, partial(QuantizedCurve, _name))

@@ -394,7 +394,8 @@ def _ends(count: int, splits: int) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in pairwise(ends)]
 
 
-def _problem(node: Node) -> str | None:
+def convolution_problem(node: Node) -> str | None:
+    """Return what keeps a layer with a kernel from being quantized, or None."""
     layer = node.layer
     problem = channels_problem(layer) or activation_problem(layer)
     if problem:
@@ -408,7 +409,8 @@ def _problem(node: Node) -> str | None:
         return f"padding {layer.padding!r}; use same or valid"
     if getattr(layer, "groups", 1) != 1:
         return f"groups={layer.groups}; only groups=1 is quantized"
-    if isinstance(layer, keras.layers.DepthwiseConv2D) and layer.strides[0] != layer.strides[1]:
+    depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+    if isinstance(layer, depthwise) and layer.strides[0] != layer.strides[1]:
         return f"strides {layer.strides}; those of a depthwise convolution must be equal"
     return None
 
@@ -481,7 +483,7 @@ for _handled, _quantize in (
         Kind(
             (_handled,),
             _quantize,
-            _problem,
+            convolution_problem,
             role="kernel",
             takes_in=("norm", "activation"),
             load=_load,

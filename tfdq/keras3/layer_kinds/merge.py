@@ -1,22 +1,25 @@
-"""Layers with several sources: Add and Concatenate."""
+"""Sums, differences and means of several tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
-from tfdq.description import Add, Call, Computation, Concatenate, Shape
+from tfdq.description import Add, Call, Computation, Shape, repeated_shape
 from tfdq.grid import Grid
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, register
-from tfdq.keras3.layer_kinds.registry import OPERATIONS, Kind, Request, register_kind
+from tfdq.keras3.layer_kinds.registry import OPERATIONS, Kind, Request, ranks_problem, register_kind
 from tfdq.keras3.layer_kinds.rescaled import CONSTANTS, rescaled, rescaling
+from tfdq.keras3.layer_kinds.scaling import by_number, by_number_problem
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
-from tfdq.keras3.settings import LINEAR_BITS
 from tflite_export.ir.graph import activation_range
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.sums import add_multipliers
@@ -24,12 +27,13 @@ from tflite_export.ops.sums import add_multipliers
 
 @register
 class QuantizedAdd(QuantizedLayer):
-    """The sum of two or more tensors, with a ReLU or ReLU6 if it took one in.
+    """A sum of two or more tensors, with a ReLU or ReLU6 if it took one in.
 
     Args:
         output: `RangeSettings` of the sum.
-        activation: ``"linear"``, ``"relu"`` or ``"relu6"``.
         terms: number of sources.
+        activation: ``"linear"``, ``"relu"`` or ``"relu6"``.
+        coefficients: what each source is multiplied by, not 0; None: 1.
     """
 
     merges = True
@@ -39,12 +43,15 @@ class QuantizedAdd(QuantizedLayer):
         output: RangeSettings | dict[str, Any],
         terms: int,
         activation: str = "linear",
+        coefficients: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.output_settings = RangeSettings.of(output)
         self.activation = activation
         self.terms = self.sealed_sources = int(terms)
+        given = (1.0,) * self.terms if coefficients is None else coefficients
+        self.coefficients = tuple(float(coefficient) for coefficient in given)
 
     def build(self, input_shape: Any) -> None:
         """Create the range and the deployed constants."""
@@ -55,12 +62,15 @@ class QuantizedAdd(QuantizedLayer):
         self.build_seal()
 
     def result_shape(self, shapes: Any) -> Shape:
-        """Return the shape of each source."""
-        return tuple(shapes[0])
+        """Return the shape that all sources repeat to."""
+        return reduce(repeated_shape, shapes)
 
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the sum in training."""
-        total = sum(q * step for q, step in flow)
+        total = sum(
+            q * (step * coefficient)
+            for (q, step), coefficient in zip(flow, self.coefficients, strict=True)
+        )
         if self.activation != "linear":
             total = ops.relu(total) if self.activation == "relu" else ops.relu6(total)
         values = ops.stop_gradient(total)
@@ -84,7 +94,7 @@ class QuantizedAdd(QuantizedLayer):
 
     def computation(self) -> Computation:
         """Return what the layer computes."""
-        return Add((1.0,) * self.terms)
+        return Add(self.coefficients)
 
     def grid(self) -> Grid:
         """Return the grid of the sum."""
@@ -104,14 +114,14 @@ class QuantizedAdd(QuantizedLayer):
             ValueError: a step is too far from that of the sum for the default kernels.
         """
         graph = sealing.graph
-        adders = [op for op in sealing.operators if op.kind == "ADD"]
+        adders = [op for op in sealing.operators if op.kind in ("ADD", "SUB")]
         operands = np.zeros((self.terms - 1, 2, CONSTANTS), np.float32)
         additions = np.zeros((self.terms - 1, 5), np.float32)
         total = sealing.sources[0]
         for position, operator in enumerate(adders):
             output = graph.tensors[operator.outputs[0]]
             inputs = [graph.tensors[i] for i in operator.inputs]
-            if not OPERATORS["ADD"].xnnpack(inputs, output):
+            if not OPERATORS[operator.kind].xnnpack(inputs, output):
                 raise ValueError(
                     f"layer {self.name!r} adds tensors whose steps, "
                     f"{[float(t.scale) for t in inputs]}, are too far from that of the sum, "
@@ -121,6 +131,8 @@ class QuantizedAdd(QuantizedLayer):
             for side, source in enumerate((total, sealing.sources[position + 1])):
                 operands[position, side] = rescaling(sealing, operator.inputs[side], source)
             factors, shift = add_multipliers([t.scale for t in inputs], output.scale)
+            if operator.kind == "SUB":
+                factors[1] = -factors[1]
             low, high = activation_range(operator.options.activation, output)  # type: ignore[union-attr]
             ends = (low - output.zero_point, high - output.zero_point)
             additions[position] = (*factors, shift, *ends)
@@ -136,6 +148,7 @@ class QuantizedAdd(QuantizedLayer):
             "output": self.output_settings.config(),
             "terms": self.terms,
             "activation": self.activation,
+            "coefficients": self.coefficients,
         }
 
 
@@ -153,133 +166,55 @@ def _added(left: Any, right: Any, constants: Any) -> Any:
     )
 
 
-@register
-class QuantizedConcatenate(QuantizedLayer):
-    """Tensors side by side, along their channels.
+def _sum(
+    coefficients: Callable[[Any, int], Sequence[float]],
+) -> Callable[[Request], QuantizedAdd]:
+    """Return what makes the sum that a layer is.
 
     Args:
-        output: `RangeSettings` of the grid that all are brought onto; None: they are on one.
-        sources: number of sources.
+        coefficients: from the layer and its number of sources to what each is multiplied by.
     """
 
-    merges = True
+    def quantize(request: Request) -> QuantizedAdd:
+        terms = len(request.source_shapes)
+        return QuantizedAdd(
+            output=request.output,
+            terms=terms,
+            activation=request.activation,
+            coefficients=coefficients(request.layer, terms),
+            **request.common,
+        )
 
-    def __init__(
-        self, output: RangeSettings | dict[str, Any] | None, sources: int, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.output_settings = None if output is None else RangeSettings.of(output)
-        self.sources = int(sources)
-        self.sealed_sources = 0 if output is None else self.sources
-
-    def build(self, input_shape: Any) -> None:
-        """Create the range and the deployed constants."""
-        self.range: OutputRange | None = None
-        if self.output_settings is not None:
-            self.range = OutputRange(self, self.output_settings)
-            self.operands = self.add_constant("operands", (self.sources, CONSTANTS))
-            self.build_seal()
-
-    def result_shape(self, shapes: Any) -> Shape:
-        """Return the shape of all sources together."""
-        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
-
-    def train(self, flow: Any, phase: Phase) -> Flow:
-        """Return the sources side by side, in training."""
-        if self.range is None:
-            return self.infer(flow)
-        values = ops.concatenate([q * step for q, step in flow], axis=-1)
-        seen = ops.stop_gradient(values)
-        steps = self.range.observe(ops.min(seen), ops.max(seen), phase.ranges)
-        return round_through(
-            between(values * (1.0 / steps.step), steps.low, steps.high)
-        ), steps.step
-
-    def infer(self, flow: Any) -> Flow:
-        """Return the sources side by side, on one grid."""
-        if self.range is None:
-            return ops.concatenate([q for q, _ in flow], axis=-1), flow[0][1]
-        operands = ops.convert_to_tensor(self.operands)
-        parts = [rescaled(q, operands[position]) for position, (q, _) in enumerate(flow)]
-        return ops.concatenate(parts, axis=-1), self.deployed_step(*(step for _, step in flow))
-
-    def computation(self) -> Computation:
-        """Return what the layer computes."""
-        return Concatenate(self.rank - 1)
-
-    def describe(self, sources: tuple[int, ...], shape: Shape) -> Call:
-        """Return the layer's entry in the description of a model."""
-        self.rank = len(shape)
-        return super().describe(sources, shape)
-
-    def grid(self) -> Grid | None:
-        """Return the grid of the result; None: that of the sources."""
-        return None if self.range is None else self.range.grid()
-
-    def seal(self, sealing: Sealing) -> None:
-        """Take the changes of grid from the operators in front of the concatenation."""
-        if self.range is None:
-            return
-        joined = next(op for op in sealing.operators if op.kind == "CONCATENATION")
-        pairs = zip(joined.inputs, sealing.sources, strict=True)
-        self.operands.assign(np.asarray([rescaling(sealing, *pair) for pair in pairs], np.float32))
-        self.set_seal(sealing)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        settings = self.output_settings
-        return {
-            **super().get_config(),
-            "output": None if settings is None else settings.config(),
-            "sources": self.sources,
-        }
+    return quantize
 
 
-def _add(request: Request) -> QuantizedAdd:
-    terms = len(request.source_shapes)
-    return QuantizedAdd(
-        output=request.output, terms=terms, activation=request.activation, **request.common
-    )
-
-
-def _add_problem(node: Node) -> str | None:
+def _problem(node: Node) -> str | None:
     if len(node.inputs) < 2:
-        return "a sum with a number or a constant; use a layer, such as a bias, in front"
+        return by_number_problem(node)
+    if isinstance(node.layer, keras.layers.Subtract) or type(node.layer) in OPERATIONS["subtract"]:
+        return ranks_problem(node)
+    shapes = [tuple(value.shape) for value in keras.tree.flatten(node.arguments)]
+    if len(set(shapes)) > 1:
+        return (
+            f"a sum of shapes {', '.join(map(str, shapes))}, which the integer kernels do not "
+            "repeat; UpSampling2D or Concatenate them to one"
+        )
     return None
 
 
-def _concatenate(request: Request) -> QuantizedConcatenate:
-    return QuantizedConcatenate(
-        output=_joint_range(request), sources=len(request.source_shapes), **request.common
+for _handled, _coefficients in (
+    ((keras.layers.Add, *OPERATIONS["add"]), lambda layer, terms: (1.0,) * terms),
+    ((keras.layers.Average,), lambda layer, terms: (1.0 / terms,) * terms),
+    ((keras.layers.Subtract, *OPERATIONS["subtract"]), lambda layer, terms: (1.0, -1.0)),
+    ((CustomScaleLayer,), lambda layer, terms: (1.0, layer.scale)),
+):
+    register_kind(
+        Kind(
+            _handled,
+            _sum(_coefficients),
+            _problem,
+            takes_in=("activation",),
+            merges=True,
+            parts=by_number,
+        )
     )
-
-
-def _joint_range(request: Request) -> RangeSettings | None:
-    """Return the range of a concatenation; None where all sources are on one grid."""
-    grids = request.source_grids
-    if len(set(grids)) == 1:
-        return None
-    fixed = [grid for grid in grids if isinstance(grid, RangeSettings)]
-    if len(fixed) == len(grids) and len({grid.fixed for grid in fixed}) == 1:
-        return max(fixed, key=lambda grid: grid.bits)
-    return RangeSettings(LINEAR_BITS)
-
-
-def _concatenate_problem(node: Node) -> str | None:
-    if len(node.inputs) < 2:
-        return "a Concatenate of one tensor"
-    if node.layer.axis not in (-1, len(node.shape) - 1):
-        return "a Concatenate along another axis than the last"
-    return None
-
-
-register_kind(
-    Kind(
-        (keras.layers.Add, *OPERATIONS["add"]),
-        _add,
-        _add_problem,
-        takes_in=("activation",),
-        merges=True,
-    )
-)
-register_kind(Kind((keras.layers.Concatenate,), _concatenate, _concatenate_problem, merges=True))

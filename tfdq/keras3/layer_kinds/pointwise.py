@@ -12,7 +12,6 @@ from tfdq.description import Activation, Affine, Computation, Shape
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.affine import AffineLayer
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, register
-from tfdq.keras3.layer_kinds.curve import QuantizedCurve
 from tfdq.keras3.layer_kinds.registry import (
     OPERATIONS,
     OWN_LAYER,
@@ -22,7 +21,6 @@ from tfdq.keras3.layer_kinds.registry import (
     activation_problem,
     register_kind,
 )
-from tfdq.keras3.layer_kinds.softmax import QuantizedSoftmax
 from tflite_export.ir.graph import Operator
 
 
@@ -112,9 +110,7 @@ def _quantize_norm(request: Request) -> QuantizedAffine:
 
 def own_layer(activation: str, **common: Any) -> QuantizedLayer:
     """Return the layer that an activation of `OWN_LAYER` becomes."""
-    if activation == "softmax":
-        return QuantizedSoftmax(**common)
-    return QuantizedCurve(activation, **common)
+    return OWN_LAYER[activation](**common)
 
 
 def _quantize_activation(request: Request) -> QuantizedLayer:

@@ -14,8 +14,8 @@ from tfdq.keras3.ranges import RangeSettings
 from tfdq.keras3.settings import Settings
 
 RELUS = ("relu", "relu6")
-OWN_LAYER = ("softmax", "sigmoid", "tanh")
-"""Activations that become a layer of their own."""
+OWN_LAYER: dict[str, Callable[..., QuantizedLayer]] = {}
+"""Activations that become a layer of their own: name -> what makes it (`register_activation`)."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Step:
         result: the last call that is taken in.
         norm: the BatchNormalization that is taken in.
         norm_inference: it was called with ``training=False``.
-        activation: what the layer ends with: ``linear``, ``relu``, ``relu6``, ``softmax``,
-            ``sigmoid`` or ``tanh``.
+        activation: what the layer ends with: ``linear``, ``relu``, ``relu6``, or one of
+            `OWN_LAYER`.
     """
 
     node: Node
@@ -82,6 +82,10 @@ def _no_problem(node: Node) -> str | None:
     return None
 
 
+def _no_parts(node: Node) -> None:
+    return None
+
+
 def _no_weights(step: Step, layer: Any) -> None:
     return None
 
@@ -92,12 +96,15 @@ class Kind:
 
     Attributes:
         handles: classes of layers, or of operations.
-        quantize: makes the quantized layer; None: the layer computes nothing at inference.
+        quantize: makes the quantized layer; None where there always are parts.
         problem: says what keeps a call from being quantized, or None.
         role: ``kernel``, ``norm``, ``activation``, or nothing that other kinds need to know.
         takes_in: roles of the calls behind it that it can take in, in this order.
         load: copies the weights of the float layers into the built quantized layer.
         merges: it takes a list of sources.
+        parts: gives the float layers, built and with their weights, that one after the other
+            compute what a call does, the last of its name; None: the call is quantized as it is.
+            Asked only where there is no problem.
     """
 
     handles: tuple[type, ...]
@@ -107,6 +114,7 @@ class Kind:
     takes_in: tuple[str, ...] = ()
     load: Callable[[Step, Any], None] = _no_weights
     merges: bool = False
+    parts: Callable[[Node], list[keras.layers.Layer] | None] = _no_parts
 
 
 def _operation(symbol: Any) -> type:
@@ -116,10 +124,17 @@ def _operation(symbol: Any) -> type:
 _PROBE = keras.KerasTensor((None, 1))
 _ACTIVATIONS = {
     name: (_operation(getattr(keras.ops, name)(_PROBE)),)
-    for name in ("relu", "relu6", "sigmoid", "tanh")
+    for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "hard_silu", "hard_sigmoid")
 }
 OPERATIONS = {
     "add": (_operation(_PROBE + _PROBE),),
+    "subtract": (_operation(_PROBE - _PROBE),),
+    "multiply": (_operation(_PROBE * _PROBE),),
+    "divide": (_operation(_PROBE / _PROBE),),
+    "negative": (_operation(-_PROBE),),
+    "concatenate": (_operation(keras.ops.concatenate([_PROBE, _PROBE])),),
+    "maximum": (_operation(keras.ops.maximum(_PROBE, _PROBE)),),
+    "minimum": (_operation(keras.ops.minimum(_PROBE, _PROBE)),),
     "activation": tuple(cls for (cls,) in _ACTIVATIONS.values()),
 }
 """The classes of operations that stand for layers: ``x + y``, ``keras.ops.relu(x)``."""
@@ -132,6 +147,16 @@ def register_kind(kind: Kind) -> Kind:
     """Add a kind; the classes that it handles may be those of another, which it then replaces."""
     KINDS.update(dict.fromkeys(kind.handles, kind))
     return kind
+
+
+def register_activation(name: str, make: Callable[..., QuantizedLayer]) -> None:
+    """Add an activation that becomes a layer of its own.
+
+    Args:
+        name: of the function in Keras.
+        make: from the arguments that every quantized layer takes to the layer.
+    """
+    OWN_LAYER[name] = make
 
 
 def activation_of(layer: Any) -> str | None:
@@ -163,4 +188,15 @@ def channels_problem(layer: Any) -> str | None:
     """Return what is wrong with a layer's order of axes, or None."""
     if getattr(layer, "data_format", None) == "channels_first":
         return "data_format channels_first; the integer runtime knows channels_last only"
+    return None
+
+
+def ranks_problem(node: Node) -> str | None:
+    """Return what is wrong with the shapes that a merge of several tensors takes, or None."""
+    shapes = [tuple(value.shape) for value in keras.tree.flatten(node.arguments)]
+    if len({len(shape) for shape in shapes}) > 1:
+        return (
+            f"tensors of shapes {', '.join(map(str, shapes))}; Reshape them to one rank, such as "
+            "(1, 1, channels)"
+        )
     return None

@@ -15,6 +15,8 @@ from tflite_export.ir.requantization import requantization_scale
 
 CONSTANTS = 4
 """Numbers of one change of grid: weight, factor, lowest and highest result."""
+_SAME_INTEGERS = 1e-3
+"""A factor this near 1 changes no integer of 8 bits, a difference of two included."""
 _UNCHANGED = (1.0, 1.0, -512.0, 512.0)
 
 
@@ -42,27 +44,32 @@ def rescaling(sealing: Sealing, tensor: int, source: int) -> tuple[float, ...]:
     """
     producers = {op.outputs[0]: op for op in sealing.operators}
     graph, low, high = sealing.graph, -512, 512
-    weight, factor = 1.0, np.float32(1.0)
+    weight, factor, sign, changed = 1.0, np.float32(1.0), 1.0, False
     while tensor != source:
         operator = producers[tensor]
         tensor = operator.inputs[0]
         if operator.kind not in WEIGHTED:
             continue
         output = graph.tensors[operator.outputs[0]]
-        ends = activation_range(operator.options.activation, output)  # type: ignore[union-attr]
-        low, high = (
-            max(low, ends[0] - output.zero_point),
-            min(high, ends[1] - output.zero_point),
-        )
         weights = graph.tensors[operator.inputs[1]]
         assert weights.data is not None
         assert weights.quantization is not None
-        # Walked backwards: the last one met is the change of grid, those before it only move
-        # the zero point.
-        weight = float(weights.data.reshape(-1)[0])
-        factor = requantization_scale(
+        own_weight = float(weights.data.reshape(-1)[0])
+        own_factor = requantization_scale(
             graph.tensors[tensor].scale, weights.quantization.scale[:1], output.scale
         )[0]
+        # Walked backwards: what is met behind the change of grid saturates; what is met in front of
+        # it turns the sign at most, and saturates nothing.
+        if not changed:
+            ends = activation_range(operator.options.activation, output)  # type: ignore[union-attr]
+            low, high = (
+                max(low, ends[0] - output.zero_point),
+                min(high, ends[1] - output.zero_point),
+            )
+        if abs(abs(own_weight * own_factor) - 1.0) < _SAME_INTEGERS:
+            sign *= float(np.sign(own_weight))
+        else:
+            weight, factor, changed = own_weight, own_factor, True
     if (low, high) == (-512, 512):
         return _UNCHANGED
-    return weight, float(factor), float(low), float(high)
+    return weight * sign, float(factor), float(low), float(high)

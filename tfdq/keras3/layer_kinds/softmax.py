@@ -9,6 +9,7 @@ from keras import ops
 
 from tfdq.description import Computation, Shape, Softmax
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, register
+from tfdq.keras3.layer_kinds.registry import register_activation
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tflite_export.ops.softmax import softmax_table
 
@@ -64,3 +65,6 @@ class QuantizedSoftmax(QuantizedLayer):
         """Tabulate the exponentials for the step of the source."""
         self.table.assign(softmax_table(sealing.scale(sealing.sources[0]), 1.0).astype(np.float32))
         self.set_seal(sealing)
+
+
+register_activation("softmax", QuantizedSoftmax)

@@ -1,0 +1,104 @@
+"""Write a float model in terms that can be quantized: layers that are several in one, as parts.
+
+Affine maps of each channel that follow each other become one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import keras
+
+from tfdq.keras3.graph import Graph, Node
+from tfdq.keras3.layer_kinds import KINDS
+from tfdq.keras3.layer_kinds.registry import activation_of
+from tfdq.keras3.layer_kinds.scaling import Scaling, hard_sigmoid_of, joined
+
+
+def expanded(graph: Graph) -> Graph:
+    """Return a model whose every call is one that can be quantized, where there is no problem."""
+    calls = Counter(id(node.layer) for node in graph.nodes)
+    position = 0
+    while position < len(graph.nodes):
+        node = graph.nodes[position]
+        shared = calls[id(node.layer)] > 1 and getattr(node.layer, "trainable_weights", None)
+        parts = None if shared else _parts(node)
+        if parts:
+            graph = _replaced(graph, (position,), parts)
+        position += len(parts or (node,))
+    return _merged(graph)
+
+
+def _parts(node: Node) -> list[keras.layers.Layer] | None:
+    kind = KINDS.get(type(node.layer))
+    if kind is None or not node.inputs or node.oddity is not None or kind.problem(node):
+        return None
+    return kind.parts(node)
+
+
+def _merged(graph: Graph) -> Graph:
+    """Return a model in which affine maps in a row are one, and hard sigmoids are activations."""
+    found = _mergeable(graph)
+    while found is not None:
+        graph = _replaced(graph, *found)
+        found = _mergeable(graph)
+    return graph
+
+
+def _mergeable(graph: Graph) -> tuple[tuple[int, ...], list[keras.layers.Layer]] | None:
+    """Return calls that follow each other and the layer that they are, the first such."""
+    consumers = graph.consumers()
+
+    def follower(node: Node) -> Node | None:
+        if len(consumers[node.index]) != 1 or node.index in graph.outputs:
+            return None
+        return graph.nodes[consumers[node.index][0]]
+
+    for first in graph.nodes:
+        second = follower(first) if isinstance(first.layer, Scaling) else None
+        if second is None:
+            continue
+        if isinstance(second.layer, Scaling):
+            return (first.index, second.index), [joined(first.layer, second.layer)]
+        third = follower(second) if activation_of(second.layer) == "relu6" else None
+        if third is not None and isinstance(third.layer, Scaling):
+            layer = hard_sigmoid_of(first.layer, third.layer)
+            if layer is not None:
+                return (first.index, second.index, third.index), [layer]
+    return None
+
+
+def _replaced(graph: Graph, chain: Sequence[int], layers: Sequence[keras.layers.Layer]) -> Graph:
+    """Return a model with other layers in the place of calls that follow each other.
+
+    Args:
+        graph: the model.
+        chain: the calls; but for the last, only the next one takes the result of each.
+        layers: what stands in their place, one after the other.
+    """
+    nodes: list[Node] = []
+    places: dict[int, int] = {}
+    for node in graph.nodes:
+        if node.index in chain[:-1]:
+            continue
+        if node.index != chain[-1]:
+            sources = tuple(places[i] for i in node.inputs)
+            places[node.index] = len(nodes)
+            nodes.append(replace(node, index=len(nodes), inputs=sources))
+            continue
+        first = graph.nodes[chain[0]]
+        sources = tuple(places[i] for i in first.inputs)
+        shape = graph.nodes[first.inputs[0]].shape
+        name = first.settings_name or first.layer.name
+        for layer in layers:
+            shape = tuple(layer.compute_output_shape(shape))
+            nodes.append(
+                Node(len(nodes), layer, sources, shape, node.inference, settings_name=name)
+            )
+            sources = (len(nodes) - 1,)
+        places[node.index] = len(nodes) - 1
+    return replace(
+        graph, nodes=tuple(nodes), outputs=tuple(places[index] for index in graph.outputs)
+    )
