@@ -11,6 +11,9 @@ from tfdq.keras3.graph import Graph, Node
 from tfdq.keras3.layer_kinds import KINDS, QuantizedLayer, Step
 from tfdq.keras3.layer_kinds.registry import RELUS, Kind, activation_of
 
+_PRIVATE = ("tfdq.", "keras.src.applications.")
+"""Where the layers are that nobody writes."""
+
 
 def plan(graph: Graph) -> list[Step]:
     """Return the steps that quantize a model.
@@ -75,7 +78,7 @@ def _check(graph: Graph) -> None:
         supported = sorted(
             kind.__name__
             for kind in KINDS
-            if issubclass(kind, keras.layers.Layer) and not kind.__module__.startswith("tfdq.")
+            if issubclass(kind, keras.layers.Layer) and not kind.__module__.startswith(_PRIVATE)
         )
         raise ValueError(
             f"{len(problems)} layer(s) cannot be quantized:\n  - "
