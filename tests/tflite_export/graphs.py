@@ -1,5 +1,7 @@
 """Random graphs of one operator, with values drawn so that outputs spread over the whole range."""
 
+import dataclasses
+
 import numpy as np
 
 from tflite_export.ir.graph import (
@@ -21,6 +23,7 @@ from tflite_export.ir.graph import (
 )
 from tflite_export.ops.leaky_relu import LeakyRelu
 from tflite_export.ops.resize_nearest_neighbor import NearestNeighbor
+from tflite_export.ops.transpose_conv import TransposedConvolution
 
 grid = Quantization.per_tensor
 
@@ -110,6 +113,32 @@ def depthwise(seed, int4=False):
     shape = (1, window, window, channels)
     out_shape = (-1, out, out, channels)
     return draw.weighted("DEPTHWISE_CONV_2D", source, shape, 3, options, out_shape, int4)
+
+
+def transpose_conv(seed):
+    draw = Draw(seed)
+    size, window, stride, _, padding, _ = _windowed(draw)
+    inputs, outputs = draw.integer(1, 20), draw.integer(1, 20)
+    if padding == "SAME":
+        window = max(window, stride)
+        result = size * stride - draw.integer(0, stride - 1)
+    else:
+        result = (size - 1) * stride + window + draw.integer(0, stride - 1)
+    options = TransposedConvolution(padding, stride, stride, ("NONE", "RELU6")[seed % 2])
+    source = draw.value("x", (1, size, size, inputs))
+    shape, out_shape = (outputs, window, window, inputs), (1, result, result, outputs)
+    bias = draw.integer(0, 3) > 0
+    graph = draw.weighted("TRANSPOSE_CONV", source, shape, 0, options, out_shape, bias=bias)
+    wanted = draw.constant("size", np.array(out_shape, np.int32), None, "int32")
+    return rewired(graph, wanted)
+
+
+def rewired(graph, size):
+    """A convolution's operands in the order of TRANSPOSE_CONV, the size of the result first."""
+    (operator,) = graph.operators
+    source, weights, *bias = operator.inputs
+    graph.operators[0] = dataclasses.replace(operator, inputs=(size, weights, source, *bias))
+    return graph
 
 
 def fully_connected(seed):
@@ -366,6 +395,7 @@ GRAPHS = {
     "convolution_int4": lambda seed: convolution(seed, int4=True),
     "depthwise": depthwise,
     "depthwise_int4": lambda seed: depthwise(seed, int4=True),
+    "transpose_conv": transpose_conv,
     "fully_connected": fully_connected,
     "add": add,
     "multiply": multiply,

@@ -19,6 +19,7 @@ from tflite_export.ir.graph import (
     Tensor,
 )
 from tflite_export.ops.leaky_relu import LeakyRelu
+from tflite_export.ops.transpose_conv import TransposedConvolution
 
 grid = Quantization.per_tensor
 CHANNELS = 2000
@@ -81,6 +82,16 @@ def weighted(kind: str, seed: int, per_channel: bool):
     ]
     result = Tensor("y", (*image[:-1], CHANNELS), "int8", grid(output, int(rng.integers(-9, 9))))
     return one_operator(kind, operands, result, options), [np.zeros((1, *image[1:]), np.int8)]
+
+
+def transpose_conv(seed: int, per_channel: bool):
+    """As `weighted`: one pixel, a weight of 1, the accumulator is the bias."""
+    graph, values = weighted("CONV_2D", seed, per_channel)
+    x, w, b, y = graph.tensors
+    size = Tensor("size", (4,), "int32", None, np.array([1, 1, 1, CHANNELS], np.int32))
+    operands = [size, w, replace(x, shape=(1, 1, 1, 1)), b]
+    result = replace(y, shape=(1, 1, 1, CHANNELS))
+    return one_operator("TRANSPOSE_CONV", operands, result, TransposedConvolution()), values
 
 
 def product(seed: int):
@@ -231,6 +242,8 @@ NEAR_TIES = {
     "depthwise_per_channel": lambda seed: weighted("DEPTHWISE_CONV_2D", seed, True),
     "fully_connected": lambda seed: weighted("FULLY_CONNECTED", seed, False),
     "fully_connected_per_channel": lambda seed: weighted("FULLY_CONNECTED", seed, True),
+    "transpose_conv": lambda seed: transpose_conv(seed, False),
+    "transpose_conv_per_channel": lambda seed: transpose_conv(seed, True),
     "multiply": product,
     "product_of_two": product_of_two,
     "difference": difference,

@@ -253,6 +253,10 @@ def _grid(scale, zero=0):
     return Quantization(np.array([scale], np.float32), np.array([zero], np.int64))
 
 
+def _size(batch, side):
+    return np.array([batch, side, side, 3], np.int32)
+
+
 _MARGINS = np.array([(0, 0), (6, 0), (0, 0), (0, 0)], np.int32)
 
 
@@ -278,6 +282,12 @@ _MARGINS = np.array([(0, 0), (6, 0), (0, 0), (0, 0)], np.int32)
         (_altered("convolution", operator={"kind": "WHILE"}), "WHILE"),
         (_altered("add", tensor1={"shape": (-1, 5, 5, 1)}), "differ"),
         (_altered("add", tensor2={"quantization": _grid(1e-5)}), "256"),
+        (_altered("difference", tensor1={"shape": (-1, 3, 1, 7)}), "differ"),
+        (_altered("difference", tensor1={"shape": (-1, 7)}), "fewer"),
+        (_altered("transpose_conv", tensor4={"data": _size(2, 23)}), "batch of 2"),
+        (_altered("transpose_conv", tensor4={"data": _size(1, 40)}), "a convolution makes"),
+        (_altered("transpose_conv", tensor0={"shape": (-1, 7, 7, 1)}), "declares any"),
+        (_altered("transpose_conv", options={"stride_h": 5, "padding": "SAME"}), "larger stride"),
         (_altered("max_pool", options={"filter_h": 0}), "window"),
         (_altered("max_pool", tensor1={"quantization": _grid(9.0)}), "one scale and zero point"),
         (_altered("softmax", tensor1={"quantization": _grid(0.5)}), "1/256"),

@@ -9,7 +9,7 @@ import ai_edge_litert.schema_py_generated as litert
 import numpy as np
 import pytest
 
-from tests.tflite_export.graphs import GRAPHS, Draw
+from tests.tflite_export.graphs import GRAPHS, Draw, rewired
 from tests.tflite_export.hostile import add_metadata, count_calls, opened, packed
 from tflite_export.__main__ import main
 from tflite_export.files.cost import cost_of, samples_at_once
@@ -20,6 +20,7 @@ from tflite_export.files.validate import validate
 from tflite_export.files.write import write
 from tflite_export.ir.graph import Convolution, Pooling
 from tflite_export.ir.limits import DEFAULTS, UNLIMITED, Limits
+from tflite_export.ops.transpose_conv import TransposedConvolution
 from tflite_export.runtime.device import selftest
 from tflite_export.runtime.interpreter import Interpreter
 from tflite_export.runtime.memory import added_peak
@@ -49,6 +50,16 @@ def _convolution(size, window, outputs=1, dilation=1):
     options = Convolution("SAME", 1, 1, "NONE", dilation, dilation)
     shape = (outputs, window, window, 1)
     return write(draw.weighted("CONV_2D", source, shape, 0, options, (-1, size, size, outputs)))
+
+
+def _transposed(size, window):
+    draw = Draw(1)
+    shape = (1, size, size, 1)
+    options = TransposedConvolution("SAME", 1, 1)
+    source = draw.value("x", shape)
+    graph = draw.weighted("TRANSPOSE_CONV", source, (1, window, window, 1), 0, options, shape)
+    wanted = draw.constant("size", np.array(shape, np.int32), None, "int32")
+    return write(rewired(graph, wanted))
 
 
 def _shared(kind):
@@ -102,6 +113,7 @@ HOSTILE = {
     "a pool's window": (lambda: _pool("AVERAGE_POOL_2D", 64, 1 << 15), "activations"),
     "a convolution's windows": (lambda: _convolution(1000, 9), "windows"),
     "a convolution's padding": (lambda: _convolution(64, 2, dilation=1 << 14), "activations"),
+    "a transposed convolution's products": (lambda: _transposed(1000, 9), "windows"),
     "multiply-accumulates": (lambda: _convolution(400, 3, 64), "operations"),
     "PAD": (lambda: _pad(1 << 15), "activations"),
     "metadata": (lambda: _shared("metadata"), "unpacked"),

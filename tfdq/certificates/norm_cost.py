@@ -28,7 +28,7 @@ sums and copies."""
 _CALLS = 10**7
 """The same of the calls of NumPy for one matrix."""
 
-_LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 _REAL, _COMPLEX = 8, 16
 
 

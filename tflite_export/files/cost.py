@@ -61,6 +61,10 @@ def cost_of(graph: IntegerGraph) -> Cost:
             windows = max(windows, gathered)
             if isinstance(operator.options, Pooling):
                 elements = max(elements, _elements(output) * size)
+        if operator.kind == "TRANSPOSE_CONV":
+            # Built-in kernels hold the products of each tap, and the sums, as int32.
+            columns = math.prod(operands[2].shape[1:3]) * math.prod(operands[1].shape[:3])
+            windows = max(windows, 4 * (columns + _elements(output)))
         if operator.kind == "SOFTMAX":
             elements *= _SOFTMAX
         operations += max(elements, macs(graph, operator))

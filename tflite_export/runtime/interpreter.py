@@ -208,6 +208,8 @@ class Interpreter:
     def invoke(self, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One call of the runtime on one batch, in the inputs' own types: what a benchmark times.
 
+        A file whose batch is fixed at 1 is called once for each sample.
+
         Args:
             feeds: one array per input, all with the same number of samples.
 
@@ -218,6 +220,9 @@ class Interpreter:
             ValueError: if the runtime refuses.
         """
         count = feeds[0].shape[0]
+        if count > 1 and not self._resizable:
+            parts = [self.invoke([feed[i : i + 1] for feed in feeds]) for i in range(count)]
+            return [np.concatenate(column) for column in zip(*parts, strict=True)]
         try:
             if count != self._batch:
                 for index, feed in zip(self._inputs, feeds, strict=True):
@@ -244,6 +249,9 @@ class Interpreter:
         Returns:
             Values by tensor index.
         """
+        if len(feeds[0]) > 1 and not self._resizable:
+            each = [self.all_tensors([f[i : i + 1] for f in feeds]) for i in range(len(feeds[0]))]
+            return {index: np.concatenate([found[index] for found in each]) for index in each[0]}
         interpreter = self._construct(preserve=True)
         for index, feed in zip(self._inputs, feeds, strict=True):
             interpreter.resize_tensor_input(index, list(feed.shape))
