@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +109,7 @@ def read_graph(model: Any) -> Graph:
         values[id(tensor)] = len(nodes)
         nodes.append(Node(len(nodes), layer, (), tuple(tensor.shape)))
     inputs = tuple(range(len(nodes)))
-    _walk(function, nodes, values, inference=False)
+    _walk(function, nodes, values, around=None)
     return Graph(
         tuple(nodes),
         inputs,
@@ -118,29 +119,53 @@ def read_graph(model: Any) -> Graph:
     )
 
 
-def _walk(function: Any, nodes: list[Node], values: dict[int, int], inference: bool) -> None:
-    """Append the calls of a function whose inputs are known."""
+def _walk(function: Any, nodes: list[Node], values: dict[int, int], around: bool | None) -> None:
+    """Append the calls of a function whose inputs are known.
+
+    Args:
+        function: the graph.
+        nodes: the calls so far.
+        values: nodes of the tensors known so far.
+        around: what the call of the model around it says of ``training``; None: nothing.
+    """
     for call in calls(function):
         layer = call.operation
         given = {key: value for key, value in call.arguments.kwargs.items() if value is not None}
-        quiet = inference or given.pop("training", None) is False
+        training = _training_of(layer, given.pop("training", None))
+        training = around if training is None else training
         # Of the pairs that flow between quantized layers, the integers stand for both.
         sources = tuple(values[id(tensor)] for tensor in call.input_tensors if tensor.shape)
         if isinstance(layer, keras.Model):
             inner = functional(layer)
             own = dict(zip(map(id, _ordered(inner, call)), sources, strict=True))
-            _walk(inner, nodes, own, quiet)
+            _walk(inner, nodes, own, training)
             ends = [own[id(tensor)] for tensor in inner.outputs]
             values.update(zip(map(id, call.outputs), ends, strict=True))
             continue
         oddity = f"it is called with {', '.join(sorted(given))}" if given else None
+        if training and _takes_training(layer):
+            oddity = "it is called with training=True; leave that to fit"
         results = [tensor for tensor in call.outputs if tensor.shape]
         if len(results) != 1:
             oddity = f"it has {len(results)} outputs"
         values.update(dict.fromkeys(map(id, results), len(nodes)))
         shape = tuple(results[0].shape)
         arguments = tuple(call.arguments.args)
-        nodes.append(Node(len(nodes), layer, sources, shape, quiet, oddity, arguments))
+        nodes.append(Node(len(nodes), layer, sources, shape, training is False, oddity, arguments))
+
+
+def _takes_training(layer: Any) -> bool:
+    return "training" in inspect.signature(layer.call).parameters
+
+
+def _training_of(layer: Any, recorded: bool | None) -> bool | None:
+    """Return what a call says of ``training``; None: nothing.
+
+    Keras records the default of a call that says nothing: False for Dropout, True for random
+    augmentation.
+    """
+    parameter = inspect.signature(layer.call).parameters.get("training")
+    return None if parameter is not None and recorded == parameter.default else recorded
 
 
 def _ordered(inner: Any, call: Any) -> list[Any]:

@@ -384,11 +384,13 @@ def _keywords(node: Any) -> dict[str, Any]:
     operation = node.operation
     given = {key: value for key, value in node.arguments.kwargs.items() if value is not None}
     training = given.pop("training", None)
+    parameter = _training_parameter(operation)
+    if parameter is not None and training == parameter.default:
+        # Keras 3 records the default of a call that says nothing: False for Dropout, True for
+        # random augmentation.
+        training = None
     if training:
-        # Keras 3 records a default, too: True for random augmentation, which inference turns off.
-        parameter = _training_parameter(operation)
-        if parameter is None or parameter.default is not True:
-            raise UnsupportedError("it is called with training=True; leave that to fit")
+        raise UnsupportedError("it is called with training=True; leave that to fit")
     if given or (isinstance(operation, keras.layers.Layer) and len(node.arguments.args) != 1):
         extra = ", ".join(sorted(given)) or "more than one argument"
         raise UnsupportedError(f"it is called with {extra}, which does not cross")
