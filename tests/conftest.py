@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tests import traced_graphs
 from tests.exhaustive import pytest_collection_modifyitems  # noqa: F401 (pytest takes it from here)
 from tests.skipped import pytest_terminal_summary  # noqa: F401 (pytest takes it from here)
 
@@ -53,6 +54,8 @@ def _memory() -> Iterator[None]:
         if name in sys.modules:
             sys.modules[name].backend.clear_session()
     gc.collect()
+    if traced_graphs.release():
+        gc.collect()
     # glibc keeps what was freed; a worker would hold the most that any of its files took.
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -115,6 +115,7 @@ def test_attacks_bite_and_grow_with_epsilon(trip: tuple[Path, str, dict[str, Any
         assert broken[-1] > 200
 
 
+@pytest.mark.exhaustive
 def test_the_same_seed_gives_the_same_table(
     trip: tuple[Path, str, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -17,8 +17,12 @@ from tflite_export import IntegerTwin, convert
 
 pytestmark = pytest.mark.backends
 NETWORKS = {"resnet20": resnet20, "mobilenet_v2": mobilenet_v2}
+TENSORFLOW = keras.backend.backend() == "tensorflow"
 # On the other backends MobileNetV2 takes minutes, of compilation on JAX.
-RUN_ALWAYS = [*NETWORKS] if keras.backend.backend() == "tensorflow" else ["resnet20"]
+RUN_ALWAYS = [*NETWORKS] if TENSORFLOW else ["resnet20"]
+TRAINED = [(policy, name) for policy in ("float32", "mixed_bfloat16") for name in NETWORKS]
+TRAINED_ALWAYS = [("float32", "mobilenet_v2")] if TENSORFLOW else [("float32", "resnet20")]
+TRAINED_ALWAYS.append(("mixed_bfloat16", "resnet20"))
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
@@ -34,15 +38,14 @@ def network(request: pytest.FixtureRequest) -> Callable[[], keras.Model]:
     return NETWORKS[request.param]
 
 
-@pytest.fixture(scope="module", params=["float32", "mixed_bfloat16"])
-def trained(
-    request: pytest.FixtureRequest, network: Callable[[], keras.Model]
-) -> Iterator[QuantizedModel]:
+@pytest.fixture(scope="module", params=only(TRAINED, *TRAINED_ALWAYS), ids="-".join)
+def trained(request: pytest.FixtureRequest) -> Iterator[QuantizedModel]:
     """Return a network trained for a few steps under a policy, at 4 bits."""
+    policy, name = request.param
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
+    keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(0)
-    model = quantize_model(network(), weight_bits=4, activation_bits=4)
+    model = quantize_model(NETWORKS[name](), weight_bits=4, activation_bits=4)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=keras.backend.backend() == "jax")
     images, labels = data()

@@ -179,6 +179,7 @@ def test_the_licences_of_all_dependencies_are_known_ones() -> None:
     assert not unknown
 
 
+@pytest.mark.exhaustive
 @required("cyclonedx_py", "release")
 def test_the_bill_of_materials_lists_the_dependencies(tmp_path: Path) -> None:
     file = tmp_path / "sbom.json"

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 import tfdq
+from tests.exhaustive import only
 from tfdq.models import resnet20
 from tfdq.penalties import PenaltySchedule, get_regularizer
 from tfdq.penalties.names import REGULARIZERS
@@ -21,6 +22,8 @@ L = tf_keras.layers
 LOSS = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 PRODUCTS = ("MatMul", "BatchMatMulV2")
 GROUPS = 5
+# The last one is a SavedModel, which takes Keras long; tests/quantization/test_saving.py has one.
+FILES = ["model.keras", "model.h5", "model"]
 
 
 def network() -> tf_keras.Model:
@@ -103,6 +106,7 @@ def test_one_product_for_each_shape() -> None:
     assert products(lambda: separate(model).losses) == len(model.losses) == 9
 
 
+@pytest.mark.exhaustive
 def test_products_of_a_step_of_resnet20() -> None:
     """Its 22 kernels have 9 shapes: a step takes two products for each, one of the gradient."""
     images, labels = tf.zeros((2, 32, 32, 3)), tf.zeros((2,), tf.int32)
@@ -227,7 +231,7 @@ def check_fused(model: tf_keras.Model, expected: list[tf.Tensor]) -> None:
     np.testing.assert_allclose(model.losses, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("file", ["model.keras", "model.h5", "model"])
+@pytest.mark.parametrize("file", only(FILES, "model.keras", "model.h5"))
 def test_saved_and_loaded(file: str, tmp_path: Path) -> None:
     model = quantized()
     model.compile("sgd", LOSS)
@@ -236,7 +240,7 @@ def test_saved_and_loaded(file: str, tmp_path: Path) -> None:
     check_fused(tf_keras.models.load_model(tmp_path / file), model.losses)
 
 
-@pytest.mark.parametrize("file", ["model.keras", "model.h5", "model"])
+@pytest.mark.parametrize("file", only(FILES, "model.keras"))
 def test_loaded_by_another_process(file: str, tmp_path: Path) -> None:
     """Keras makes a Functional model of the class when the first one is built."""
     quantized().save(tmp_path / file)
@@ -250,7 +254,7 @@ def test_loaded_by_another_process(file: str, tmp_path: Path) -> None:
     assert run.stdout.split() == ["QuantizedModel", "9"], run.stderr
 
 
-@pytest.mark.parametrize("file", ["model.keras", "model.h5", "model"])
+@pytest.mark.parametrize("file", only(FILES, "model.keras", "model.h5"))
 def test_functional_models_load_as_before(file: str, tmp_path: Path) -> None:
     model = separate(quantized())
     model.save(tmp_path / file)

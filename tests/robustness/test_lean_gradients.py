@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 import tfdq
+from tests.exhaustive import spread
 from tfdq.models import small_cnn, wide_resnet
 from tfdq.robustness import as_target, run_attack
 from tfdq.robustness.attacks.losses import cross_entropy, margin
@@ -51,8 +52,7 @@ def network(name: str, seed: int = 0, **settings: Any) -> tuple[tf_keras.Model, 
     return tfdq.calibrate(model, x), x
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize(("name", "bits"), spread([*NETWORKS], [1, 2, 4, 8], 2))
 @pytest.mark.parametrize("activation_range", ["relu6", "moving_average"])
 def test_values_and_gradients_are_the_models(name: str, bits: int, activation_range: str) -> None:
     model, x = network(name, activation_bits=bits, activation_range=activation_range)

@@ -16,6 +16,8 @@ FLOAT_EPOCHS = 3
 BATCH = 64
 LEARNT = 0.3
 """Accuracy from which on a network has learnt something: chance is 0.1."""
+BITS = (1, 6, 5, 7, 3, 8, 4, 2)
+"""In an order in which the diagonal of `tests.exhaustive.spread` meets few and many."""
 
 
 @dataclass(frozen=True)

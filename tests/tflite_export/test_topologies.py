@@ -5,13 +5,13 @@ import pytest
 
 import tflite_export
 from tests.exhaustive import spread
-from tests.tflite_export.fitted import check
+from tests.tflite_export.fitted import BITS, check
 from tests.tflite_export.trained import digits, quantized
 from tflite_export.runtime.in_use import integers_in_use
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), spread(["dense", "softmax", "vgg", "separable", "concat"], range(1, 9), 4)
+    ("name", "bits"), spread(["dense", "softmax", "vgg", "separable", "concat"], BITS, 8)
 )
 def test_file_computes_and_decides_what_was_trained(name, bits):
     check(name, bits)
