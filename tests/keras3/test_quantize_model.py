@@ -185,6 +185,35 @@ def test_a_model_that_has_seen_no_data_says_so(tmp_path: Any) -> None:
         calibrate(small_cnn(), images())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [(0.0, "'image_quantizer' has seen no data but zeros"), (np.inf, r"'image_quantizer' .*NaN")],
+)
+def test_ranges_without_a_step_are_named(factor: float, message: str, tmp_path: Any) -> None:
+    model = quantize_model(small_cnn())
+    for batch in (images() * factor, images() * factor):
+        model(batch, training=True)
+    for use in (model.seal, lambda: model.predict(images(), verbose=0)):
+        with pytest.raises(ValueError, match=message):
+            use()
+    # What was trained can be saved all the same; without constants it gives no numbers.
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert np.isnan(numpy(again(images(), training=False))).all()
+
+
+def test_calibration_on_black_images_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no data but zeros .*calibrate"):
+        calibrate(quantize_model(small_cnn()), np.zeros((4, 8, 8, 1), np.float32))
+
+
+def test_synchronized_statistics_are_refused() -> None:
+    image = keras.Input((4,))
+    norm = L.BatchNormalization(synchronized=True, name="it")
+    with pytest.raises(ValueError, match=r"'it' \(BatchNormalization\): synchronized=True"):
+        quantize_model(keras.Model(image, norm(L.Dense(2)(image))))
+
+
 def test_stale_constants_give_no_numbers(fitted: QuantizedModel) -> None:
     labels = np.arange(16) % 10
     fitted.train_on_batch(images(), labels)

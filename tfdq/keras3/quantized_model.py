@@ -47,9 +47,9 @@ class QuantizedModel(keras.Model):
     def _splits(self) -> list[int]:
         return [getattr(layer, "splits", 1) for layer in self.layers]
 
-    def _has_seen_data(self) -> bool:
+    def _can_be_sealed(self) -> bool:
         ranges = [getattr(layer, "range", None) for layer in self.layers]
-        return all(found is None or found.has_seen for found in ranges)
+        return all(found is None or found.has_step for found in ranges)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Return outputs; see ``keras.Model.predict``."""
@@ -73,13 +73,13 @@ class QuantizedModel(keras.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Write the model to a file; see ``keras.Model.save``."""
-        if self._has_seen_data():
+        if self._can_be_sealed():
             self.seal()
         super().save(*args, **kwargs)
 
     def save_weights(self, *args: Any, **kwargs: Any) -> None:
         """Write the weights to a file; see ``keras.Model.save_weights``."""
-        if self._has_seen_data():
+        if self._can_be_sealed():
             self.seal()
         super().save_weights(*args, **kwargs)
 

@@ -131,20 +131,42 @@ class OutputRange:
         """Return the int8 grid that the output is deployed on.
 
         Raises:
-            ValueError: the range has seen no data.
+            ValueError: the range has seen no data, nothing but zeros, or NaN or infinite values.
         """
         if self.settings.fixed is not None:
-            low, high = self.settings.fixed
-        elif not self.has_seen:
+            return nudged_grid(*self.settings.fixed, self.settings.bits)
+        if not self.has_seen:
             raise ValueError(
                 f"the range of layer {self._layer_name!r} has not seen any data yet: train the "
                 "model, or pass images through it with tfdq.keras3.calibrate(model, images)"
             )
-        else:
-            low, high = (
-                float(ops.convert_to_numpy(end).astype(np.float32)) for end in (self.low, self.high)
+        low, high = self._ends()
+        if not np.isfinite([low, high]).all():
+            raise ValueError(
+                f"the range of layer {self._layer_name!r} has seen NaN or infinite values: look "
+                "for them in the images and the weights, then quantize the float model again"
+            )
+        if not self.has_step:
+            raise ValueError(
+                f"the range of layer {self._layer_name!r} has seen no data but zeros (black "
+                "images, or a layer whose outputs are all 0), so it has no step: train the model, "
+                "or pass real images through it with tfdq.keras3.calibrate(model, images)"
             )
         return nudged_grid(low, high, self.settings.bits)
+
+    @property
+    def has_step(self) -> bool:
+        """Whether the range is fixed, or has seen other values than zeros."""
+        if self.settings.fixed is not None:
+            return True
+        low, high = self._ends()
+        return self.has_seen and high - low > 2 * SMALLEST_RANGE
+
+    def _ends(self) -> tuple[float, float]:
+        low, high = (
+            float(ops.convert_to_numpy(end).astype(np.float32)) for end in (self.low, self.high)
+        )
+        return low, high
 
     @property
     def has_seen(self) -> bool:

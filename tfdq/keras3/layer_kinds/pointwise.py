@@ -70,6 +70,8 @@ def _norm_problem(node: Node) -> str | None:
         return "a BatchNormalization over another axis than the last"
     if getattr(layer, "renorm", False):
         return "renorm=True; only plain batch statistics are folded"
+    if getattr(layer, "synchronized", False):
+        return "synchronized=True; each replica would follow the statistics of its own batches"
     return None
 
 
