@@ -8,8 +8,10 @@ import pytest
 from tests.certificates.integer_networks import GraphBuilder
 from tfdq.certificates import certify, integer_network, lipschitz_report, singular
 from tfdq.certificates.linear_maps import ConvolutionMap, padding_amounts
-from tfdq.certificates.norm_cost import bound_cost, cost_of_norms
+from tfdq.certificates.norm_cost import bound_cost, cost_of_norms, measurement_cost
+from tfdq.certificates.norms import measure
 from tfdq.certificates.singular import norm_upper_bound
+from tflite_export.files.read import read
 from tflite_export.files.write import write
 from tflite_export.ir.limits import Limits
 from tflite_export.ops.windows import average_pool_axis, max_pool_axis, same_padding
@@ -70,6 +72,48 @@ def test_the_operations_are_at_least_those_of_its_matrix_products(
     monkeypatch.setattr(singular, "_verified", counting)
     norm_upper_bound(MAPS[name])
     assert sum(counted) <= bound_cost(MAPS[name]).operations
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_measurement_costs_at_most_what_was_told(name: str) -> None:
+    told = measurement_cost(MAPS[name], 40)
+    tracemalloc.start()
+    try:
+        found = measure(MAPS[name], tolerance=1e-30, certify=False, max_iterations=40)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= told.bytes
+    taps, (height, width, outputs) = MAPS[name].kernel.shape[:2], MAPS[name].output_shape
+    each = taps[0] * taps[1] * height * width * outputs * MAPS[name].kernel.shape[2]
+    assert 1 <= found.iterations <= 40
+    assert 2 * found.iterations * each <= told.operations
+
+
+def test_norms_of_a_file_are_measured_in_as_many_steps_as_its_limits_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = write(GraphBuilder((8, 8, 16), 0).conv(16).mean().dense(3).graph)
+    graph = read(content)
+    taken = []
+
+    def watched(*arguments, max_iterations, **options):
+        taken.append(max_iterations)
+        return measure(*arguments, max_iterations=max_iterations, **options)
+
+    monkeypatch.setattr(integer_network, "measure", watched)
+    whole = lipschitz_report(content)
+    most = cost_of_norms(graph, 150).operations
+    shorter = lipschitz_report(content, limits=Limits(norm_operations=most))
+    least = cost_of_norms(graph, 20)
+    shortest = lipschitz_report(content, limits=Limits(norm_operations=least.operations))
+    lipschitz_report(graph, limits=Limits(norm_operations=1))
+    assert taken == [300, 300, 150, 150, 20, 20, 300, 300]
+    for found in (shorter, shortest):
+        assert found.upper == whole.upper
+        assert found.estimate == pytest.approx(whole.estimate, rel=0.01)
+    with pytest.raises(ValueError, match=f"norm_operations={least.operations}"):
+        lipschitz_report(content, limits=Limits(norm_operations=least.operations - 1))
 
 
 def test_taps_outside_the_image_cost_nothing() -> None:

@@ -9,7 +9,7 @@ from tfdq.certificates.intervals import check_intervals
 from tfdq.certificates.layer_report import LayerRow, LipschitzReport, compose
 from tfdq.certificates.linear_maps import ConvolutionMap, padding_amounts
 from tfdq.certificates.norms import measure
-from tfdq.certificates.singular import norm_upper_bound
+from tfdq.certificates.singular import MOST_ITERATIONS, norm_upper_bound
 from tflite_export.ir.graph import IntegerGraph, Tensor
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.spec import FLOAT32_ERROR, KERNEL_SETS, LinearPart
@@ -47,7 +47,10 @@ class IntegerNetwork:
 
 
 def integer_network(
-    graph: IntegerGraph, kernels: str = "xnnpack", tolerance: float | None = 1e-5
+    graph: IntegerGraph,
+    kernels: str = "xnnpack",
+    tolerance: float | None = 1e-5,
+    max_iterations: int = MOST_ITERATIONS,
 ) -> IntegerNetwork:
     """Measure every operator of an integer graph in real units.
 
@@ -56,6 +59,7 @@ def integer_network(
         kernels: whose rounding, a key of `tflite_export.ops.spec.KERNEL_SETS`.
         tolerance: relative residual of the measured norms; None: the bounds only, which are what a
             proof needs.
+        max_iterations: steps after which the measurement of a norm stops in any case.
 
     Raises:
         ValueError: an operator is not known, ``kernels`` is unknown, or an image size is open.
@@ -78,7 +82,7 @@ def integer_network(
         spec = OPERATORS[operator.kind]
         operands = [graph.tensors[i] for i in operator.inputs if i >= 0]
         step = spec.step(operator, operands, output, kernels)
-        norm = measured_norm(spec.norm(step), tolerance)
+        norm = measured_norm(spec.norm(step), tolerance, max_iterations)
         uppers = (norm.upper,) * len(inputs)
         bound = compose(uppers, [rows[i].cumulative for i in inputs], spec.stacked)
         name = operator.label or output.name
@@ -101,13 +105,16 @@ def integer_network(
 
 
 def integer_report(
-    graph: IntegerGraph, kernels: str = "xnnpack", tolerance: float = 1e-5
+    graph: IntegerGraph,
+    kernels: str = "xnnpack",
+    tolerance: float = 1e-5,
+    max_iterations: int = MOST_ITERATIONS,
 ) -> LipschitzReport:
     """Return the report of an integer graph; see `tfdq.certificates.lipschitz_report`.
 
     The bound is that of the network without rounding, which is what its integers stand for.
     """
-    network = integer_network(graph, kernels, tolerance)
+    network = integer_network(graph, kernels, tolerance, max_iterations)
     estimates: list[float] = []
     for row in network.rows:
         factors = (row.sigma,) * len(row.inputs)
@@ -118,19 +125,22 @@ def integer_report(
     )
 
 
-def measured_norm(norm: float | LinearPart, tolerance: float | None) -> OperatorNorm:
+def measured_norm(
+    norm: float | LinearPart, tolerance: float | None, max_iterations: int = MOST_ITERATIONS
+) -> OperatorNorm:
     """Return the norm of an operator: a constant, or measured on its linear map.
 
     Args:
         norm: what `tflite_export.ops` says of the operator.
         tolerance: relative residual of the measurement; None: bound it only.
+        max_iterations: steps after which the measurement stops in any case.
     """
     if not isinstance(norm, LinearPart):
         return OperatorNorm(norm, norm, None)
     if tolerance is None:
         upper, _ = norm_upper_bound(convolution_of(norm))
         return OperatorNorm(upper, upper, None)
-    found = measure(convolution_of(norm), tolerance)
+    found = measure(convolution_of(norm), tolerance, max_iterations=max_iterations)
     return OperatorNorm(found.sigma, found.upper, found.reshaped)
 
 

@@ -121,7 +121,7 @@ class ConvolutionMap:
             slice(starts[1], starts[1] + self.strides[1] * self.output_shape[1], self.strides[1]),
         )
 
-    def _padded_size(self) -> tuple[int, int]:
+    def padded_size(self) -> tuple[int, int]:
         """Return a size that holds every window, also where a stride overshoots the edge."""
         height, width = (
             max(
@@ -136,7 +136,7 @@ class ConvolutionMap:
         """Convolve ``(n, height, width, c_in)`` to ``(n, height', width', c_out)``, float64."""
         (top, _), (left, _) = self.padding
         height, width, _ = self.input_shape
-        padded = np.zeros((len(images), *self._padded_size(), self.channels))
+        padded = np.zeros((len(images), *self.padded_size(), self.channels))
         padded[:, top : top + height, left : left + width] = images
         grouped = padded.reshape(*padded.shape[:3], self.groups, -1)
         kernel = self.kernel.reshape(*self.kernel.shape[:3], self.groups, -1)
@@ -157,7 +157,7 @@ class ConvolutionMap:
         (top, _), (left, _) = self.padding
         height, width, _ = self.input_shape
         padded = np.zeros(
-            (len(images), *self._padded_size(), self.groups, self.channels // self.groups)
+            (len(images), *self.padded_size(), self.groups, self.channels // self.groups)
         )
         grouped = images.reshape(*images.shape[:3], self.groups, -1)
         kernel = self.kernel.reshape(*self.kernel.shape[:3], self.groups, -1)

@@ -59,7 +59,8 @@ def lipschitz_report(
         certify: prove the bounds; without it ``upper`` is infinite and only ``estimate`` counts.
         spectra: also keep the singular values of each layer.
         search_steps: steps of the search for the lower bound.
-        limits: what a ``.tflite`` file may cost.
+        limits: what a ``.tflite`` file may cost. Its norms are measured in as many steps, 20 to
+            300, as the limits allow; the bounds do not depend on that.
 
     Raises:
         ValueError: the model is not a graph of known layers, an image size is not fixed, it has
@@ -68,12 +69,12 @@ def lipschitz_report(
     check_kernel_choice(kernel)
     if not isinstance(model, tf_keras.Model):
         from tfdq.certificates.integer_network import integer_report
-        from tfdq.certificates.norm_cost import check_norms
+        from tfdq.certificates.norm_cost import affordable_iterations
         from tflite_export.twin.integer_twin import graph_of
 
         integers = graph_of(model, limits)
-        check_norms(model, integers, limits)
-        return integer_report(integers, tolerance=tolerance)
+        most = affordable_iterations(model, integers, limits)
+        return integer_report(integers, tolerance=tolerance, max_iterations=most)
     graph = read_graph(model)
     if len(graph.outputs) != 1:
         raise ValueError(

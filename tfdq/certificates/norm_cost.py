@@ -9,7 +9,7 @@ from typing import Any
 
 from tfdq.certificates.integer_network import convolution_of
 from tfdq.certificates.linear_maps import ConvolutionMap
-from tfdq.certificates.singular import CHUNK_BYTES, is_small, torus_of
+from tfdq.certificates.singular import CHUNK_BYTES, MOST_ITERATIONS, is_small, torus_of
 from tflite_export.files.read import load, naming
 from tflite_export.ir.graph import IntegerGraph, Pooling
 from tflite_export.ir.limits import Limits
@@ -27,6 +27,15 @@ sums and copies."""
 
 _CALLS = 10**7
 """The same of the calls of NumPy for one matrix."""
+
+_MOVED = 16
+"""Operations of a matrix product in the time that a copy of one entry takes."""
+
+_GROUPED = 16
+"""The same of a product in a convolution of groups, which is no matrix product."""
+
+_FEWEST_ITERATIONS = 20
+_BASIS = 16
 
 _LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 _REAL, _COMPLEX = 8, 16
@@ -68,6 +77,38 @@ def bound_cost(linear_map: ConvolutionMap) -> NormCost:
     )
 
 
+def measurement_cost(linear_map: ConvolutionMap, iterations: int) -> NormCost:
+    """Return what `tfdq.certificates.norms.measure` costs, the bound left out.
+
+    Args:
+        linear_map: the convolution.
+        iterations: steps of the power iteration.
+    """
+    inputs, outputs = math.prod(linear_map.input_shape), math.prod(linear_map.output_shape)
+    height, width, channels, filters = linear_map.kernel.shape
+    taps, pixels = height * width, math.prod(linear_map.output_shape[:2])
+    padded = math.prod(linear_map.padded_size()) * linear_map.channels
+    products = taps * outputs * channels * (_GROUPED if linear_map.groups > 1 else 1)
+    moved = padded + taps * (pixels * linear_map.channels + outputs)
+    # Each new vector is made orthogonal to all before it, twice; singular values of what is found
+    # are taken at every fifth step.
+    step = 2 * (products + _MOVED * moved)
+    side, length = sorted((taps * channels, filters // linear_map.groups))
+    reshaped = linear_map.groups * (_FACTORING * length * side**2 + _CALLS)
+    rows = _BASIS
+    while rows <= iterations:
+        rows *= 2
+    return NormCost(
+        iterations * step + 2 * iterations**2 * (inputs + outputs) + iterations**4 + reshaped,
+        _REAL
+        * (
+            (2 * rows + 8) * (inputs + outputs)
+            + 4 * (padded + pixels * linear_map.channels)
+            + 2 * length * side
+        ),
+    )
+
+
 def _average_cost(options: Pooling, size: int, window: int, stride: int) -> NormCost:
     """Return what `tflite_export.ops.windows.average_pool_axis` costs."""
     before, after = same_padding(size, window, stride) if options.padding == "SAME" else (0, 0)
@@ -75,11 +116,12 @@ def _average_cost(options: Pooling, size: int, window: int, stride: int) -> Norm
     return NormCost(_FACTORING * count * size * min(count, size), 4 * _REAL * count * size)
 
 
-def cost_of_norms(graph: IntegerGraph) -> NormCost:
-    """Return what the bounds of all layers cost: operations in all, bytes of the largest.
+def cost_of_norms(graph: IntegerGraph, iterations: int | None = None) -> NormCost:
+    """Return what the norms of all layers cost: operations in all, bytes of the largest.
 
     Args:
         graph: a checked graph.
+        iterations: steps in which each is measured; None: norms are bounded only.
     """
     costs = [NormCost(0, 0)]
     for operator in graph.operators:
@@ -94,12 +136,15 @@ def cost_of_norms(graph: IntegerGraph) -> NormCost:
             step = spec.step(operator, operands, graph.tensors[operator.outputs[0]], "xnnpack")
             part = spec.norm(step)
             assert isinstance(part, LinearPart)
-            costs.append(bound_cost(convolution_of(part)))
+            linear_map = convolution_of(part)
+            costs.append(bound_cost(linear_map))
+            if iterations is not None:
+                costs.append(measurement_cost(linear_map, iterations))
     return NormCost(sum(cost.operations for cost in costs), max(cost.bytes for cost in costs))
 
 
 def check_norms(source: Any, graph: IntegerGraph, limits: Limits) -> None:
-    """Refuse a file whose layers have norms that cost more than they may.
+    """Refuse a file whose layers have norms that cost more to bound than they may.
 
     Args:
         source: what the graph was read from; only files, paths or bytes, are limited.
@@ -109,10 +154,42 @@ def check_norms(source: Any, graph: IntegerGraph, limits: Limits) -> None:
     Raises:
         ValueError: naming the file and the limit.
     """
+    if isinstance(source, str | Path | bytes):
+        with naming(source):
+            _require(cost_of_norms(graph), len(load(source)), limits)
+
+
+def affordable_iterations(source: Any, graph: IntegerGraph, limits: Limits) -> int:
+    """Return in how many steps the norms of a file's layers may be measured.
+
+    Args:
+        source: what the graph was read from; only files, paths or bytes, are limited.
+        graph: its graph, checked.
+        limits: the most that bounds and measurements may cost.
+
+    Raises:
+        ValueError: not even 20 are affordable; names the file and the limit.
+    """
+    iterations = MOST_ITERATIONS
     if not isinstance(source, str | Path | bytes):
-        return
+        return iterations
     size = len(load(source))
     with naming(source):
-        cost = cost_of_norms(graph)
-        limits.require("norm_operations", cost.operations, size)
-        limits.require("norm_bytes", cost.bytes, size)
+        while iterations > _FEWEST_ITERATIONS:
+            cost = cost_of_norms(graph, iterations)
+            if _fits(cost, size, limits):
+                return iterations
+            iterations = max(iterations // 2, _FEWEST_ITERATIONS)
+        _require(cost_of_norms(graph, iterations), size, limits)
+    return iterations
+
+
+def _fits(cost: NormCost, size: int, limits: Limits) -> bool:
+    return cost.operations <= limits.allowed(
+        "norm_operations", size
+    ) and cost.bytes <= limits.allowed("norm_bytes", size)
+
+
+def _require(cost: NormCost, size: int, limits: Limits) -> None:
+    limits.require("norm_operations", cost.operations, size)
+    limits.require("norm_bytes", cost.bytes, size)

@@ -12,6 +12,7 @@ from tfdq.certificates.layer_maps import (
 )
 from tfdq.certificates.linear_maps import Array, ConvolutionMap
 from tfdq.certificates.singular import (
+    MOST_ITERATIONS,
     largest_singular_value,
     norm_upper_bound,
     reshaped_norm,
@@ -69,10 +70,13 @@ def conv_norm(
 
 
 def measure(
-    convolution: ConvolutionMap, tolerance: float = 1e-5, certify: bool = True
+    convolution: ConvolutionMap,
+    tolerance: float = 1e-5,
+    certify: bool = True,
+    max_iterations: int = MOST_ITERATIONS,
 ) -> ConvolutionNorm:
-    """Return the norm of a linear map; see `conv_norm`."""
-    found = largest_singular_value(convolution, tolerance)
+    """Return the norm of a linear map, measured in at most so many steps; see `conv_norm`."""
+    found = largest_singular_value(convolution, tolerance, max_iterations)
     upper, method = norm_upper_bound(convolution) if certify else (float("inf"), "none")
     reshaped = max(
         reshaped_norm(convolution.group(index).kernel) for index in range(convolution.groups)

@@ -21,6 +21,9 @@ CHUNK_BYTES = 16 * 2**20
 
 _DENSE_FLOPS = 4e9
 
+MOST_ITERATIONS = 300
+"""Steps after which a power iteration stops, wherever it is."""
+
 
 def _gamma(terms: int) -> float:
     """Return Higham's gamma: the relative error of a sum of ``terms`` rounded products."""
@@ -48,7 +51,7 @@ class PowerIteration:
 def largest_singular_value(
     linear_map: ConvolutionMap,
     tolerance: float = 1e-5,
-    max_iterations: int = 300,
+    max_iterations: int = MOST_ITERATIONS,
     seed: int = 0,
 ) -> PowerIteration:
     """Measure the norm of a convolution, for its padding, stride, dilation and input size.

@@ -50,8 +50,8 @@ class Limits:
         golden: bytes of the golden vectors, unpacked.
         golden_operations: steps on all golden vectors, for the self-test and for ``verify``.
         norm_operations: multiply-accumulates that bound the norms of all layers, for Lipschitz
-            certificates of ``tfdq``.
-        norm_bytes: memory that bounding the norm of one layer takes, for the same.
+            certificates of ``tfdq``, and that measure them, for its Lipschitz report.
+        norm_bytes: memory that the norm of one layer takes, for the same.
 
     Example:
         >>> Interpreter("model.tflite", limits=Limits(operations=10**10))      # doctest: +SKIP
