@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from tests.tflite_export.draw import Draw, grid, like
+from tests.tflite_export.moving_graphs import MOVING_GRAPHS
 from tflite_export.ir.graph import (
     DTYPES,
     INTEGER_RANGES,
@@ -11,12 +13,8 @@ from tflite_export.ir.graph import (
     Convolution,
     Elementwise,
     FullyConnected,
-    IntegerGraph,
     MirrorPadding,
-    NoOptions,
-    Operator,
     Pooling,
-    Quantization,
     Reduction,
     Softmax,
     Tensor,
@@ -24,60 +22,6 @@ from tflite_export.ir.graph import (
 from tflite_export.ops.leaky_relu import LeakyRelu
 from tflite_export.ops.resize_nearest_neighbor import NearestNeighbor
 from tflite_export.ops.transpose_conv import TransposedConvolution
-
-grid = Quantization.per_tensor
-
-
-class Draw:
-    """Draws one graph from a seed."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.graph = IntegerGraph()
-
-    def integer(self, low: int, high: int) -> int:
-        return int(self.rng.integers(low, high + 1))
-
-    def value(self, name, shape, scale=None, zero=None, dtype="int8"):
-        low, high = INTEGER_RANGES[dtype]
-        scale = (
-            float(np.exp(self.rng.uniform(np.log(3e-3), np.log(0.5)))) if scale is None else scale
-        )
-        zero = self.integer(low, high) if zero is None else zero
-        return self.graph.add_tensor(Tensor(name, shape, dtype, grid(scale, zero)))
-
-    def constant(self, name, data, quantization, dtype):
-        return self.graph.add_tensor(Tensor(name, data.shape, dtype, quantization, data))
-
-    def done(self, kind, inputs, output, options=NoOptions(), sources=None):  # noqa: B008
-        self.graph.operators.append(Operator(kind, tuple(inputs), (output,), options))
-        self.graph.inputs = tuple(sources if sources is not None else inputs[:1])
-        self.graph.outputs = (output,)
-        return self.graph
-
-    def scale_of(self, index):
-        return float(self.graph.tensors[index].scale)
-
-    def weighted(self, kind, source, shape, axis, options, out_shape, int4=False, bias=True):
-        largest = 7 if int4 else 127
-        channels = shape[axis]
-        terms = int(np.prod(shape)) // channels
-        scale = self.rng.uniform(0.3, 1.0, 1 if kind == "FULLY_CONNECTED" else channels)
-        spread = 80 * 0.58 * largest * np.sqrt(terms)
-        target = float(self.rng.uniform(0.2, 2.0)) * self.scale_of(source) * 0.6 * spread / 60
-        weights = self.rng.integers(-largest, largest + 1, shape).astype(np.int8)
-        weight_grid = Quantization.per_channel(scale, axis if scale.size > 1 else 0)
-        inputs = [
-            source,
-            self.constant("w", weights, weight_grid, "int4" if int4 else "int8"),
-        ]
-        if bias:
-            values = self.rng.integers(-int(spread), int(spread) + 1, channels).astype(np.int32)
-            unit = np.float32(self.scale_of(source)) * weight_grid.scale
-            inputs.append(self.constant("b", values, Quantization.per_channel(unit, 0), "int32"))
-        zero = -128 if options.activation != "NONE" else None
-        output = self.value("y", out_shape, target, zero)
-        return self.done(kind, inputs, output, options)
 
 
 def _windowed(draw, most_dilation=1):
@@ -280,7 +224,7 @@ def mirror_pad(seed):
     pairs = np.zeros((4, 2), np.int32)
     pairs[1:] = draw.rng.integers(0, 3, (3, 2))
     shape = (-1, *(int(n + sum(p)) for n, p in zip((5, 6, 3), pairs[1:], strict=True)))
-    output = _like(draw, source, shape)
+    output = like(draw, source, shape)
     amounts = draw.constant("p", pairs, None, "int32")
     return draw.done("MIRROR_PAD", (source, amounts), output, MirrorPadding(mode))
 
@@ -294,7 +238,7 @@ def cut(seed):
         draw.constant(name, np.array(values, np.int32), None, "int32")
         for name, values in (("begin", begin), ("size", shape))
     ]
-    return draw.done("SLICE", (source, *constants), _like(draw, source, shape))
+    return draw.done("SLICE", (source, *constants), like(draw, source, shape))
 
 
 def resize_nearest_neighbor(seed):
@@ -305,7 +249,7 @@ def resize_nearest_neighbor(seed):
     if seed % 3 == 0:  # as a layer that repeats each pixel has it
         size = np.array([height, width], np.int32) * draw.integer(2, 4)
     options = NearestNeighbor(align_corners=seed % 4 == 1, half_pixel_centers=seed % 4 > 1)
-    output = _like(draw, source, (-1, *map(int, size), draw.graph.tensors[source].shape[3]))
+    output = like(draw, source, (-1, *map(int, size), draw.graph.tensors[source].shape[3]))
     constant = draw.constant("size", size, None, "int32")
     return draw.done("RESIZE_NEAREST_NEIGHBOR", (source, constant), output, options)
 
@@ -317,7 +261,7 @@ def leaky_relu(seed):
     source = draw.value("x", shape)
     alpha = float(np.float32(draw.rng.uniform(0.01, 1.0)))
     if seed % 2:
-        output = _like(draw, source, shape)
+        output = like(draw, source, shape)
     else:
         output = draw.value("y", shape, draw.scale_of(source) * float(draw.rng.uniform(0.2, 1.5)))
     return draw.done("LEAKY_RELU", (source,), output, LeakyRelu(alpha))
@@ -330,18 +274,19 @@ def _curve(kind, grid_of_result, seed):
     return draw.done(kind, (source,), draw.value("y", shape, *grid_of_result))
 
 
-def _like(draw, source, shape):
-    tensor = draw.graph.tensors[source]
-    return draw.value("y", shape, float(tensor.scale), tensor.zero_point)
-
-
 def _choice(kind, seed):
+    """Two activations of one shape, or any two operands that repeat along each other."""
     draw = Draw(seed)
-    shape = (-1, draw.integer(1, 9), 5, 8)
-    left = draw.value("a", shape)
-    tensor = draw.graph.tensors[left]
-    right = draw.value("b", shape, float(tensor.scale), tensor.zero_point)
-    return draw.done(kind, (left, right), _like(draw, left, shape), sources=(left, right))
+    *shapes, fixed = repeated(seed // 2) if seed % 2 else ((-1, 9, 5, 8), (-1, 9, 5, 8), False)
+    left = draw.value("a", shapes[0])
+    if fixed:
+        data = draw.rng.integers(-128, 128, shapes[1]).astype(np.int8)
+        right = draw.constant("c", data, draw.graph.tensors[left].quantization, "int8")
+    else:
+        right = like(draw, left, shapes[1], "b")
+    shape = (-1, *np.broadcast_shapes(*(tuple(abs(n) for n in s) for s in shapes))[1:])
+    sources = (left,) if fixed else (left, right)
+    return draw.done(kind, (left, right), like(draw, left, shape), sources=sources)
 
 
 def concatenation(seed):
@@ -420,6 +365,7 @@ GRAPHS = {
     "quantize_uint8": quantize_uint8,
     "quantize_to_uint8": quantize_to_uint8,
     "dequantize": dequantize,
+    **MOVING_GRAPHS,
 }
 
 

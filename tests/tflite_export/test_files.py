@@ -87,7 +87,7 @@ def test_slots_are_those_of_the_published_schema(kind):
     for field in layout.fields:
         camel = names.get(field.name) or "".join(p.capitalize() for p in field.name.split("_"))
         source = inspect.getsource(getattr(litert, f"{layout.table}Add{camel}"))
-        slot, default = re.search(r"Slot\((\d+), \w+, ([-\d.]+)\)", source).groups()
+        slot, default = re.search(r"Slot\((\d+), .+, ([-\d.]+)\)", source).groups()
         assert (int(slot), float(default)) == (field.slot, field.default)
 
 
@@ -288,6 +288,21 @@ _MARGINS = np.array([(0, 0), (6, 0), (0, 0), (0, 0)], np.int32)
         (_altered("transpose_conv", tensor4={"data": _size(1, 40)}), "a convolution makes"),
         (_altered("transpose_conv", tensor0={"shape": (-1, 7, 7, 1)}), "declares any"),
         (_altered("transpose_conv", options={"stride_h": 5, "padding": "SAME"}), "larger stride"),
+        (_altered("transpose", tensor1={"data": np.array([1, 0, 2], np.int32)}), "moves the batch"),
+        (_altered("transpose", tensor1={"data": np.array([0, 1, 1], np.int32)}), "not an order"),
+        (_altered("squeeze", options={"squeeze_dims": ()}), "the batch of one sample among"),
+        (_altered("squeeze", options={"squeeze_dims": (0,)}), "axis 0"),
+        (_altered("strided_slice", options={"end_mask": 0}), "the batch is cut"),
+        (_altered("strided_slice", options={"new_axis_mask": 2}), "new_axis_mask is 2"),
+        (_altered("pack", options={"values_count": 9}), "announced"),
+        (_altered("split", options={"num_splits": 9}), "announced"),
+        (_altered("unpack", options={"num": 9}), "announced"),
+        (_altered("gather", options={"batch_dims": 1}), "batch_dims is 1"),
+        (_altered("gather", tensor0={"data": np.full((4,), 6, np.int32)}), "within"),
+        (_altered("gather", tensor0={"data": np.full((4,), -1, np.int32)}), "within"),
+        (_altered("space_to_depth", options={"block_size": 0}), "blocks of 0"),
+        (_altered("reduce_max", tensor1={"data": np.array([0, 1], np.int32)}), "axis 0"),
+        (_altered("padv2", tensor2={"quantization": _grid(9.0)}), "one scale"),
         (_altered("max_pool", options={"filter_h": 0}), "window"),
         (_altered("max_pool", tensor1={"quantization": _grid(9.0)}), "one scale and zero point"),
         (_altered("softmax", tensor1={"quantization": _grid(0.5)}), "1/256"),

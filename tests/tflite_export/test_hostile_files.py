@@ -170,11 +170,14 @@ def _chain(length):
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_repeated_operator_that_nobody_reads_is_refused(name):
     graph = GRAPHS[name](1)
-    again = graph.add_tensor(dataclasses.replace(graph.tensors[graph.outputs[0]], name="again"))
-    graph.operators.append(dataclasses.replace(graph.operators[0], outputs=(again,)))
+    again = tuple(
+        graph.add_tensor(dataclasses.replace(graph.tensors[index], name=f"again{index}"))
+        for index in graph.outputs
+    )
+    graph.operators.append(dataclasses.replace(graph.operators[0], outputs=again))
     with pytest.raises(ValueError, match="neither read nor an output"):
         validate(write(graph))
-    graph.outputs = (*graph.outputs, again)
+    graph.outputs = (*graph.outputs, *again)
     validate(write(graph))
 
 

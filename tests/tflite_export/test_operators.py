@@ -100,6 +100,7 @@ def test_an_operator_that_keeps_integers_makes_no_others(name):
     graph, spec, step = _operator(name, 1, "xnnpack")
     values = feeds(graph, 4)
     found = run(graph, values)[graph.outputs[0]]
+    values += [t.data for t in step.inputs if t.data is not None and t.quantization is not None]
     allowed = set(np.unique(np.concatenate([v.reshape(-1) for v in values])))
     if spec.keeps is Keeps.INTEGERS_AND_ZERO:
         allowed.add(step.output.zero_point)

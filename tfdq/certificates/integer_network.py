@@ -75,19 +75,19 @@ def integer_network(
     rounded = 0.0 if tensor.dtype == "float32" else 0.5 + FLOAT32_ERROR
     roundings = [_spread(tensor, rounded)]
     tensors = [source]
-    for operator in graph.operators:
+    for result, operator in graph.activations():
         moving = [i for i in operator.inputs if i in place]
         inputs = tuple(place[i] for i in moving)
-        output = graph.tensors[operator.outputs[0]]
+        output = graph.tensors[result]
         spec = OPERATORS[operator.kind]
         operands = [graph.tensors[i] for i in operator.inputs if i >= 0]
-        step = spec.step(operator, operands, output, kernels)
+        step = spec.step(operator, operands, output, kernels, operator.outputs.index(result))
         norm = measured_norm(spec.norm(step), tolerance, max_iterations)
         uppers = (norm.upper,) * len(inputs)
         bound = compose(uppers, [rows[i].cumulative for i in inputs], spec.stacked)
         name = operator.label or output.name
-        place[operator.outputs[0]] = len(rows)
-        tensors.append(operator.outputs[0])
+        place[result] = len(rows)
+        tensors.append(result)
         rows.append(
             LayerRow(
                 name,

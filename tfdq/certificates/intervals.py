@@ -97,13 +97,15 @@ def propagate(
     if low.shape != high.shape or np.any(low > high):
         raise ValueError("low and high must have one shape, and low <= high everywhere")
     values: dict[int, Box] = {graph.inputs[0]: (low, high)}
-    for operator in graph.operators:
-        values[operator.outputs[0]] = _operate(graph, operator, values, kernels)
+    for index, operator in graph.activations():
+        values[index] = _operate(graph, operator, values, kernels, operator.outputs.index(index))
     return IntervalBounds(values)
 
 
-def _operate(graph: IntegerGraph, operator: Operator, values: dict[int, Box], kernels: str) -> Box:
-    """Bound one operator's output from the bounds of its inputs."""
+def _operate(
+    graph: IntegerGraph, operator: Operator, values: dict[int, Box], kernels: str, place: int
+) -> Box:
+    """Bound one of an operator's results from the bounds of its inputs."""
     present = [index for index in operator.inputs if index >= 0]
     tensors = [graph.tensors[index] for index in present]
     boxes: list[Box] = [
@@ -111,7 +113,7 @@ def _operate(graph: IntegerGraph, operator: Operator, values: dict[int, Box], ke
         for i, t in zip(present, tensors, strict=True)
     ]
     spec = OPERATORS[operator.kind]
-    step = spec.step(operator, tensors, graph.tensors[operator.outputs[0]], kernels)
+    step = spec.step(operator, tensors, graph.tensors[operator.outputs[place]], kernels, place)
     return spec.interval(step, boxes)
 
 
@@ -149,7 +151,7 @@ def robust_classes(
 
 def _last_arithmetic(graph: IntegerGraph) -> Operator | None:
     """Return the operator that computes the output, past those that only rename its integers."""
-    producer = {op.outputs[0]: op for op in graph.operators}
+    producer = dict(graph.activations())
     operator = producer.get(graph.outputs[0])
     while operator is not None and _renames(graph, operator):
         operator = producer.get(operator.inputs[0])

@@ -138,7 +138,7 @@ class DeployedFile:
 
 def logits_before_probabilities(graph: IntegerGraph) -> int | None:
     """Return the tensor that a final softmax or sigmoid takes; None where there is none."""
-    producer = {operator.outputs[0]: operator for operator in graph.operators}
+    producer = dict(graph.activations())
     last = producer.get(graph.outputs[0])
     while last is not None and last.kind in _FORMS:
         last = producer.get(last.inputs[0])

@@ -243,6 +243,9 @@ class _Reader:
         )
         values: dict[str, Any] = {}
         for option in layout.fields:
+            if option.kind == "list":
+                values[option.name] = tuple(int(n) for n in table.array(option.slot, "<i4"))
+                continue
             value = table.scalar(option.slot, option.kind, option.default)
             if option.choices:
                 if not 0 <= value < len(option.choices):

@@ -105,17 +105,19 @@ def check_graph(graph: IntegerGraph) -> None:
                 f"{where} is not one this package runs; it runs {', '.join(sorted(OPERATORS))}. "
                 "If you trust it: Interpreter(FILE, trusted=True), benchmark FILE --any-operators"
             )
-        if len(operator.outputs) != 1:
-            raise ValueError(f"{where} has {len(operator.outputs)} outputs, expected 1")
-        output = graph.tensors[operator.outputs[0]]
-        try:
-            shape = spec.check(operator, graph.operands(operator), output)
-        except Problem as problem:
-            raise ValueError(f"{where}: {problem}") from None
-        if shape != output.shape:
-            raise ValueError(
-                f"{where}: output {output.name!r} has shape {output.shape}, expected {shape}"
-            )
+        count = len(operator.outputs)
+        if count != 1 and not (spec.several and count):
+            raise ValueError(f"{where} has {count} outputs, expected 1")
+        for index in operator.outputs:
+            output = graph.tensors[index]
+            try:
+                shape = spec.check(operator, graph.operands(operator), output)
+            except Problem as problem:
+                raise ValueError(f"{where}: {problem}") from None
+            if shape != output.shape:
+                raise ValueError(
+                    f"{where}: output {output.name!r} has shape {output.shape}, expected {shape}"
+                )
 
 
 def _check_tensor(tensor: Tensor, position: int) -> None:

@@ -196,6 +196,7 @@ def _operator(pools: _Pools, graph: IntegerGraph, operator: Operator) -> Any:
     for option in layout.fields:
         value = getattr(operator.options, option.name)
         stored = option.choices.index(value) if option.choices else value
+        stored = np.array(value, np.int32) if option.kind == "list" else stored
         setattr(entry.builtinOptions, _LITERT_NAMES.get(option.name, _camel(option.name)), stored)
     return entry
 

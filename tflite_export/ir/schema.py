@@ -28,7 +28,7 @@ PRODUCER = "tflite_export"
 class OptionField:
     """One attribute of an operator: its name in `graph`; slot, wire type and default on file.
 
-    ``choices`` gives the names of an enumeration.
+    ``choices`` gives the names of an enumeration; the kind ``"list"`` is a vector of int32.
     """
 
     name: str

@@ -9,7 +9,7 @@ import numpy as np
 from tflite_export.ir.graph import Elementwise, Operator, Tensor
 from tflite_export.ir.requantization import scale_away, scale_on_avx2
 from tflite_export.ir.schema import OperatorSchema, activation_field
-from tflite_export.ops import checks, spec, sums
+from tflite_export.ops import broadcasting, checks, spec, sums
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
@@ -55,8 +55,9 @@ SPEC = spec.OperatorSpec(
     keeps=spec.Keeps.NOTHING,
     obstacle=spec.integers_only,
     interval=_interval,
-    norm=sums.norm,
+    norm=broadcasting.norm,
     stacked=False,
+    several=False,
     rounding_error=sums.rounding_error,
     twin="add_twin",
 )

@@ -41,6 +41,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=_rounding_error,
     twin="average_pool_2d_twin",
 )

@@ -71,3 +71,10 @@ def broadcast(operands: Sequence[Tensor]) -> spec.Shape:
 def repeats(tensor: Tensor, output: Tensor) -> float:
     """How often each entry of an operand that is no constant stands in the result."""
     return math.prod(output.shape[1:]) / math.prod(tensor.shape[1:])
+
+
+def norm(step: spec.Step) -> float:
+    """One, or the root of how often the entries of an operand are repeated."""
+    moving = [tensor for tensor in step.inputs if not tensor.is_constant]
+    most = max(repeats(tensor, step.output) for tensor in moving)
+    return 1.0 if most == 1.0 else math.sqrt(most) * spec.ROUND_UP

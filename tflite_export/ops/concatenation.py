@@ -55,6 +55,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=spec.non_expansive,
     stacked=True,
+    several=False,
     rounding_error=spec.exact,
     twin="concatenation_twin",
 )

@@ -86,6 +86,7 @@ SPEC = spec.OperatorSpec(
     interval=_interval,
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=weighted.rounding_error,
     twin="conv_2d_twin",
 )

@@ -91,6 +91,7 @@ def curve_spec(
         interval=spec.increasing(reference),
         norm=lambda step: slope,
         stacked=False,
+        several=False,
         # Half a step of rounding, and one where the largest value has no integer.
         rounding_error=lambda step: 1.5,
         twin=f"{kind.lower()}_twin",

@@ -92,6 +92,7 @@ SPEC = spec.OperatorSpec(
     interval=_interval,
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=weighted.rounding_error,
     twin="depthwise_conv_2d_twin",
 )

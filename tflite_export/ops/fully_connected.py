@@ -81,6 +81,7 @@ SPEC = spec.OperatorSpec(
     interval=_interval,
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=weighted.rounding_error,
     twin="fully_connected_twin",
 )

@@ -101,6 +101,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=_rounding_error,
     twin="leaky_relu_twin",
 )

@@ -34,6 +34,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=spec.exact,
     twin="max_pool_2d_twin",
 )

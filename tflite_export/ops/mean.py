@@ -86,6 +86,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=_rounding_error,
     twin="mean_twin",
 )

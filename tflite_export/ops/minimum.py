@@ -1,4 +1,4 @@
-"""MINIMUM: the smaller of two activations, entry by entry."""
+"""MINIMUM: the smaller of two operands, entry by entry."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 
 from tflite_export.ir.graph import NoOptions
 from tflite_export.ir.schema import OperatorSchema
-from tflite_export.ops import spec
-from tflite_export.ops.choices import check_choice
+from tflite_export.ops import broadcasting, choices, spec
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
@@ -18,15 +17,16 @@ def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
 SPEC = spec.OperatorSpec(
     kind="MINIMUM",
     schema=OperatorSchema(NoOptions, 39, "MaximumMinimumOptions"),
-    check=check_choice,
+    check=choices.check_choice,
     xnnpack=spec.unless_int4,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.INTEGERS,
     obstacle=spec.any_type,
     interval=spec.increasing(_reference),
-    norm=spec.non_expansive,
+    norm=broadcasting.norm,
     stacked=True,
+    several=False,
     rounding_error=spec.exact,
     twin="minimum_twin",
 )

@@ -60,6 +60,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=spec.exact,
     twin="mirror_pad_twin",
 )

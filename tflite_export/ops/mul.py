@@ -77,6 +77,7 @@ SPEC = spec.OperatorSpec(
     interval=_interval,
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=_rounding_error,
     twin="mul_twin",
 )

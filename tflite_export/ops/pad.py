@@ -31,6 +31,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=spec.non_expansive,
     stacked=False,
+    several=False,
     rounding_error=spec.exact,
     twin="pad_twin",
 )

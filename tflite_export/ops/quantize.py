@@ -51,6 +51,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=spec.non_expansive,
     stacked=False,
+    several=False,
     rounding_error=_rounding_error,
     twin="quantize_twin",
 )

@@ -27,8 +27,7 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
-    del step
-    return operands[0].reshape([int(size) for size in operands[1]])
+    return operands[0].reshape(-1, *step.output.shape[1:])
 
 
 SPEC = spec.OperatorSpec(
@@ -43,6 +42,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=spec.non_expansive,
     stacked=False,
+    several=False,
     rounding_error=spec.exact,
     twin="reshape_twin",
 )

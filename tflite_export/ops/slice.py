@@ -21,7 +21,8 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
         if tensor.data is None or tensor.dtype != "int32" or tensor.shape != (rank,):
             raise Problem(f"begin and size are not constant lists of {rank} int32")
     starts, sizes = ([int(value) for value in np.asarray(t.data)] for t in (begin, size))
-    require((starts[0], sizes[0]) == (0, BATCH), "the batch is cut")
+    every = sizes[0] == BATCH or sizes[0] == source.shape[0] == 1
+    require(starts[0] == 0 and every, "the batch is cut")
     for start, length, whole in zip(starts[1:], sizes[1:], source.shape[1:], strict=True):
         require(
             start >= 0 and length >= 1 and start + length <= whole,
@@ -32,8 +33,8 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
     del step
-    ends = [None if size < 0 else begin + size for begin, size in zip(*operands[1:], strict=True)]
-    return operands[0][tuple(map(slice, operands[1], ends))]
+    begin, size = (values[1:] for values in operands[1:])
+    return operands[0][(slice(None), *map(slice, begin, begin + size))]
 
 
 SPEC = spec.OperatorSpec(
@@ -48,6 +49,7 @@ SPEC = spec.OperatorSpec(
     interval=spec.increasing(_reference),
     norm=spec.non_expansive,
     stacked=False,
+    several=False,
     rounding_error=spec.exact,
     twin="slice_twin",
 )

@@ -108,6 +108,7 @@ SPEC = spec.OperatorSpec(
     interval=_interval,
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=_rounding_error,
     twin="softmax_twin",
 )

@@ -81,6 +81,7 @@ class Step:
         output: the result.
         kernels: the kernel set to imitate.
         xnnpack: whether XNNPACK computes it in this kernel set.
+        place: which of the operator's results ``output`` is.
     """
 
     operator: Operator
@@ -88,6 +89,7 @@ class Step:
     output: Tensor
     kernels: KernelSet
     xnnpack: bool
+    place: int = 0
 
     def finish(self, scaled: np.ndarray) -> np.ndarray:
         """Add the zero point, clamp to the type and the fused activation."""
@@ -152,6 +154,7 @@ class OperatorSpec:
             the linear map that it is the norm of; of a step.
         stacked: whether several operands land in, or are chosen for, separate entries, so that the
             constants of what is before them combine as a root of squares and not as a sum.
+        several: whether it may have several results; each is then checked and computed by itself.
         rounding_error: by how many steps the result can differ from the real one; of a step.
         twin: the module in this package whose ``build`` makes the differentiable form.
     """
@@ -167,14 +170,30 @@ class OperatorSpec:
     interval: Callable[[Step, list[Box]], Box]
     norm: Callable[[Step], float | LinearPart]
     stacked: bool
+    several: bool
     rounding_error: Callable[[Step], float]
     twin: str
 
-    def step(self, operator: Operator, inputs: list[Tensor], output: Tensor, kernels: str) -> Step:
-        """The operator about to run with a kernel set, a key of `KERNEL_SETS`."""
+    def step(
+        self,
+        operator: Operator,
+        inputs: list[Tensor],
+        output: Tensor,
+        kernels: str,
+        place: int = 0,
+    ) -> Step:
+        """The operator about to run.
+
+        Args:
+            operator: the operator.
+            inputs: the operands that are present.
+            output: the result.
+            kernels: the kernel set, a key of `KERNEL_SETS`.
+            place: which of its results that is.
+        """
         chosen = KERNEL_SETS[kernels]
         takes = chosen.xnnpack and self.xnnpack(inputs, output)
-        return Step(operator, inputs, output, chosen, takes)
+        return Step(operator, inputs, output, chosen, takes, place)
 
 
 def unless_int4(inputs: Sequence[Tensor], output: Tensor) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from tflite_export.ir.graph import Elementwise
 from tflite_export.ir.requantization import scale_away
 from tflite_export.ir.schema import OperatorSchema, activation_field
-from tflite_export.ops import spec, sums
+from tflite_export.ops import broadcasting, spec, sums
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
@@ -36,8 +36,9 @@ SPEC = spec.OperatorSpec(
     keeps=spec.Keeps.NOTHING,
     obstacle=spec.integers_only,
     interval=_interval,
-    norm=sums.norm,
+    norm=broadcasting.norm,
     stacked=False,
+    several=False,
     rounding_error=sums.rounding_error,
     twin="sub_twin",
 )

@@ -67,13 +67,6 @@ def sum_of_builtin(step: spec.Step, terms: Sequence[np.ndarray], first: Rescale)
     return scale_away(shifted[0] + shifted[1], factor)
 
 
-def norm(step: spec.Step) -> float:
-    """One, or the root of how often the entries of an operand are repeated."""
-    moving = [tensor for tensor in step.inputs if not tensor.is_constant]
-    most = max(broadcasting.repeats(tensor, step.output) for tensor in moving)
-    return 1.0 if most == 1.0 else float(np.sqrt(most)) * spec.ROUND_UP
-
-
 def rounding_error(step: spec.Step) -> float:
     """By how many steps the result can differ from the real sum."""
     output = step.output.scale

@@ -163,6 +163,7 @@ SPEC = spec.OperatorSpec(
     interval=_interval,
     norm=_norm,
     stacked=False,
+    several=False,
     rounding_error=weighted.rounding_error,
     twin="transpose_conv_twin",
 )

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tflite_export.ops.twin_rounding import with_gradient
-from tflite_export.ops.twin_site import Kernel, Site
+from tflite_export.ops.twin_site import Kernel, Site, both_operands
 
 
 def choice(site: Site, choose: Callable[..., tf.Tensor], sign: float) -> Kernel:
     """Share the gradient between operands that are near each other, as MedianSqueeze does."""
-    low, high = site.spans[0]
-    temperature = 0.01 * max(high - low, 1)
+    temperature = 0.01 * max(1, *(high - low for low, high in site.spans))
+    every = both_operands(site)
 
     def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
-        left, right = operands
+        left, right = every(operands)
         share = tf.stop_gradient(tf.sigmoid((left - right) * (sign / temperature)))
         return with_gradient(choose(left, right), share * left + (1.0 - share) * right)
 

@@ -34,6 +34,7 @@ class Site:
         xnnpack: whether XNNPACK computes it in this kernel set.
         constant: makes a tensor of an array, in a way that graph optimisers do not fold into
             convolutions.
+        place: which of the operator's results ``output`` is.
     """
 
     operator: Operator
@@ -43,6 +44,7 @@ class Site:
     kernels: KernelSet
     xnnpack: bool
     constant: Callable[[np.ndarray], tf.Tensor]
+    place: int = 0
 
     @property
     def largest(self) -> int:

@@ -195,7 +195,7 @@ def _drop_overwritten(
 ) -> None:
     """Forget operands that the runtime overwrote with the result; some compute in place."""
     result = values.get(operator.outputs[0])
-    if result is None or operator.kind != "ADD":
+    if result is None or operator.kind not in ("ADD", "MUL", "SUB"):
         return
     for index in operator.inputs:
         held = values.get(index)

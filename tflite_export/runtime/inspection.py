@@ -48,7 +48,7 @@ def describe(graph: IntegerGraph) -> list[dict[str, Any]]:
         if not operator.outputs:
             continue
         output = graph.tensors[operator.outputs[0]]
-        constants = [t for t in graph.operands(operator) if t is not None and t.is_constant]
+        constants = [t for t in graph.operands(operator) if t is not None and _is_parameter(t)]
         products = macs(graph, operator)
         weights = constants[0] if products and constants else None
         grid = output.quantization
@@ -75,6 +75,11 @@ def describe(graph: IntegerGraph) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    """Whether it is a constant that stands for real numbers, and no list of sizes or axes."""
+    return tensor.is_constant and (tensor.quantization is not None or tensor.dtype == "float32")
 
 
 def _in_use(graph: IntegerGraph) -> dict[int, tuple[int, int]]:

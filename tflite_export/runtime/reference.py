@@ -38,8 +38,9 @@ def run(
     values: dict[int, np.ndarray] = {}
     for index, value in zip(graph.inputs, inputs, strict=True):
         values[index] = np.asarray(value, DTYPES[graph.tensors[index].dtype])
-    for operator in graph.operators:
-        values[operator.outputs[0]] = run_operator(graph, operator, values, kernels)
+    for index, operator in graph.activations():
+        place = operator.outputs.index(index)
+        values[index] = run_operator(graph, operator, values, kernels, place)
     return values
 
 
@@ -48,6 +49,7 @@ def run_operator(
     operator: Operator,
     values: Mapping[int, np.ndarray],
     kernels: str = "xnnpack",
+    place: int = 0,
 ) -> np.ndarray:
     """Run one operator.
 
@@ -56,9 +58,10 @@ def run_operator(
         operator: the operator.
         values: the tensors it reads that are not constants, by index.
         kernels: as for `run`.
+        place: which of its results.
 
     Returns:
-        Its result, in the type of its output.
+        That result, in the type of its output.
 
     Raises:
         ValueError: if the operator has no reference.
@@ -74,5 +77,5 @@ def run_operator(
         tensor.data if tensor.data is not None else values[index]
         for index, tensor in zip(present, tensors, strict=True)
     ]
-    step = spec.step(operator, tensors, graph.tensors[operator.outputs[0]], kernels)
+    step = spec.step(operator, tensors, graph.tensors[operator.outputs[place]], kernels, place)
     return step.typed(spec.reference(step, operands))

@@ -69,12 +69,12 @@ class IntegerTwin(tf_keras.Model):
         """The kernels in order, each with the tensors it reads and the one it computes."""
         spans = _centred_spans(self._source)
         steps = []
-        for operator in self._source.operators:
+        for output, operator in self._source.activations():
             present = [i for i in operator.inputs if i >= 0]
             tensors = [self._source.tensors[i] for i in present]
-            output = operator.outputs[0]
             spec = OPERATORS[operator.kind]
-            step = spec.step(operator, tensors, self._source.tensors[output], self.kernels)
+            place = operator.outputs.index(output)
+            step = spec.step(operator, tensors, self._source.tensors[output], self.kernels, place)
             site = Site(
                 operator,
                 tensors,
@@ -83,6 +83,7 @@ class IntegerTwin(tf_keras.Model):
                 step.kernels,
                 step.xnnpack,
                 self._hold,
+                place,
             )
             moving = tuple(i for i, t in zip(present, tensors, strict=True) if not t.is_constant)
             twin = import_module(f"tflite_export.ops.{spec.twin}")

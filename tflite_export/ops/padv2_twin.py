@@ -1,0 +1,18 @@
+"""PADV2 in TensorFlow."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tflite_export.ops.twin_site import Kernel, Site
+
+
+def build(site: Site) -> Kernel:
+    """The operator at a site."""
+    _, amounts, value = site.inputs
+    pairs = np.asarray(amounts.data)
+    centred = float(np.asarray(value.data).reshape(-1)[0]) - (
+        0 if value.quantization is None else value.zero_point
+    )
+    return lambda operands: tf.pad(operands[0], pairs, constant_values=centred)

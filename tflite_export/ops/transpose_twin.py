@@ -1,0 +1,14 @@
+"""TRANSPOSE in TensorFlow."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tflite_export.ops.transpose import order
+from tflite_export.ops.twin_site import Kernel, Site
+
+
+def build(site: Site) -> Kernel:
+    """The operator at a site."""
+    axes = order(site.inputs)
+    return lambda operands: tf.transpose(operands[0], axes)
