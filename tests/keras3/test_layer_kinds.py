@@ -360,3 +360,42 @@ class TestSeparableConv2D(LayerContract):
     def build(self, image: Any) -> Any:
         x = L.SeparableConv2D(6, 3, strides=2, depth_multiplier=2, activation="relu")(image)
         return L.BatchNormalization()(L.SeparableConv2D(5, 2, use_bias=False)(x))
+
+
+class Sequences(LayerContract):
+    shape: ClassVar[tuple[int, ...]] = (20, 3)
+
+    def reshapes(self) -> int:
+        kinds = [operator.kind for operator in self.quantized().seal().graph.operators]
+        return kinds.count("RESHAPE")
+
+
+class TestConv1D(Sequences):
+    def build(self, image: Any) -> Any:
+        x = L.Conv1D(6, 3, padding="causal", dilation_rate=2, use_bias=False)(image)
+        x = L.Dropout(0.0)(L.ReLU()(L.BatchNormalization()(x)))
+        x = L.MaxPooling1D(2)(L.SeparableConv1D(5, 3, strides=2, activation="relu")(x))
+        return L.GlobalAveragePooling1D()(L.Conv1D(4, 2, padding="same")(x))
+
+    def test_it_stays_an_image_inside(self) -> None:
+        assert self.reshapes() <= 2
+
+
+class TestResidualSequence(Sequences):
+    def build(self, image: Any) -> Any:
+        x = L.ZeroPadding1D((1, 0))(L.DepthwiseConv1D(3, depth_multiplier=2)(image))
+        x = L.AveragePooling1D(2, 1)(L.Cropping1D((0, 2))(x))
+        x = L.Conv1D(4, 1, activation="relu")(L.UpSampling1D(2)(x))
+        return L.Add()([x, L.Conv1D(4, 3, padding="same", activation="silu")(x)])
+
+
+class TestDenseOfEachStep(Sequences):
+    def build(self, image: Any) -> Any:
+        x = L.SpatialDropout1D(0.0)(L.Dense(6, activation="relu")(image))
+        return L.Softmax()(L.Dense(4)(L.GlobalMaxPooling1D()(L.Dense(5)(x))))
+
+
+class TestDenseOfEachPixel(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.DepthwiseConv2D(3, dilation_rate=2)(image)
+        return L.Dense(4)(L.Dense(6, activation="relu")(x))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import keras
 
@@ -15,6 +16,7 @@ from tfdq.keras3.graph import Graph, Node
 from tfdq.keras3.layer_kinds import KINDS
 from tfdq.keras3.layer_kinds.registry import activation_of
 from tfdq.keras3.layer_kinds.scaling import Scaling, hard_sigmoid_of, joined
+from tfdq.keras3.layer_kinds.sequence import AsImage, AsSequence, is_elementwise
 
 
 def expanded(graph: Graph) -> Graph:
@@ -26,9 +28,11 @@ def expanded(graph: Graph) -> Graph:
         shared = calls[id(node.layer)] > 1 and getattr(node.layer, "trainable_weights", None)
         parts = None if shared else _parts(node)
         if parts:
+            # The parts may have parts themselves.
             graph = _replaced(graph, (position,), parts)
-        position += len(parts or (node,))
-    return _merged(graph)
+        else:
+            position += 1
+    return _merged(_without_detours(graph))
 
 
 def _parts(node: Node) -> list[keras.layers.Layer] | None:
@@ -36,6 +40,49 @@ def _parts(node: Node) -> list[keras.layers.Layer] | None:
     if kind is None or not node.inputs or node.oddity is not None or kind.problem(node):
         return None
     return kind.parts(node)
+
+
+def _without_detours(graph: Graph) -> Graph:
+    """Return a model in which sequences stay images of one row from layer to layer."""
+    found = _delayed(graph)
+    while found is not None:
+        first, second = found
+        layers = [second.layer, AsSequence(name=second.layer.name)]
+        graph = _replaced(graph, (first.index, second.index), layers, second)
+        found = _delayed(graph)
+    sources = {
+        node.index: graph.nodes[node.inputs[0]].inputs[0]
+        for node in graph.nodes
+        if isinstance(node.layer, AsImage)
+        and isinstance(graph.nodes[node.inputs[0]].layer, AsSequence)
+    }
+    nodes = [
+        replace(node, inputs=tuple(sources.get(i, i) for i in node.inputs)) for node in graph.nodes
+    ]
+    taken = {i for node in nodes for i in node.inputs} | set(graph.outputs)
+    shapes = (AsImage, AsSequence)
+    kept = [n for n in nodes if n.index in taken or not isinstance(n.layer, shapes)]
+    places = {node.index: place for place, node in enumerate(kept)}
+    return replace(
+        graph,
+        nodes=tuple(
+            replace(node, index=places[node.index], inputs=tuple(places[i] for i in node.inputs))
+            for node in kept
+        ),
+        outputs=tuple(places[index] for index in graph.outputs),
+    )
+
+
+def _delayed(graph: Graph) -> tuple[Node, Node] | None:
+    """Return a change to a sequence and what may as well act before it, the first such."""
+    consumers = graph.consumers()
+    for node in graph.nodes:
+        if isinstance(node.layer, AsSequence) and len(consumers[node.index]) == 1:
+            behind = graph.nodes[consumers[node.index][0]]
+            outputs = {node.index, behind.index} & set(graph.outputs)
+            if not outputs and behind.oddity is None and is_elementwise(behind.layer):
+                return node, behind
+    return None
 
 
 def _merged(graph: Graph) -> Graph:
@@ -70,13 +117,19 @@ def _mergeable(graph: Graph) -> tuple[tuple[int, ...], list[keras.layers.Layer]]
     return None
 
 
-def _replaced(graph: Graph, chain: Sequence[int], layers: Sequence[keras.layers.Layer]) -> Graph:
+def _replaced(
+    graph: Graph,
+    chain: Sequence[int],
+    layers: Sequence[Any],
+    known_as: Node | None = None,
+) -> Graph:
     """Return a model with other layers in the place of calls that follow each other.
 
     Args:
         graph: the model.
         chain: the calls; but for the last, only the next one takes the result of each.
         layers: what stands in their place, one after the other.
+        known_as: the call by whose name settings know them; None: the first.
     """
     nodes: list[Node] = []
     places: dict[int, int] = {}
@@ -91,9 +144,11 @@ def _replaced(graph: Graph, chain: Sequence[int], layers: Sequence[keras.layers.
         first = graph.nodes[chain[0]]
         sources = tuple(places[i] for i in first.inputs)
         shape = graph.nodes[first.inputs[0]].shape
-        name = first.settings_name or first.layer.name
+        named = known_as or first
+        name = named.settings_name or named.layer.name
         for layer in layers:
-            shape = tuple(layer.compute_output_shape(shape))
+            if isinstance(layer, keras.layers.Layer):
+                shape = tuple(layer.compute_output_shape(shape))
             nodes.append(
                 Node(len(nodes), layer, sources, shape, node.inference, settings_name=name)
             )

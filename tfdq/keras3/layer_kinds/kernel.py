@@ -21,8 +21,10 @@ from tfdq.keras3.layer_kinds.registry import (
     Step,
     activation_problem,
     channels_problem,
+    no_parts,
     register_kind,
 )
+from tfdq.keras3.layer_kinds.sequence import dense_parts
 from tfdq.keras3.penalty import half_gram_deviation, scale_blind, singular_value
 from tfdq.keras3.ranges import SMALLEST_RANGE
 from tfdq.keras3.rounding import round_through, with_gradient_of
@@ -404,7 +406,7 @@ def convolution_problem(node: Node) -> str | None:
         return "an activity_regularizer, which acts on a result that is folded away"
     if isinstance(layer, keras.layers.Dense):
         rank = len(node.shape)
-        return f"a Dense on a tensor of rank {rank}; Flatten it first" if rank != 2 else None
+        return f"a Dense on a tensor of rank {rank}; Reshape it first" if rank > 4 else None
     if layer.padding not in ("same", "valid"):
         return f"padding {layer.padding!r}; use same or valid"
     if getattr(layer, "groups", 1) != 1:
@@ -487,5 +489,6 @@ for _handled, _quantize in (
             role="kernel",
             takes_in=("norm", "activation"),
             load=_load,
+            parts=dense_parts if _handled is keras.layers.Dense else no_parts,
         )
     )

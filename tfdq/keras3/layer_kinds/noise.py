@@ -23,7 +23,6 @@ LAYERS = (
     keras.layers.RandomRotation,
     keras.layers.RandomTranslation,
     keras.layers.RandomZoom,
-    keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
     keras.layers.SpatialDropout3D,
 )

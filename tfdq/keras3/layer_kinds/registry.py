@@ -82,8 +82,8 @@ def _no_problem(node: Node) -> str | None:
     return None
 
 
-def _no_parts(node: Node) -> None:
-    return None
+def no_parts(node: Node) -> None:
+    """Return None: a call is quantized as it is."""
 
 
 def _no_weights(step: Step, layer: Any) -> None:
@@ -114,7 +114,7 @@ class Kind:
     takes_in: tuple[str, ...] = ()
     load: Callable[[Step, Any], None] = _no_weights
     merges: bool = False
-    parts: Callable[[Node], list[keras.layers.Layer] | None] = _no_parts
+    parts: Callable[[Node], list[keras.layers.Layer] | None] = no_parts
 
 
 def _operation(symbol: Any) -> type:

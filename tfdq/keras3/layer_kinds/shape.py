@@ -205,7 +205,8 @@ def _problem(node: Node) -> str | None:
     return channels_problem(node.layer)
 
 
-def _reshape(request: Request) -> QuantizedReshape:
+def quantized_reshape(request: Request) -> QuantizedReshape:
+    """Return the layer that gives the source the shape of the call's result."""
     return QuantizedReshape(target_shape=request.step.node.shape[1:], **request.common)
 
 
@@ -224,7 +225,7 @@ def _global_max_pooling(request: Request) -> QuantizedGlobalMaxPooling2D:
     return QuantizedGlobalMaxPooling2D(keepdims=request.layer.keepdims, **request.common)
 
 
-register_kind(Kind((keras.layers.Flatten, keras.layers.Reshape), _reshape, _problem))
+register_kind(Kind((keras.layers.Flatten, keras.layers.Reshape), quantized_reshape, _problem))
 register_kind(Kind((keras.layers.ZeroPadding2D,), _zero_padding, _problem))
 register_kind(Kind((keras.layers.MaxPooling2D,), _max_pooling, _problem))
 register_kind(Kind((keras.layers.GlobalMaxPooling2D,), _global_max_pooling, _problem))
