@@ -359,7 +359,7 @@ class TestConcatenateOfRows(LayerContract):
 class TestSeparableConv2D(LayerContract):
     def build(self, image: Any) -> Any:
         x = L.SeparableConv2D(6, 3, strides=2, depth_multiplier=2, activation="relu")(image)
-        return L.BatchNormalization()(L.SeparableConv2D(5, 2, use_bias=False)(x))
+        return L.BatchNormalization()(L.SeparableConv2D(5, 3, use_bias=False)(x))
 
 
 class Sequences(LayerContract):
@@ -399,3 +399,21 @@ class TestDenseOfEachPixel(LayerContract):
     def build(self, image: Any) -> Any:
         x = L.DepthwiseConv2D(3, dilation_rate=2)(image)
         return L.Dense(4)(L.Dense(6, activation="relu")(x))
+
+
+class TestBoundedReLU(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.ReLU(max_value=1.5)(L.Conv2D(5, 3)(image))
+        return keras.ops.clip(L.ReLU(negative_slope=0.25)(L.Conv2D(4, 3)(x)), 0, 2)
+
+
+class TestOperationsThatAreLayers(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = keras.ops.leaky_relu(L.Conv2D(6, 3)(image), 0.125)
+        x = keras.ops.max_pool(x[:, 1:, :-1], 2, 1, "same")
+        x = L.Add()([keras.ops.maximum(x[..., :2], 0.0), x[:, :, :, 4:]])
+        x = keras.ops.average_pool(x, 2, 1)
+        mean = keras.ops.mean(x, axis=(1, 2), keepdims=True)
+        rows = keras.ops.reshape(x * mean, (-1, 16, 2))
+        x = keras.ops.squeeze(keras.ops.expand_dims(keras.ops.max(rows, axis=1), 1), 1)
+        return keras.ops.softmax(L.Dense(5)(x))

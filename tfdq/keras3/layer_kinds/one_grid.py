@@ -233,7 +233,23 @@ def _minimum(request: Request) -> QuantizedChoice:
     return QuantizedChoice("MINIMUM", **_arguments(request))
 
 
+def _relu(node: Node) -> list[keras.layers.Layer] | None:
+    """Return the ReLU that the maximum of a tensor and 0 is."""
+    return [keras.layers.ReLU(name=node.layer.name)] if _is_relu(node) else None
+
+
+def _is_relu(node: Node) -> bool:
+    numbers = [value for value in node.arguments if not isinstance(value, keras.KerasTensor)]
+    return (
+        type(node.layer) in OPERATIONS["maximum"]
+        and [np.size(n) for n in numbers] == [1]
+        and (float(np.squeeze(numbers[0])) == 0.0)
+    )
+
+
 def _choice_problem(node: Node) -> str | None:
+    if _is_relu(node):
+        return None
     if len(node.inputs) < 2:
         return "a choice between a tensor and a number; use ReLU, with max_value for an upper bound"
     shapes = {tuple(value.shape) for value in keras.tree.flatten(node.arguments)}
@@ -247,4 +263,4 @@ for _handled, _quantize, _wrong in (
     ((keras.layers.Maximum, *OPERATIONS["maximum"]), _maximum, _choice_problem),
     ((keras.layers.Minimum, *OPERATIONS["minimum"]), _minimum, _choice_problem),
 ):
-    register_kind(Kind(_handled, _quantize, _wrong, merges=True))
+    register_kind(Kind(_handled, _quantize, _wrong, merges=True, parts=_relu))

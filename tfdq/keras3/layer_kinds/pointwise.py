@@ -21,6 +21,7 @@ from tfdq.keras3.layer_kinds.registry import (
     activation_problem,
     register_kind,
 )
+from tfdq.keras3.ranges import RangeSettings
 from tflite_export.ir.graph import Operator
 
 
@@ -121,11 +122,55 @@ def _quantize_activation(request: Request) -> QuantizedLayer:
     return QuantizedAffine(output=request.output, activation=request.activation, **request.common)
 
 
+@register
+class Clipped(keras.layers.Layer):
+    """``min(max(x, 0), bound)``.
+
+    Args:
+        bound: the largest value, above 0.
+    """
+
+    def __init__(self, bound: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bound = float(bound)
+
+    def call(self, x: Any) -> Any:
+        """Return the clipped values."""
+        return ops.clip(x, 0.0, self.bound)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "bound": self.bound}
+
+
+def _quantize_clipped(request: Request) -> QuantizedAffine:
+    # The ends of the grid are the bounds.
+    bits = request.bits[1]
+    output = RangeSettings(bits, nonnegative=True, fixed=(0.0, request.layer.bound))
+    return QuantizedAffine(output=output, activation="relu", **request.common)
+
+
+def _relu_parts(node: Node) -> list[keras.layers.Layer] | None:
+    """Return what a ReLU with a bound of its own, or with a slope below 0, is; else None."""
+    layer = node.layer
+    if not isinstance(layer, keras.layers.ReLU) or layer.threshold:
+        return None
+    if layer.negative_slope and layer.max_value is None:
+        return [keras.layers.LeakyReLU(layer.negative_slope, name=layer.name)]
+    if not layer.negative_slope and layer.max_value not in (None, 6):
+        return [Clipped(layer.max_value, name=layer.name)]
+    return None
+
+
 def _activation_problem(node: Node) -> str | None:
-    if activation_of(node.layer) is not None:
+    if activation_of(node.layer) is not None or _relu_parts(node) is not None:
         return None
     if isinstance(node.layer, keras.layers.ReLU):
-        return "only a plain ReLU or one with max_value=6 is quantized"
+        return "a ReLU with a threshold, or with both max_value and negative_slope"
     if isinstance(node.layer, keras.layers.Softmax):
         return "only a softmax over the last axis is quantized"
     return activation_problem(node.layer)
@@ -152,5 +197,7 @@ register_kind(
         _quantize_activation,
         _activation_problem,
         role="activation",
+        parts=_relu_parts,
     )
 )
+register_kind(Kind((Clipped,), _quantize_clipped))

@@ -117,24 +117,25 @@ class Kind:
     parts: Callable[[Node], list[keras.layers.Layer] | None] = no_parts
 
 
-def _operation(symbol: Any) -> type:
+def operation_of(symbol: Any) -> type:
+    """Return the class of the operation that a symbolic tensor comes from."""
     return type(symbol._keras_history.operation)
 
 
 _PROBE = keras.KerasTensor((None, 1))
 _ACTIVATIONS = {
-    name: (_operation(getattr(keras.ops, name)(_PROBE)),)
+    name: (operation_of(getattr(keras.ops, name)(_PROBE)),)
     for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "hard_silu", "hard_sigmoid")
 }
 OPERATIONS = {
-    "add": (_operation(_PROBE + _PROBE),),
-    "subtract": (_operation(_PROBE - _PROBE),),
-    "multiply": (_operation(_PROBE * _PROBE),),
-    "divide": (_operation(_PROBE / _PROBE),),
-    "negative": (_operation(-_PROBE),),
-    "concatenate": (_operation(keras.ops.concatenate([_PROBE, _PROBE])),),
-    "maximum": (_operation(keras.ops.maximum(_PROBE, _PROBE)),),
-    "minimum": (_operation(keras.ops.minimum(_PROBE, _PROBE)),),
+    "add": (operation_of(_PROBE + _PROBE),),
+    "subtract": (operation_of(_PROBE - _PROBE),),
+    "multiply": (operation_of(_PROBE * _PROBE),),
+    "divide": (operation_of(_PROBE / _PROBE),),
+    "negative": (operation_of(-_PROBE),),
+    "concatenate": (operation_of(keras.ops.concatenate([_PROBE, _PROBE])),),
+    "maximum": (operation_of(keras.ops.maximum(_PROBE, _PROBE)),),
+    "minimum": (operation_of(keras.ops.minimum(_PROBE, _PROBE)),),
     "activation": tuple(cls for (cls,) in _ACTIVATIONS.values()),
 }
 """The classes of operations that stand for layers: ``x + y``, ``keras.ops.relu(x)``."""

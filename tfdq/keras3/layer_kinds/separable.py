@@ -42,11 +42,10 @@ def _parts(node: Node) -> list[keras.layers.Layer]:
         **shared,
     )
     kernels = [layer.depthwise_kernel], [layer.pointwise_kernel, *([layer.bias] * layer.use_bias)]
-    shape = (*node.shape[:-1], layer.depthwise_kernel.shape[2])
-    for part, weights in zip((depthwise, pointwise), kernels, strict=True):
-        part.build(shape)
+    channels = layer.depthwise_kernel.shape[2], layer.pointwise_kernel.shape[2]
+    for part, weights, count in zip((depthwise, pointwise), kernels, channels, strict=True):
+        part.build((None, None, None, count))
         part.set_weights([ops.convert_to_numpy(weight) for weight in weights])
-        shape = (*shape[:-1], layer.pointwise_kernel.shape[2])
     return [depthwise, pointwise]
 
 
