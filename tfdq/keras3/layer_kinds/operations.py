@@ -155,7 +155,8 @@ def _reshaped(node: Node) -> Layers:
 
 def _reshape_problem(node: Node) -> str | None:
     source = _source(node)
-    if None in node.shape[1:] or np.prod(source[1:]) != np.prod(node.shape[1:]):
+    counts = [np.prod([size or 0 for size in shape[1:]]) for shape in (source, node.shape)]
+    if counts[0] != counts[1]:
         return f"a reshape of {source} to {node.shape}; the batch stays the first axis"
     return None
 

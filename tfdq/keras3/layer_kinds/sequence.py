@@ -58,7 +58,7 @@ def is_elementwise(layer: Any) -> bool:
     return isinstance(layer, kinds) or type(layer) in OPERATIONS["activation"]
 
 
-def _like(node: Node, kind: type, **changes: Any) -> keras.layers.Layer:
+def _like(node: Node, kind: type[keras.layers.Layer], **changes: Any) -> keras.layers.Layer:
     """Return the 2-D layer of the arguments of a 1-D one, built and with its weights.
 
     Args:
@@ -68,7 +68,7 @@ def _like(node: Node, kind: type, **changes: Any) -> keras.layers.Layer:
     """
     layer = node.layer
     config = {**layer.get_config(), **changes, "dtype": "float32"}
-    made = kind.from_config(config)
+    made: Any = kind.from_config(config)
     made.trainable = layer.trainable
     if layer.weights:
         kernels = [ops.convert_to_numpy(weight) for weight in layer.weights]
@@ -92,7 +92,11 @@ def _convolution(kind: type) -> Callable[[Node], Parts]:
         if kind is not keras.layers.Conv2D:
             # TensorFlow's depthwise convolutions have one stride; the row has one pixel of height.
             strides = (strides[1], strides[1])
-        changes = {"kernel_size": size, "strides": strides, "dilation_rate": dilation}
+        changes: dict[str, Any] = {
+            "kernel_size": size,
+            "strides": strides,
+            "dilation_rate": dilation,
+        }
         pads: Parts = []
         if layer.padding == "causal":
             changes["padding"] = "valid"
@@ -148,15 +152,16 @@ def dense_parts(node: Node) -> Parts | None:
         return None
     layer = node.layer
     config = layer.get_config()
-    names = ("activation", "use_bias", "bias_regularizer", "bias_constraint")
-    names = (*names, "kernel_regularizer", "kernel_constraint")
+    regularized = [
+        f"{of}_{what}" for of in ("kernel", "bias") for what in ("regularizer", "constraint")
+    ]
     made = keras.layers.Conv2D(
         layer.units,
         1,
         name=layer.name,
         dtype="float32",
         trainable=layer.trainable,
-        **{name: config[name] for name in names},
+        **{name: config[name] for name in ("activation", "use_bias", *regularized)},
     )
     inputs = node.arguments[0].shape[-1]
     made.build((None, None, None, inputs))
