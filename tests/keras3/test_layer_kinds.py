@@ -417,3 +417,37 @@ class TestOperationsThatAreLayers(LayerContract):
         rows = keras.ops.reshape(x * mean, (-1, 16, 2))
         x = keras.ops.squeeze(keras.ops.expand_dims(keras.ops.max(rows, axis=1), 1), 1)
         return keras.ops.softmax(L.Dense(5)(x))
+
+
+class TestConv2DTranspose(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2DTranspose(6, 3, strides=2, padding="same", use_bias=False)(image)
+        x = L.ReLU()(L.BatchNormalization()(x))
+        x = L.Conv2DTranspose(4, 4, strides=2, padding="same", activation="relu")(x)
+        return L.Conv2D(3, 3)(x)
+
+    def test_the_batch_is_free(self) -> None:
+        kinds = [operator.kind for operator in self.quantized().seal().graph.operators]
+        assert kinds.count("DEPTH_TO_SPACE") == 2
+        assert "TRANSPOSE_CONV" not in kinds
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("window", "stride"), [(3, 1), (2, 2), (5, 2), (4, 3), (2, 3), (7, 3)])
+def test_every_transposed_convolution_is_that_of_keras(
+    window: int, stride: int, padding: str
+) -> None:
+    image = keras.Input((5, 4, 2))
+    layer = L.Conv2DTranspose(3, (window, max(window - 1, 1)), strides=stride, padding=padding)
+    model = keras.Model(image, layer(image))
+    x = np.random.default_rng(0).normal(size=(7, 5, 4, 2)).astype(np.float32)
+    quantized = calibrate(quantize_model(model, 0.0), x)
+    assert_deployed(quantized, x, compiled=False)
+    wanted, found = (keras.ops.convert_to_numpy(m(x, training=False)) for m in (model, quantized))
+    assert np.abs(found - wanted).max() <= 0.03 * np.abs(wanted).max()
+
+
+class TestPermute(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Permute((2, 3, 1))(L.Conv2D(6, 3)(image))
+        return keras.ops.transpose(L.Conv2D(4, 3)(x), (0, 3, 2, 1))

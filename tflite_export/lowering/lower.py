@@ -218,7 +218,7 @@ def _output(assembler: Assembler, index: int, kind: str) -> int:
     return assembler.emit(operator, (index,), outer, NoOptions(), tensor.name)
 
 
-def _affine(call: Call, layout: Callable[[np.ndarray], np.ndarray], axis: int) -> Affine:
+def affine_of(call: Call, layout: Callable[[np.ndarray], np.ndarray], axis: int) -> Affine:
     """Kernel, bias and BatchNorm of a layer; a negative factor goes into the integers."""
     kernel: described.Kernel = call.computation.kernel
     weights = layout(kernel.integers.astype(np.int64))
@@ -246,7 +246,7 @@ def _geometry(
 
 
 def _conv_2d(call: Call) -> int:
-    affine = _affine(call, lambda kernel: np.transpose(kernel, (3, 0, 1, 2)), 0)
+    affine = affine_of(call, lambda kernel: np.transpose(kernel, (3, 0, 1, 2)), 0)
     options = _geometry(call.computation)
     return call.assembler.weighted(
         "CONV_2D", call.source, affine, call.target, options, call.shape, call.label
@@ -254,7 +254,7 @@ def _conv_2d(call: Call) -> int:
 
 
 def _depthwise_conv_2d(call: Call) -> int:
-    affine = _affine(call, lambda kernel: kernel.reshape(1, *kernel.shape[:2], -1), 3)
+    affine = affine_of(call, lambda kernel: kernel.reshape(1, *kernel.shape[:2], -1), 3)
     options = _geometry(call.computation, call.computation.kernel.integers.shape[3])
     return call.assembler.weighted(
         "DEPTHWISE_CONV_2D", call.source, affine, call.target, options, call.shape, call.label
@@ -263,7 +263,7 @@ def _depthwise_conv_2d(call: Call) -> int:
 
 def _dense(call: Call) -> int:
     """One scale: FULLY_CONNECTED. One for each channel, or int4: a 1 x 1 convolution."""
-    affine = _affine(call, np.transpose, 0)
+    affine = affine_of(call, np.transpose, 0)
     units, inputs = affine.weights.shape
     one_scale = np.ptp(affine.scale) == 0.0
     assembler = call.assembler

@@ -256,9 +256,11 @@ class AffineLayer(QuantizedLayer):
         assert weights.quantization is not None
         assert biases.data is not None
         stored = self.stored_weights(operator, weights.data).astype(np.float32)
-        factor = requantization_scale(source.scale, weights.quantization.scale, output.scale)
+        factor = self.of_channels(
+            requantization_scale(source.scale, weights.quantization.scale, output.scale)
+        )
         channels = self.deployed_factor.shape
-        bias = np.broadcast_to(biases.data.astype(np.int64), channels)
+        bias = np.broadcast_to(self.of_channels(biases.data.astype(np.int64)), channels)
         high = bias // _HALF
         self._check_sums(stored, max(abs(end) for end in sealing.source_bounds[0]))
         self.deployed_weights.assign(stored)
@@ -266,6 +268,10 @@ class AffineLayer(QuantizedLayer):
         self.deployed_bias_low.assign((bias - high * _HALF).astype(np.float32))
         self.deployed_factor.assign(np.broadcast_to(factor, channels))
         self.set_seal(sealing)
+
+    def of_channels(self, values: np.ndarray) -> np.ndarray:
+        """Return an operator's value of each of its channels as those of the layer's channels."""
+        return values
 
     def _check_sums(self, weights: np.ndarray, largest: int) -> None:
         """Split the sums where float32 would not hold them exactly, and name the layer once."""

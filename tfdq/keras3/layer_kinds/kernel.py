@@ -271,12 +271,12 @@ class QuantizedConv2D(_Convolution):
 
     def parts(self, q: Any, kernel: Any) -> list[tuple[Any, Any]]:
         """Return the integers and weights of each group of input channels."""
-        ends = _ends(kernel.shape[2], self.splits)
+        ends = channel_groups(kernel.shape[2], self.splits)
         return [(q[..., a:b], kernel[:, :, a:b]) for a, b in ends]
 
     def numpy_parts(self, weights: np.ndarray) -> list[np.ndarray]:
         """Return the weights of each group of input channels."""
-        return [weights[:, :, a:b] for a, b in _ends(weights.shape[2], self.splits)]
+        return [weights[:, :, a:b] for a, b in channel_groups(weights.shape[2], self.splits)]
 
     def stored_weights(self, operator: Operator, weights: np.ndarray) -> np.ndarray:
         """Return ``(out, height, width, in)`` as ``(height, width, in, out)``."""
@@ -371,11 +371,11 @@ class QuantizedDense(KernelLayer):
 
     def parts(self, q: Any, kernel: Any) -> list[tuple[Any, Any]]:
         """Return the integers and weights of each group of inputs."""
-        return [(q[:, a:b], kernel[a:b]) for a, b in _ends(kernel.shape[0], self.splits)]
+        return [(q[:, a:b], kernel[a:b]) for a, b in channel_groups(kernel.shape[0], self.splits)]
 
     def numpy_parts(self, weights: np.ndarray) -> list[np.ndarray]:
         """Return the weights of each group of inputs."""
-        return [weights[a:b] for a, b in _ends(weights.shape[0], self.splits)]
+        return [weights[a:b] for a, b in channel_groups(weights.shape[0], self.splits)]
 
     def stored_weights(self, operator: Operator, weights: np.ndarray) -> np.ndarray:
         """Return ``(out, in)``, or that of a 1 x 1 convolution, as ``(in, out)``."""
@@ -390,7 +390,7 @@ class QuantizedDense(KernelLayer):
         return {**super().get_config(), "units": self.units}
 
 
-def _ends(count: int, splits: int) -> list[tuple[int, int]]:
+def channel_groups(count: int, splits: int) -> list[tuple[int, int]]:
     """Return the first and the last plus one of each of a number of equal groups."""
     ends = np.linspace(0, count, min(splits, count) + 1).astype(int)
     return [(int(a), int(b)) for a, b in pairwise(ends)]
@@ -417,7 +417,7 @@ def convolution_problem(node: Node) -> str | None:
     return None
 
 
-def _arguments(request: Request) -> dict[str, Any]:
+def kernel_arguments(request: Request) -> dict[str, Any]:
     """Return the arguments of a quantized layer with a kernel."""
     layer, step = request.layer, request.step
     config = layer.get_config()
@@ -453,19 +453,21 @@ def _window(layer: Any) -> dict[str, Any]:
 
 def _conv_2d(request: Request) -> QuantizedConv2D:
     layer = request.layer
-    return QuantizedConv2D(filters=layer.filters, **_window(layer), **_arguments(request))
+    return QuantizedConv2D(filters=layer.filters, **_window(layer), **kernel_arguments(request))
 
 
 def _depthwise_conv_2d(request: Request) -> QuantizedDepthwiseConv2D:
     layer = request.layer
     return QuantizedDepthwiseConv2D(
-        depth_multiplier=layer.depth_multiplier, **_window(layer), **_arguments(request)
+        depth_multiplier=layer.depth_multiplier, **_window(layer), **kernel_arguments(request)
     )
 
 
 def _dense(request: Request) -> QuantizedDense:
     per_channel = request.step.norm is not None
-    return QuantizedDense(units=request.layer.units, per_channel=per_channel, **_arguments(request))
+    return QuantizedDense(
+        units=request.layer.units, per_channel=per_channel, **kernel_arguments(request)
+    )
 
 
 def _load(step: Step, layer: Any) -> None:
