@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import io
 import json
@@ -170,3 +171,45 @@ def test_an_audit_of_it_goes_on_where_it_was(
     for each in (found, whole):
         each.pop("seconds")
     assert found == whole
+
+
+def test_a_page_says_what_it_is_how_robust_and_how_sure(
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = (theirs / "theirs.tflite", "--data", theirs / "photos", "--labels", theirs / "names.txt")
+    page = tmp_path / "page.html"
+    few = ("--eps", "60/255", "--limit", 8, "--checks", "zero gradients")
+    tfdq("audit", *line, *few, "--out", tmp_path / "audit", "--html", page)
+    text = page.read_text(encoding="utf-8")
+    audit = json.loads((tmp_path / "audit" / "audit.json").read_text(encoding="utf-8"))
+    assert "Robustness of theirs" in text
+    for wanted in (
+        "integer file",
+        "FULLY_CONNECTED",
+        "SOFTMAX",
+        "zero gradients",
+        "twin = ai-edge",
+    ):
+        assert wanted in text
+    for gone in ("trained", "no network has a kernel", "not audited"):
+        assert gone not in text[text.index('id="summary"') : text.index('id="curves"')]
+    # The borders are 38 and 51 of 255 away, the radii that are certified end at 8.
+    assert "100.0 % at 8." in text[text.index('id="certificates"') :]
+    # The kernel has rank 1: rows 8, -8 and 0 over the number of pixels, in each pixel.
+    pixels = 8 * 6 * 3
+    largest = np.sqrt(2 * pixels) * 8 / pixels
+    spectra = text[text.index('id="spectra"') : text.index('id="transfer"')]
+    assert f"{largest:.3f}" in spectra
+    card = text[text.index('id="cards"') :]
+    assert hashlib.sha256((theirs / "theirs.tflite").read_bytes()).hexdigest() in card
+    assert "-1..1" in card
+    # The verdict may as well be given to the report; its last section says how to repeat it.
+    told = f"{theirs / 'theirs.tflite'}={tmp_path / 'audit' / 'audit.json'}"
+    assert tfdq("report", *line, "--limit", 8, "--out", page, "--audit", told) == 0
+    text = page.read_text(encoding="utf-8")
+    assert audit["checks"][0]["criterion"].split("<")[0] in text
+    repeat = text[text.index('id="repeat"') :]
+    assert "--labels" in repeat
+    assert "(--audit)" in repeat
+    capsys.readouterr()
+    assert tfdq("report", *line, "--out", page, "--audit", f"other.tflite={told[-1]}") != 0

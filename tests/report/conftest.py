@@ -38,9 +38,13 @@ def models(tmp_path_factory: Any) -> list[Path]:
 @pytest.fixture(scope="package")
 def report(models: list[Path], tmp_path_factory: Any) -> Path:
     from tfdq.report.run_report import write_report
+    from tfdq.report.subject import ImageSource
 
     return write_report(
-        models, tmp_path_factory.mktemp("report") / "report.html", data="digits", images=40
+        models,
+        tmp_path_factory.mktemp("report") / "report.html",
+        source=ImageSource("digits"),
+        images=40,
     )
 
 

@@ -13,6 +13,7 @@ from tests.report.conftest import HOSTILE
 from tfdq.report.drawings import on_cell
 from tfdq.report.page import Cell, Section, Table, render
 from tfdq.report.run_report import write_report
+from tfdq.report.subject import ImageSource
 
 SECTIONS = [
     "Summary",
@@ -291,7 +292,7 @@ def test_networks_of_one_name_are_told_apart(models: list[Path], tmp_path: Path)
         (tmp_path / folder).mkdir()
         shutil.copy(model, tmp_path / folder / "model.keras")
     runs = [tmp_path / folder / "model.keras" for folder in "ab"]
-    out = write_report(runs, tmp_path / "report.html", data="digits", images=8)
+    out = write_report(runs, tmp_path / "report.html", source=ImageSource("digits"), images=8)
     text = out.read_text(encoding="utf-8")
     assert "Robustness of a/model.keras, b/model.keras" in text
     # The table of singular values has the rows of both.
@@ -299,7 +300,7 @@ def test_networks_of_one_name_are_told_apart(models: list[Path], tmp_path: Path)
     rows = [spectra.count(f">{folder}/model.keras<") for folder in "ab"]
     assert rows[0] == rows[1] >= 3
     with pytest.raises(ValueError, match="the same run is given twice"):
-        write_report([runs[0], runs[0]], out, data="digits")
+        write_report([runs[0], runs[0]], out, source=ImageSource("digits"))
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,7 @@ def test_damaged_records_are_named(
     shutil.copy(models[0], run / "model.keras")
     (run / name).write_text(content)
     with pytest.raises(ValueError, match=message):
-        write_report([run], tmp_path / "report.html", data="digits", images=8)
+        write_report([run], tmp_path / "report.html", source=ImageSource("digits"), images=8)
     assert not (tmp_path / "report.html").exists()
 
 

@@ -56,7 +56,7 @@ def test_the_folder_of_a_report_is_made_when_its_networks_are_there(
 ) -> None:
     out = tmp_path / "new" / "report.html"
     with pytest.raises(FileNotFoundError, match="there is no"):
-        write_report([tmp_path / "none"], out, data="digits")
+        write_report([tmp_path / "none"], out, source=ImageSource("digits"))
     assert not out.parent.exists()
-    write_report(models[:1], out, data="digits", images=8)
+    write_report(models[:1], out, source=ImageSource("digits"), images=8)
     assert out.stat().st_size > 10_000

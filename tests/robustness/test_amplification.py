@@ -14,6 +14,7 @@ import tfdq
 from tfdq.quantization import read_graph
 from tfdq.robustness import BitDepthSqueeze, attack, error_amplification, squeeze
 from tfdq.robustness.amplification import depth_axis
+from tflite_export import IntegerTwin, convert
 
 layers = tf_keras.layers
 
@@ -81,6 +82,20 @@ def test_float_and_quantized_models_share_the_depth_axis(
     clean = quantized(4).get_layer("quant_conv1")
     at = dict(depth_axis(read_graph(quantized(4))))["conv1"]
     assert read_graph(quantized(4)).nodes[at].layer is clean
+
+
+def test_the_file_amplifies_as_the_model_it_was_made_of(digits: Any) -> None:
+    """Its operators with weights and its sums are the model's layers; one integer may differ."""
+    model = tfdq.quantize_model(_residual(), 0.0, input_range=(0.0, 1.0))
+    x = digits.x_test[:32]
+    tfdq.calibrate(model, x)
+    twin = IntegerTwin(convert(model, golden=0, verify_samples=4).content)
+    moved = np.clip(x + np.random.default_rng(0).uniform(-0.1, 0.1, x.shape), 0, 1)
+    found = error_amplification({"model": model, "file": twin}, x, moved.astype(np.float32))
+    ours, theirs = found.curve("model"), found.curve("file")
+    assert len(ours.layers) == len(theirs.layers) == 5
+    np.testing.assert_allclose(theirs.distance, ours.distance, rtol=1e-3)
+    assert theirs.distance[-1] > 0
 
 
 def test_the_point_is_behind_norm_and_relu(float_model: Any, digits: Any) -> None:

@@ -12,13 +12,10 @@ import typer
 from tfdq.cli.app import app
 from tfdq.cli.fitting import (
     ChannelsOption,
-    Images,
     InputRangeOption,
     LabelsOption,
     ResizeOption,
     check_declared,
-    input_range_of,
-    takes_unit_range,
 )
 from tfdq.cli.options import (
     CostLimitOption,
@@ -31,16 +28,17 @@ from tfdq.cli.options import (
     SeedOption,
     TrustOption,
     check_call,
-    check_models,
     check_writable,
     complete_data,
     complete_model,
     load_data,
     number,
     open_model,
+    size,
     test_images,
 )
-from tfdq.cli.output import output, print_result, progress, warn
+from tfdq.cli.output import note, output, print_result, progress, warn
+from tfdq.experiments.fitting import Images, check_models, input_range_of, takes_unit_range
 from tflite_export.ir.limits import Limits
 
 if TYPE_CHECKING:
@@ -352,14 +350,14 @@ def run(
     from tfdq.robustness import as_target
 
     opened = open_model(model, trust, limits)
-    given = Images(data, data_dir, image_size, limit, seed, resize, channels, labels)
+    given = Images(data, data_dir, size(image_size), limit, seed, resize, channels, labels)
     dataset = given.load({model: opened})
     images, truth = test_images(dataset)
     if takes_unit_range(opened, input_range):
         figures = measure(opened, images, truth)
     else:
         target = as_target(model if model.suffix == ".tflite" else opened, limits=limits)
-        taken, trials = input_range_of(model, opened, target, dataset, input_range, seed)
+        taken, trials = input_range_of(model, opened, target, dataset, input_range, seed, note)
         figures = measure(opened, taken.scaled(images), truth)
         figures["input_range"] = {**taken.to_dict(), "tried": trials.to_dict()}
     text = (

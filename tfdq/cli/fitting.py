@@ -1,21 +1,16 @@
-"""Fit images to a model: their size, channels, the order of the classes, the input range."""
+"""What the command line is told of the images that a model takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfdq.cli.options import check_models, size, test_images
-from tfdq.cli.output import note
-from tflite_export.ir.limits import Limits
+from tfdq.experiments.fitting import Channels, Resize
 
 if TYPE_CHECKING:
-    from tfdq.data import Dataset
-    from tfdq.robustness.input_ranges import InputRange, RangeTrials
+    from tfdq.robustness import MaskingAudit
 
 InputRangeOption = Annotated[
     str | None,
@@ -35,133 +30,18 @@ LabelsOption = Annotated[
     ),
 ]
 ResizeOption = Annotated[
-    Literal["stretch", "shorter-side"],
+    Resize,
     typer.Option(
         "--resize",
         help="How the images of a folder get their size: stretched, or the shorter side resized "
         "and the middle cut out.",
     ),
 ]
-ChannelsOption = Annotated[
-    Literal["rgb", "bgr"], typer.Option("--channels", help="Order that the model takes.")
+ChannelsOption = Annotated[Channels, typer.Option("--channels", help="Order that the model takes.")]
+AuditOption = Annotated[
+    list[str] | None,
+    typer.Option("--audit", help="MODEL=audit.json, its verdict; may be repeated."),
 ]
-
-
-@dataclass(frozen=True)
-class Images:
-    """What a command was told of its images.
-
-    Attributes:
-        data: name or path of the data set.
-        data_dir: where TFDS data sets are prepared.
-        image_size: as given; None: a folder's images get the size that a .tflite file takes.
-        limit: test images to use; None for all.
-        seed: of every choice.
-        resize: how a folder's images are resized.
-        channels: their order for the model.
-        labels: file with the names of the outputs, or None.
-    """
-
-    data: str
-    data_dir: Path | None
-    image_size: str | None
-    limit: int | None
-    seed: int
-    resize: Literal["stretch", "shorter-side"]
-    channels: Literal["rgb", "bgr"]
-    labels: Path | None
-
-    def load(self, models: Mapping[Path, Any], *helpers: tuple[Path | None, Any]) -> Dataset:
-        """Return the data set, as the models take it.
-
-        Args:
-            models: those that are run or attacked.
-            helpers: others that must take the same images.
-
-        Raises:
-            ValueError: the images, or the names or number of the classes, do not fit a model.
-        """
-        from tfdq.data import load
-
-        dataset = load(
-            self.data,
-            self.data_dir,
-            image_size=size(self.image_size) or self._size_taken(models),
-            resize=self.resize,
-            channels=self.channels,
-        )
-        check_models(dataset, *models.items(), *helpers)
-        dataset = self._in_order(dataset, models)
-        if self.limit is not None and self.limit < len(dataset.y_test):
-            dataset = dataset.subset(test=self.limit, seed=self.seed)
-        return dataset
-
-    def _size_taken(self, models: Mapping[Path, Any]) -> tuple[int, ...] | None:
-        """Return height, width and channels that the first .tflite file takes, for a folder."""
-        if not Path(self.data).expanduser().is_dir():
-            return None
-        for model in models.values():
-            if hasattr(model, "input_tensors"):
-                shape = tuple(model.input_tensors[0].shape[1:])
-                if len(shape) == 3 and shape[2] in (1, 3) and min(shape) > 0:
-                    return shape
-        return None
-
-    def _in_order(self, dataset: Dataset, models: Mapping[Path, Any]) -> Dataset:
-        """Return the data set with its classes numbered as the outputs are."""
-        from tfdq.data.label_files import labels_in_model_file, read_labels
-
-        if self.labels is not None:
-            return dataset.in_order(read_labels(self.labels), str(self.labels))
-        for path, model in models.items():
-            names = getattr(model, "labels", None)
-            if path.suffix == ".tflite":
-                names = names or labels_in_model_file(path)
-            if names and dataset.class_names:
-                return dataset.in_order(names, str(path))
-        return dataset
-
-
-def fitted(
-    path: Path | None, opened: Any, dataset: Dataset, given: str | None, seed: int, limits: Limits
-) -> Any:
-    """Return what is attacked, taking images in [0, 1]: the file with its twin, or the model.
-
-    Args:
-        path: of the model; None where none was given, and is returned.
-        opened: the model, or the interpreter of a ``.tflite`` file.
-        dataset: images to try ranges on.
-        given: the value of --input-range.
-        seed: of the choice of those images.
-        limits: what the file may cost.
-
-    Raises:
-        ValueError: no better than chance with the range that was given, or with any usual one.
-    """
-    if path is None:
-        return None
-    from tfdq.robustness import as_target
-
-    is_file = path.suffix == ".tflite"
-    if not is_file and given is None:
-        return opened
-    target = as_target(path, name=str(path), limits=limits) if is_file else as_target(opened)
-    if takes_unit_range(opened, given):
-        return target
-    from tfdq.robustness.input_ranges import RescaledTarget
-
-    return RescaledTarget(target, *input_range_of(path, opened, target, dataset, given, seed))
-
-
-def takes_unit_range(opened: Any, given: str | None) -> bool:
-    """Return whether images in [0, 1] are what a model takes, as nothing else was declared.
-
-    Of a ``.tflite`` file that holds only if `tflite_export` made it.
-    """
-    from tflite_export.files.metadata import MODEL_NAME
-
-    made_here = not hasattr(opened, "input_tensors") or MODEL_NAME in opened.graph.metadata
-    return given is None and made_here
 
 
 def check_declared(input_range: str | None, labels: Path | None) -> None:
@@ -181,40 +61,21 @@ def check_declared(input_range: str | None, labels: Path | None) -> None:
         read_labels(labels)
 
 
-def input_range_of(
-    path: Path, opened: Any, target: Any, dataset: Dataset, given: str | None, seed: int
-) -> tuple[InputRange, RangeTrials]:
-    """Return the range that a model takes, with the trials.
+def read_audits(given: list[str]) -> dict[Path, MaskingAudit]:
+    """Return the audits given as ``MODEL=audit.json``, by model.
 
-    Arguments and errors as for `fitted`; ``target`` is the model in its own units.
+    Raises:
+        ValueError: one is not of that form, or its file is damaged.
     """
-    from tfdq.robustness.input_ranges import USUAL, find_input_range, parse_input_range
+    from tfdq.robustness import MaskingAudit
+    from tfdq.robustness.json_files import naming
 
-    ranges = USUAL if given is None else (parse_input_range(given),)
-    grid = input_grid(opened.graph) if hasattr(opened, "input_tensors") else None
-    x, y = test_images(dataset)
-    trials = find_input_range(target, x, y, grid=grid, ranges=ranges, seed=seed)
-    if trials.at_chance:
-        raise ValueError(
-            f"{str(path)!r}: {trials}; always answering the commonest class gives "
-            f"{100 * trials.chance:.1f} %. Do the labels stand for the outputs (--labels FILE), is "
-            "the range of the input (--input-range LOW,HIGH) or the order of the channels "
-            "(--channels bgr) another one?"
-        )
-    note(f"{path}: {trials}; taken: {trials.chosen.name}")
-    return trials.chosen, trials
-
-
-def input_grid(graph: Any) -> tuple[float, float] | None:
-    """Return the smallest and largest value of the input of an integer graph, if it has a grid."""
-    import numpy as np
-
-    from tflite_export.ir.affine import dequantize
-    from tflite_export.ir.graph import INTEGER_RANGES
-    from tflite_export.runtime.input_check import grid_of
-
-    tensor = grid_of(graph, graph.inputs[0])
-    if tensor.quantization is None:
-        return None
-    low, high = dequantize(np.array(INTEGER_RANGES[tensor.dtype]), tensor)
-    return float(low), float(high)
+    found = {}
+    for text in given:
+        model, separator, file = text.rpartition("=")
+        if not separator or not model:
+            raise ValueError(f"--audit takes MODEL=audit.json, got {text!r}")
+        with naming(Path(file), f"write it again with `tfdq audit {model} --out FOLDER`"):
+            audit = MaskingAudit.from_json(Path(file).read_text(encoding="utf-8"))
+        found[Path(model)] = audit
+    return found

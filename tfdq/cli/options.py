@@ -207,23 +207,6 @@ def test_images(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return scaled(dataset.x_test), dataset.y_test
 
 
-def check_models(dataset: Dataset, *models: tuple[Path | None, Any]) -> None:
-    """Check that models take the images of a data set, and have one output for each class.
-
-    Args:
-        dataset: the images.
-        models: each with its path; (None, None) where none was given.
-
-    Raises:
-        ValueError: one does not fit.
-    """
-    from tfdq.experiments.classifier import check_fit
-
-    for path, model in models:
-        if model is not None:
-            check_fit(model, str(path), dataset)
-
-
 def check_writable(path: Path, is_folder: bool) -> None:
     """Check that a file or folder can be written, before work is done for it; makes nothing.
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tfdq.cli.app import app
+from tfdq.cli.fitting import (
+    AuditOption,
+    ChannelsOption,
+    InputRangeOption,
+    LabelsOption,
+    ResizeOption,
+    check_declared,
+    read_audits,
+)
 from tfdq.cli.options import (
     CostLimitOption,
     DataDirOption,
@@ -21,7 +29,7 @@ from tfdq.cli.options import (
     complete_data,
     size,
 )
-from tfdq.cli.output import output, print_result
+from tfdq.cli.output import note, print_result
 from tflite_export.ir.limits import Limits
 
 
@@ -31,8 +39,8 @@ def report(
         list[Path],
         typer.Argument(
             help="Folders that `tfdq demo`, `tfdq train` or `tfdq reproduce` wrote, single runs in "
-            "OUT/runs of the last, or Keras models; the .tflite of the same name beside a model is "
-            "its integer file."
+            "OUT/runs of the last, Keras models (the .tflite of the same name beside one is its "
+            "integer file), or .tflite files of whatever maker."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
@@ -47,6 +55,11 @@ def report(
     ] = None,
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
+    resize: ResizeOption = "stretch",
+    channels: ChannelsOption = "rgb",
+    labels: LabelsOption = None,
+    input_range: InputRangeOption = None,
+    audits: AuditOption = None,
     limit: Annotated[
         int, typer.Option("--limit", min=8, help="Test images for what is measured now.")
     ] = 200,
@@ -58,24 +71,23 @@ def report(
     """Write one HTML file about trained networks: figures, verdicts, images, certificates."""
     check_writable(out, is_folder=False)
     limits = Limits.parse(cost_limit or [])
+    check_declared(input_range, labels)
     check_call(data, image_size)
     from tfdq.report.run_report import write_report
+    from tfdq.report.subject import ImageSource
 
-    def tell(note: str) -> None:
-        if not output.quiet:
-            print(f"{note} ...", file=sys.stderr, flush=True)
+    verdicts = read_audits(audits or [])
 
     path = write_report(
         runs,
         out,
-        data=data,
-        data_dir=data_dir,
-        image_size=size(image_size),
+        source=ImageSource(data, data_dir, size(image_size), resize, channels, labels, input_range),
+        audits=verdicts,
         images=limit,
         seed=seed,
         trust=trust,
         limits=limits,
-        tell=tell,
+        tell=note,
     )
     count = path.stat().st_size
     figures = {"report": str(path), "bytes": count}

@@ -10,13 +10,13 @@ import typer
 
 from tfdq.cli.app import ANSWER_IS_NO, app
 from tfdq.cli.fitting import (
+    AuditOption,
     ChannelsOption,
-    Images,
     InputRangeOption,
     LabelsOption,
     ResizeOption,
     check_declared,
-    fitted,
+    read_audits,
 )
 from tfdq.cli.options import (
     CostLimitOption,
@@ -33,9 +33,11 @@ from tfdq.cli.options import (
     complete_attack,
     number,
     open_model,
+    size,
     test_images,
 )
-from tfdq.cli.output import output, print_result, progress
+from tfdq.cli.output import note, output, print_result, progress
+from tfdq.experiments.fitting import Images, fitted
 from tflite_export.ir.limits import Limits
 
 SurrogateOption = Annotated[
@@ -97,9 +99,9 @@ def attack(
 
     opened = open_model(model, trust, limits)
     helper = None if surrogate is None else open_model(surrogate, trust, limits)
-    given = Images(data, data_dir, image_size, limit, seed, resize, channels, labels)
+    given = Images(data, data_dir, size(image_size), limit, seed, resize, channels, labels)
     dataset = given.load({model: opened}, (surrogate, helper))
-    fit = partial(fitted, dataset=dataset, given=input_range, seed=seed, limits=limits)
+    fit = partial(fitted, dataset=dataset, given=input_range, seed=seed, limits=limits, tell=note)
     victim = as_target(fit(model, opened), name=str(model))
     x, y = test_images(dataset)
     settings: Any = {"norm": norm, "seed": seed, "surrogate": fit(surrogate, helper)}
@@ -149,10 +151,7 @@ def evaluate(
         typer.Option("--eps", help="Strength, images in [0, 1]: 8/255 or 0.03.", metavar="EPS"),
     ] = None,
     surrogate: SurrogateOption = None,
-    audits: Annotated[
-        list[str] | None,
-        typer.Option("--audit", help="MODEL=audit.json, its verdict; may be repeated."),
-    ] = None,
+    audits: AuditOption = None,
     limit: LimitOption = 1000,
     seed: SeedOption = 0,
     out: Annotated[
@@ -178,11 +177,11 @@ def evaluate(
     if len(opened) < len(models):
         raise ValueError(f"the same model is given twice: {', '.join(map(str, models))}")
     helper = None if surrogate is None else open_model(surrogate, trust, limits)
-    verdicts = _audits(audits or [])
+    verdicts = {_name(path): found for path, found in read_audits(audits or []).items()}
     files = [_name(path) for path in models if path.suffix == ".tflite"]
-    given = Images(data, data_dir, image_size, limit, seed, resize, channels, labels)
+    given = Images(data, data_dir, size(image_size), limit, seed, resize, channels, labels)
     dataset = given.load(dict(zip(models, opened.values(), strict=True)), (surrogate, helper))
-    fit = partial(fitted, dataset=dataset, given=input_range, seed=seed, limits=limits)
+    fit = partial(fitted, dataset=dataset, given=input_range, seed=seed, limits=limits, tell=note)
     helper = fit(surrogate, helper)
     x, y = test_images(dataset)
     report = run_evaluation(
@@ -209,22 +208,6 @@ def _left_behind(out: Path | None, parts: str) -> str:
     if out is None:
         return f"nothing is kept; with --out FOLDER finished {parts} would be"
     return f"finished {parts} are kept in {out}; the same command goes on with them"
-
-
-def _audits(given: list[str]) -> dict[str, Any]:
-    """Return the audits given as ``MODEL=audit.json``, by the models' names in tables."""
-    from tfdq.robustness import MaskingAudit
-    from tfdq.robustness.json_files import naming
-
-    found = {}
-    for text in given:
-        model, separator, file = text.rpartition("=")
-        if not separator or not model:
-            raise ValueError(f"--audit takes MODEL=audit.json, got {text!r}")
-        with naming(Path(file), f"write it again with `tfdq audit {model} --out FOLDER`"):
-            audit = MaskingAudit.from_json(Path(file).read_text(encoding="utf-8"))
-        found[_name(Path(model))] = audit
-    return found
 
 
 def _name(path: Path) -> str:
@@ -259,6 +242,10 @@ def audit(
     ] = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the audit.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write the report on the model, with the verdict, to this."),
+    ] = None,
     trust: TrustOption = False,
     cost_limit: CostLimitOption = None,
     as_json: JsonOption = False,
@@ -271,6 +258,8 @@ def audit(
     strength = number(eps)
     if out is not None:
         check_writable(out, is_folder=True)
+    if html is not None:
+        check_writable(html, is_folder=False)
     limits = Limits.parse(cost_limit or [])
     check_declared(input_range, labels)
     check_call(data, image_size, model, surrogate, tflite, *(transfer_from or []))
@@ -286,10 +275,10 @@ def audit(
     opened = open_model(model, trust, limits)
     helper = None if surrogate is None else open_model(surrogate, trust, limits)
     others = {path: open_model(path, trust, limits) for path in transfer_from or []}
-    given = Images(data, data_dir, image_size, None, seed, resize, channels, labels)
+    given = Images(data, data_dir, size(image_size), None, seed, resize, channels, labels)
     twin = None if tflite is None else open_integer_file(tflite, True, limits)
     dataset = given.load({model: opened}, (surrogate, helper), (tflite, twin), *others.items())
-    fit = partial(fitted, dataset=dataset, given=input_range, seed=seed, limits=limits)
+    fit = partial(fitted, dataset=dataset, given=input_range, seed=seed, limits=limits, tell=note)
     x, y = test_images(dataset)
     # The audit takes the first that are classified rightly, and a folder is sorted by class.
     order = np.random.default_rng(seed).permutation(len(y))
@@ -316,6 +305,22 @@ def audit(
         found.to_json(out / "audit.json")
         found.plot(out / "audit.png")
         (out / "audit.md").write_text(found.to_markdown(), encoding="utf-8")
+    if html is not None:
+        from tfdq.report.run_report import write_report
+        from tfdq.report.subject import ImageSource
+
+        write_report(
+            [model],
+            html,
+            source=ImageSource(
+                data, data_dir, size(image_size), resize, channels, labels, input_range
+            ),
+            audits={model: found},
+            seed=seed,
+            trust=trust,
+            limits=limits,
+            tell=note,
+        )
     if as_json:
         print_result(found.to_json(), "", as_json)
     else:

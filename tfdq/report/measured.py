@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfdq.experiments.classifier import open_integer_file
 from tfdq.report.page import Picture
 from tfdq.report.subject import Subject
+from tflite_export.ir.limits import Limits
 
 STRENGTHS = (2, 4, 8, 16)
 ATTACKS = ("fgsm", "pgd")
@@ -27,8 +30,8 @@ def with_figures(subject: Subject, x: np.ndarray, y: np.ndarray, seed: int) -> S
     """
     if subject.figures:
         return subject
-    found = _attacked(subject.model, x, y, seed)
-    if subject.file is not None:
+    found = _attacked(subject.target, x, y, seed)
+    if subject.model is not None and subject.file is not None:
         from tfdq.robustness import as_target
 
         target = as_target(str(subject.file), limits=subject.limits)
@@ -76,15 +79,21 @@ def amplification(subject: Subject, x: np.ndarray, y: np.ndarray, seed: int) -> 
         return known[strength]["layers"], known[strength]["distance"]
     from tfdq.robustness import attack, error_amplification
 
-    moved = attack("fgsm", subject.model, x, y, 8 / 255, early_stop=False, seed=seed)
-    curve = error_amplification({subject.name: subject.model}, x, moved, progress=False).curves[0]
+    moved = attack("fgsm", subject.target, x, y, 8 / 255, early_stop=False, seed=seed)
+    network = subject.model
+    if network is None and subject.file is not None:
+        network = open_integer_file(subject.file, twin=True, limits=subject.limits)
+        x, moved = subject.as_taken(x), subject.as_taken(moved)
+    curve = error_amplification({subject.name: network}, x, moved, progress=False).curves[0]
     return curve.layers, curve.distance
 
 
-def deployed_spectra(model: Any) -> dict[str, np.ndarray]:
+def deployed_spectra(subject: Subject) -> dict[str, np.ndarray]:
     """Return the singular values of each layer's reshaped kernel as it is deployed."""
+    if subject.model is None and subject.file is not None:
+        return _spectra_of_file(subject.file, subject.limits)
     found = {}
-    for layer in model.layers:
+    for layer in subject.model.layers:
         inner = getattr(layer, "layer", layer)
         kernel = getattr(inner, "kernel", None)
         if kernel is None:
@@ -93,6 +102,22 @@ def deployed_spectra(model: Any) -> dict[str, np.ndarray]:
             kernel = layer.penalized_kernel("deployed")
         matrix = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
         found[inner.name] = np.linalg.svd(matrix, compute_uv=False)
+    return found
+
+
+def _spectra_of_file(file: Path, limits: Limits) -> dict[str, np.ndarray]:
+    from tflite_export.files.read import read
+    from tflite_export.ir.affine import dequantize
+
+    graph, found = read(file, limits=limits), {}
+    for operator in graph.operators:
+        if operator.kind in ("CONV_2D", "FULLY_CONNECTED"):
+            # Output channels come first.
+            kernel = graph.tensors[operator.inputs[1]]
+            assert kernel.data is not None
+            matrix = dequantize(kernel.data, kernel).reshape(kernel.shape[0], -1)
+            name = graph.tensors[operator.outputs[0]].name
+            found[name] = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
     return found
 
 
@@ -111,8 +136,8 @@ def pictures(
     """
     from tfdq.robustness import as_target, run_attack
 
-    result = run_attack("pgd", subject.model, x, y, strength / 255, seed=seed)
-    predicted = as_target(subject.model).predict(result.x_adv)
+    result = run_attack("pgd", subject.target, x, y, strength / 255, seed=seed)
+    predicted = as_target(subject.target).predict(result.x_adv)
     rows = []
     for index in np.flatnonzero(result.correct & result.success)[:count]:
         difference = (result.x_adv[index] - x[index]) * (127.5 / strength) + 0.5
@@ -152,11 +177,11 @@ def transfer(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray, seed: in
     from tfdq.robustness import transfer_matrix
 
     return transfer_matrix(
-        {subject.name: subject.model for subject in subjects},
+        {subject.name: subject.target for subject in subjects},
         x,
         y,
         eps=8 / 255,
-        victims={f"{s.name} (file)": s.file for s in subjects if s.file is not None},
+        victims={f"{s.name} (file)": s.file for s in subjects if s.model and s.file},
         seed=seed,
         progress=False,
     )

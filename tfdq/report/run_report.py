@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from tfdq.robustness.statistics import Proportion
 from tfdq.robustness.verdict import verdict_of
 from tflite_export.ir.limits import DEFAULT, Limits
 
+if TYPE_CHECKING:
+    from tfdq.robustness import MaskingAudit
+
 _CERTIFIED_IMAGES = 64
 _CERTIFIED_STEPS = 8
 _GALLERY_ROWS = 4
@@ -28,9 +32,8 @@ def write_report(
     runs: Sequence[str | Path],
     out: str | Path,
     *,
-    data: str | None = None,
-    data_dir: Path | None = None,
-    image_size: tuple[int, ...] | None = None,
+    source: ImageSource | None = None,
+    audits: Mapping[Path, MaskingAudit] | None = None,
     images: int = 200,
     seed: int = 0,
     trust: bool = False,
@@ -45,12 +48,13 @@ def write_report(
 
     Args:
         runs: folders that ``tfdq demo``, ``tfdq train`` or ``tfdq reproduce`` wrote, folders of
-            single runs in the ``runs/`` of the last, or Keras model files (with an integer
-            ``.tflite`` file of the same name beside it, if there is one).
+            single runs in the ``runs/`` of the last, Keras model files (with an integer
+            ``.tflite`` file of the same name beside it, if there is one), or integer ``.tflite``
+            files of whatever maker.
         out: the HTML file to write; folders on the way to it are made.
-        data: name or path of the images; by default those that the runs were trained on.
-        data_dir: where TFDS data sets are prepared.
-        image_size: (height, width), or with channels, that the images of a folder are changed to.
+        source: of the images; None: those that the runs were trained on.
+        audits: verdicts by the path of the run that they are of, in the place of those that the
+            runs hold. Only of runs that stand for one network.
         images: test images for what is measured now, >= 8.
         seed: of the attacks.
         trust: run code that the models hold.
@@ -62,7 +66,8 @@ def write_report(
 
     Raises:
         FileNotFoundError: a run or the images are not there.
-        ValueError: there are no runs, ``images`` is too small, or the runs are of different data.
+        ValueError: there are no runs, ``images`` is too small, the runs are of different data, or
+            an audit is of something else.
         ModuleNotFoundError: jinja2 is not installed.
         OSError: the report can't be written.
     """
@@ -73,32 +78,39 @@ def write_report(
     paths, out = [Path(run) for run in runs], Path(out)
     if out.is_dir():
         raise ValueError(f"{str(out)!r} is a folder; name the HTML file to write")
-    source = ImageSource(data, data_dir, image_size)
-    subjects, x, y = open_subjects(paths, source, images, trust, limits)
+    strange = [str(path) for path in audits or {} if path not in paths]
+    if strange:
+        raise ValueError(f"there is an audit of {', '.join(strange)}, which is not reported on")
+    source = ImageSource() if source is None else source
+    subjects, x, y = open_subjects(paths, source, images, seed, trust, limits, tell)
     out.parent.mkdir(parents=True, exist_ok=True)
-    tell("attacks")
+    tell("attacks ...")
     subjects = [measured.with_figures(subject, x, y, seed) for subject in subjects]
+    for path, found in (audits or {}).items():
+        place = paths.index(path)
+        figures = {**subjects[place].figures, "audit": found.to_dict()}
+        subjects[place] = replace(subjects[place], figures=figures)
     sections = [_summary(subjects), _curves(subjects)]
-    tell("error amplification")
+    tell("error amplification ...")
     grown = {s.name: measured.amplification(s, x, y, seed) for s in subjects}
     sections.append(
         Section("amplification", "Error amplification", (drawings.amplification(grown),))
     )
-    tell("singular values")
-    values = {s.name: measured.deployed_spectra(s.model) for s in subjects}
+    tell("singular values ...")
+    values = {s.name: measured.deployed_spectra(s) for s in subjects}
     sections.append(_spectra({name: found for name, found in values.items() if found}))
-    tell("transfer")
+    tell("transfer ...")
     matrix = measured.transfer(subjects, x, y, seed)
     sections.append(Section("transfer", "Transfer", (drawings.transfer(matrix),)))
     sections.append(_gallery(subjects, x, y, seed))
     deployed = [subject for subject in subjects if subject.file is not None]
     if deployed:
-        tell("parity, bits and latency of the integer files")
+        tell("parity, bits and latency of the integer files ...")
         sections += [_parity(deployed, x), _bits(deployed), _cost(deployed)]
-        tell("certificates")
+        tell("certificates ...")
         sections.append(_certificates(deployed, x, y))
     sections += [_audits(subjects), _cards(subjects)]
-    sections.append(_how_to_repeat(paths, out, source, images, seed, trust, limits))
+    sections.append(_how_to_repeat(paths, out, source, images, seed, trust, limits, bool(audits)))
     count = "one network" if len(subjects) == 1 else f"{len(subjects)} networks"
     lead = (
         f"{count.capitalize()}. Robust accuracies hold under the attacks that are named, and under "
@@ -134,7 +146,7 @@ def _summary(subjects: Sequence[Subject]) -> Section:
     for subject in subjects:
         strongest = subject.strengths[-1]
         attack = subject.attacks[-1]
-        for source, title in (("model", "trained"), ("tflite", "integer file")):
+        for source, title in subject.forms:
             clean = subject.clean(source)
             if clean is None:
                 continue
@@ -226,9 +238,10 @@ def _parity(subjects: Sequence[Subject], x: np.ndarray) -> Section:
 
     layers, rows = {}, []
     for subject in subjects:
-        found = verify(subject.model, subject.file, x, limits=subject.limits)
+        found = verify(subject.model, subject.file, subject.as_taken(x), limits=subject.limits)
+        left = "twin" if subject.model is None else "model"
         layers[subject.name] = [
-            (row.tensor, row.identical) for row in found.layers if row.left == "model"
+            (row.tensor, row.identical) for row in found.layers if row.left == left
         ]
         for row in found.outputs:
             top1 = Cell("", None) if row.top1 is None else Cell(f"{row.top1:.2%}", row.top1)
@@ -328,23 +341,41 @@ def _certificates(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray) -> 
     from tfdq.certificates import certify
 
     radii = np.arange(_CERTIFIED_STEPS + 1)
-    curves = {}
+    curves, items = {}, list[Any]()
     count = min(len(x), _CERTIFIED_IMAGES)
     for subject in subjects:
-        found = certify(
-            str(subject.file),
-            x[:count],
-            y[:count],
-            norm="linf",
-            max_steps=_CERTIFIED_STEPS,
-            limits=subject.limits,
-        )
-        curves[subject.name] = (radii.tolist(), found.curve((radii / 255).tolist()).tolist())
+        taken = subject.input_range
+        if taken is not None and len(set(taken.span.tolist())) > 1:
+            items.append(Text(f"{subject.name}: not certified, its channels differ in range."))
+            continue
+        span = 1.0 if taken is None else float(taken.span[0])
+        low, high = (0.0, 1.0) if taken is None else (taken.low[0], taken.high[0])
+        try:
+            found = certify(
+                str(subject.file),
+                subject.as_taken(x[:count]),
+                y[:count],
+                norm="linf",
+                step=span / 255,
+                bounds=(low, high),
+                max_steps=_CERTIFIED_STEPS,
+                limits=subject.limits,
+            )
+        except ValueError as error:
+            if subject.model is not None:
+                raise
+            # A file of another maker may have operators that no interval rule is known of.
+            items.append(Text(f"{subject.name}: not certified: {error}."))
+            continue
+        radius = (radii / 255 * span).tolist()
+        curves[subject.name] = (radii.tolist(), found.curve(radius).tolist())
     note = (
         f"Interval bounds through the integer operators, on {count} test images. They are loose on "
         "a network that was not trained for them (tfdq.certificates.IntervalTraining)."
     )
-    return Section("certificates", "Certificates", (Text(note), drawings.certified(curves)))
+    if curves:
+        items += [Text(note), drawings.certified(curves)]
+    return Section("certificates", "Certificates", tuple(items))
 
 
 def _audits(subjects: Sequence[Subject]) -> Section:
@@ -384,6 +415,8 @@ def _cards(subjects: Sequence[Subject]) -> Section:
             "environment": subject.environment or "unknown",
             "integer file, SHA-256": subject.digest or "none",
         }
+        if subject.input_range is not None:
+            card["what it takes for images in [0, 1]"] = subject.input_range.to_dict()
         items.append(Text(json.dumps(card, indent=1), preformatted=True))
     return Section("cards", "Model cards", tuple(items))
 
@@ -396,6 +429,7 @@ def _how_to_repeat(
     seed: int,
     trust: bool,
     limits: Limits,
+    audited: bool,
 ) -> Section:
     from tfdq.robustness.versions import package_versions
 
@@ -410,7 +444,10 @@ def _how_to_repeat(
         "How to repeat this",
         (
             Text(shlex.join(words), preformatted=True),
-            Text("What a run measured itself is repeated by the command that made the run."),
+            Text(
+                "What a run measured itself is repeated by the command that made the run"
+                + (", an audit that was given (--audit) by tfdq audit." if audited else ".")
+            ),
             Text(versions, preformatted=True),
         ),
     )

@@ -1,19 +1,24 @@
-"""What a report is about: a trained network, its integer file, and what was measured on them."""
+"""What a report is about: a trained network, or an integer file, and what was measured on them."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfdq.report.run_folders import integer_file_of, is_of_demo, networks_in
 from tfdq.robustness.statistics import Proportion, wilson
 from tflite_export.ir.limits import DEFAULT, Limits
+
+if TYPE_CHECKING:
+    from tfdq.data import Dataset
+    from tfdq.experiments.fitting import Channels, Resize
+    from tfdq.robustness.input_ranges import InputRange
 
 
 @dataclass(frozen=True)
@@ -22,13 +27,15 @@ class Subject:
 
     Attributes:
         name: what it is called in the report.
-        model: the trained tf_keras model.
+        model: the trained tf_keras model; None where there is only the file.
         file: its integer ``.tflite`` file, or None.
         figures: what ``tfdq reproduce`` measured on it, as in ``evaluation-*.json``; or what
             `tfdq.report.measured` measured for this report.
         settings: how it was trained, JSON-ready; empty if unknown.
         environment: versions, commit and machine of the training; empty if unknown.
         limits: what the integer file may cost.
+        target: what is attacked, for images in [0, 1]: the model, or the file.
+        input_range: what the file takes in the place of [0, 1]; None: just that.
     """
 
     name: str
@@ -38,6 +45,19 @@ class Subject:
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     limits: Limits = DEFAULT
+    target: Any = None
+    input_range: InputRange | None = None
+
+    @property
+    def forms(self) -> tuple[tuple[str, str], ...]:
+        """What `clean`, `robust` and `worst` know figures of, and what that is called."""
+        if self.model is None:
+            return (("model", "integer file"),)
+        return ("model", "trained"), ("tflite", "integer file")
+
+    def as_taken(self, images: np.ndarray) -> np.ndarray:
+        """Return images in [0, 1] as the integer file takes them."""
+        return images if self.input_range is None else self.input_range.scaled(images)
 
     @property
     def strengths(self) -> list[float]:
@@ -101,50 +121,87 @@ class ImageSource:
     Attributes:
         name: name or path of the data set; None: that of the runs.
         directory: where TFDS data sets are prepared.
-        size: (height, width), or with channels, that the images of a folder are changed to.
+        size: (height, width), or with channels, that the images of a folder are changed to; None:
+            what an integer file takes.
+        resize: how those of a folder get their size.
+        channels: their order.
+        labels: text file with the class of each output, or None.
+        input_range: what the models take for black and white, as ``--input-range`` says it; None:
+            [0, 1], or, of a file of another maker, the best of the usual ones.
     """
 
     name: str | None = None
     directory: Path | None = None
     size: tuple[int, ...] | None = None
+    resize: Resize = "stretch"
+    channels: Channels = "rgb"
+    labels: Path | None = None
+    input_range: str | None = None
 
     def options(self) -> list[str]:
         """Return the options of the command line that say the same."""
-        words = [] if self.name is None else ["--data", self.name]
-        words += [] if self.directory is None else ["--data-dir", str(self.directory)]
-        return words + (
-            [] if self.size is None else ["--image-size", "x".join(map(str, self.size))]
+        said = {
+            "--data": self.name,
+            "--data-dir": self.directory,
+            "--image-size": None if self.size is None else "x".join(map(str, self.size)),
+            "--resize": None if self.resize == "stretch" else self.resize,
+            "--channels": None if self.channels == "rgb" else self.channels,
+            "--labels": self.labels,
+            "--input-range": self.input_range,
+        }
+        return [word for k, v in said.items() if v is not None for word in (k, str(v))]
+
+    def load(self, models: Mapping[Path, Any], seed: int) -> Dataset:
+        """Return the images that were named, as models take them."""
+        from tfdq.experiments.fitting import Images
+
+        assert self.name is not None
+        given = Images(
+            self.name,
+            self.directory,
+            self.size,
+            None,
+            seed,
+            self.resize,
+            self.channels,
+            self.labels,
         )
+        return given.load(models)
 
 
 def open_subjects(
     runs: Sequence[Path],
     source: ImageSource,
     images: int,
+    seed: int = 0,
     trust: bool = False,
     limits: Limits = DEFAULT,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> tuple[list[Subject], np.ndarray, np.ndarray]:
     """Open run folders and model files, and the test images to look at them with.
 
     Args:
         runs: folders of single runs, as ``tfdq reproduce`` leaves in ``runs/`` and ``tfdq train``
             in its own; folders of ``tfdq demo`` or ``tfdq reproduce``, for all networks in
-            them; or Keras model files.
-        source: of the images; its name is needed for model files and folders of ``tfdq train``, and
-            takes the place of a run's own.
+            them; Keras model files; or integer ``.tflite`` files of whatever maker.
+        source: of the images; its name is needed for files and folders of ``tfdq train``, and takes
+            the place of a run's own.
         images: how many test images at most.
+        seed: of the choice of images that input ranges are tried on.
         trust: run code that the models hold.
         limits: what each integer file may cost.
+        tell: called with what was found out about a file's input range.
 
     Returns:
         The networks, images in [0, 1] and labels.
 
     Raises:
         FileNotFoundError: a path is not there, or is no finished run; says what to run.
-        ValueError: no images are named, or the runs are of different data.
+        ValueError: no images are named, the runs are of different data, or a file answers no better
+            than by chance on every usual input range.
     """
-    from tfdq.data import load
     from tfdq.experiments.classifier import check_fit, check_weights, open_integer_file
+    from tfdq.experiments.fitting import fitted
     from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
     from tfdq.experiments.settings import DataSettings
@@ -152,22 +209,33 @@ def open_subjects(
     missing = [str(run) for run in runs if not run.exists()]
     if missing:
         raise FileNotFoundError(
-            f"there is no {', '.join(missing)}; name folders of runs or Keras model files"
+            f"there is no {', '.join(missing)}; name folders of runs, Keras models or .tflite files"
         )
     runs = networks_in(runs)
     opened = [(_open_folder if run.is_dir() else _open_file)(run, trust) for run in runs]
     names = _told_apart([subject.name for subject in opened], runs)
     opened = [replace(s, name=name, limits=limits) for name, s in zip(names, opened, strict=True)]
+    alone = {
+        run: open_integer_file(subject.file, limits=limits)
+        for run, subject in zip(runs, opened, strict=True)
+        if subject.model is None and subject.file is not None
+    }
+    if source.input_range is not None and len(alone) < len(runs):
+        raise ValueError(
+            "--input-range is for .tflite files: the trained networks of tfdq take [0, 1]"
+        )
     if source.name is not None:
-        dataset = load(source.name, source.directory, image_size=source.size)
-    elif source.size is not None:
-        raise ValueError("--image-size is for the images of a folder: give that with --data")
+        dataset = source.load(alone, seed)
+    elif source.size is not None or source.labels is not None:
+        raise ValueError(
+            "--image-size and --labels are for the images of a folder: give that with --data"
+        )
     else:
         described = [subject.settings.get("data") for subject in opened]
         if None in described:
             raise ValueError(
-                "a model file, or a folder of `tfdq train`, does not say what it is for: give its "
-                "images with --data"
+                "a file, or a folder of `tfdq train`, does not say what it is for: give its images "
+                "with --data"
             )
         if any(one != described[0] for one in described):
             raise ValueError("the runs are of different data; report on them apart, or give --data")
@@ -175,7 +243,13 @@ def open_subjects(
         if source.directory is not None:
             settings = settings.model_copy(update={"dir": source.directory})
         dataset = load_images(settings)
-    for run, subject in zip(runs, opened, strict=True):
+    for place, (run, subject) in enumerate(zip(runs, opened, strict=True)):
+        if run in alone:
+            target = fitted(run, alone[run], dataset, source.input_range, seed, limits, tell)
+            taken = getattr(target, "range", None)
+            opened[place] = replace(subject, target=target, input_range=taken)
+            continue
+        opened[place] = replace(subject, target=subject.model)
         check_weights(subject.model, str(run))
         check_fit(subject.model, str(run), dataset)
         if subject.file is not None:
@@ -256,6 +330,8 @@ def _check_figures(subject: Subject, path: Path) -> None:
 def _open_file(path: Path, trust: bool) -> Subject:
     import tfdq
 
+    if path.suffix == ".tflite":
+        return Subject(path.stem, None, path, {})
     model = tfdq.load_model(path, compile=False, safe_mode=not trust)
     settings = {"data": {"name": "digits"}} if is_of_demo(path) else {}
     return Subject(path.stem, model, integer_file_of(path), {}, settings)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tfdq.quantization import Graph
+    from tflite_export import IntegerTwin
 
 # Layers that only follow: their output takes the place of that of the layer they come after.
 _FOLLOWERS = (
@@ -33,6 +34,7 @@ _FOLLOWERS = (
 )
 _MERGES = ("Add", "Average", "ConvexCombination", "FusedAdd")
 _PREFIX = "quant_"
+_INTEGER_LAYERS = ("ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class ErrorAmplification:
 
 
 def error_amplification(
-    models: Mapping[str, tf_keras.Model] | tf_keras.Model,
+    models: Mapping[str, tf_keras.Model | IntegerTwin] | tf_keras.Model | IntegerTwin,
     x: np.ndarray,
     x_adv: Any,
     *,
@@ -208,10 +210,12 @@ def error_amplification(
     after its BatchNormalization, its ReLU and its quantizer. The depth axis is the same for a float
     model and for the models quantized from it: the input (after its quantizer), then every
     convolution, depthwise convolution, dense layer and residual sum, each with the normalization
-    and activation that follow it.
+    and activation that follow it. In an integer file these are its operators with weights and its
+    sums, their integers in the units of the tensor.
 
     Args:
-        models: `{name: tf_keras model}`, float or quantization-aware, or one model.
+        models: `{name: model}`, or one model: tf_keras models, float or quantization-aware, and
+            `tflite_export.IntegerTwin`.
         x: Clean images, shape (n, ...).
         x_adv: Their adversarial versions: an array like `x`; `{name of model: array}` for a
             white-box attack on each; `{epsilon: array}` or `{epsilon: {name: array}}` for several
@@ -229,9 +233,7 @@ def error_amplification(
 
     Source: Lin, Gan, Han, Defensive Quantization, ICLR 2019, section 3 (figure 3).
     """
-    import tf_keras
-
-    named = {"model": models} if isinstance(models, tf_keras.Model) else dict(models)
+    named = dict(models) if isinstance(models, Mapping) else {"model": models}
     if not named:
         raise ValueError("models is empty: give {name: model}")
     images = _images(x, "x")
@@ -301,7 +303,10 @@ def _activations(model: Any) -> tuple[tuple[str, ...], Callable[[np.ndarray], li
 
     from tfdq.quantization import read_graph
     from tfdq.robustness.layer_outputs import LayerOutputs
+    from tflite_export import IntegerTwin
 
+    if isinstance(model, IntegerTwin):
+        return _integer_activations(model)
     points = depth_axis(read_graph(model))
     outputs = LayerOutputs(model, [position for _, position in points])
     compiled = tf.function(outputs, reduce_retracing=True, autograph=False)
@@ -309,6 +314,31 @@ def _activations(model: Any) -> tuple[tuple[str, ...], Callable[[np.ndarray], li
     def compute(images: np.ndarray) -> list[np.ndarray]:
         found = compiled(tf.constant(images))
         return [t.numpy().reshape(len(images), -1).astype(np.float64) for t in found]
+
+    return tuple(name for name, _ in points), compute
+
+
+def _integer_activations(
+    twin: IntegerTwin,
+) -> tuple[tuple[str, ...], Callable[[np.ndarray], list[np.ndarray]]]:
+    from tflite_export.ir.affine import dequantize
+
+    graph, first = twin.graph, twin.graph.inputs[0]
+    if graph.tensors[first].quantization is None:
+        first = next(op.outputs[0] for op in graph.operators if first in op.inputs)
+    points = [("input", first)]
+    for operator in graph.operators:
+        if operator.kind in _INTEGER_LAYERS:
+            points.append((graph.tensors[operator.outputs[0]].name, operator.outputs[0]))
+
+    def compute(images: np.ndarray) -> list[np.ndarray]:
+        found = twin.activations(images)
+        return [
+            dequantize(found[i].numpy(), graph.tensors[i])
+            .reshape(len(images), -1)
+            .astype(np.float64)
+            for _, i in points
+        ]
 
     return tuple(name for name, _ in points), compute
 
