@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from tfdq.experiments.folder import join_folder
 from tfdq.experiments.known_results import KnownResults
 from tfdq.experiments.result_files import read_results_file
 from tfdq.report.results_page import read_results, write_page
+from tfdq.robustness import json_files
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = read_results_file(ROOT / "results" / "placement_seeds.json")
@@ -60,6 +62,25 @@ def test_a_damaged_file_of_a_training_is_named(
     finally:
         path.write_text(whole)
     assert tfdq(*command(run)) == 0
+
+
+@pytest.mark.parametrize("odd", ["pipe", "device", "folder", "loop", "too large"])
+def test_what_has_no_end_is_not_read(
+    odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "environment.json"
+    make: dict[str, Callable[[], object]] = {
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "folder": path.mkdir,
+        "loop": lambda: path.symlink_to(path),
+        "too large": lambda: path.write_text(json.dumps({"a": "b" * 2000})),
+    }
+    make[odd]()
+    monkeypatch.setattr(json_files, "LARGEST", 1000)
+    kind = OSError if odd == "loop" else ValueError
+    with pytest.raises(kind, match=r"environment\.json"):
+        json_files.read_json(path, "remove it")
 
 
 def test_a_record_that_lacks_an_entry_is_named(

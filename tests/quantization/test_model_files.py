@@ -1,6 +1,7 @@
 """Model files that are out for more than being a model: real attempts, each refused."""
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -99,6 +100,16 @@ def test_what_is_no_model_for_tf_keras_names_what_to_give(tmp_path: Path) -> Non
     (tmp_path / "model.tflite").write_bytes(b"TFL3")
     with pytest.raises(ValueError, match=r"is an integer file.*give the Keras model"):
         tfdq.load_model(tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize("safe_mode", [True, False])
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_pipes_and_devices_are_not_opened(name: str, safe_mode: bool, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"link_{name}").symlink_to("/dev/zero")
+    for path in (tmp_path / name, tmp_path / f"link_{name}"):
+        with pytest.raises(ValueError, match=rf"{name}' is a pipe or a device; copy the model"):
+            tfdq.load_model(path, safe_mode=safe_mode)
 
 
 FUNCTION = {

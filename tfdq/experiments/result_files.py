@@ -7,9 +7,9 @@ import lzma
 from pathlib import Path
 from typing import Any
 
+from tfdq.robustness.json_files import LARGEST
+
 PACKED = ".xz"
-LARGEST = 256 * 2**20
-"""Bytes that a packed file may hold; the largest on record holds 2 MiB."""
 
 
 def read_results_file(path: str | Path) -> Any:
@@ -26,6 +26,8 @@ def read_results_file(path: str | Path) -> Any:
     path = Path(path)
     packed = path if path.suffix == PACKED else path.with_name(path.name + PACKED)
     if path != packed and path.is_file():
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"{str(path)!r} has more than {LARGEST >> 20} MiB")
         return _parse(path, path.read_bytes())
     if not packed.is_file():
         raise FileNotFoundError(f"there is no results file {str(path)!r}")

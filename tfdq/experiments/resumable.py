@@ -31,7 +31,7 @@ from tfdq.penalties.callbacks import PenaltySchedule
 from tfdq.penalties.schedules import Ramp
 from tfdq.robustness import AdversarialTraining
 from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMonitor
-from tfdq.robustness.json_files import Entries, naming, read_json
+from tfdq.robustness.json_files import Entries, naming, read_json, text_of
 from tfdq.robustness.versions import package_versions
 from tflite_export import round_biases
 from tflite_export.runtime.interpreter import check_threads
@@ -269,7 +269,7 @@ class _Job:
         epochs = int(self.position.numpy()) // self.steps
         remedy = "remove the folder, and the same command trains again from the start"
         with naming(path, remedy):
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = json.loads(text_of(path))
             if not isinstance(rows, list) or not all("seconds" in row for row in rows):
                 raise TypeError("it holds no list of epochs")
             if len(rows) < epochs:

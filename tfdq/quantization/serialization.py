@@ -93,6 +93,9 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> t
         raise FileNotFoundError(f"no model at {str(path)!r}")
     if path.is_dir() and not (path / "saved_model.pb").exists():
         raise ValueError(f"{str(path)!r} is a folder but not a SavedModel (no saved_model.pb)")
+    # Opening a pipe would wait for ever, and a device may have no end.
+    if not path.is_dir() and not path.is_file():
+        raise ValueError(f"{str(path)!r} is a pipe or a device; copy the model to a file")
     _check_kind(path)
     if is_keras3_file(path):
         return load_keras3(path)

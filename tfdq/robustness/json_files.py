@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,10 @@ from typing import Any
 
 Entries = Mapping[str, type | tuple[type, ...]]
 """Names that an object must have, with the types of their values."""
+
+
+LARGEST = 256 * 2**20
+"""Bytes that a JSON file may have; the largest on record has 2 MiB."""
 
 
 @contextmanager
@@ -41,14 +46,29 @@ def read_json(path: Path, remedy: str, entries: Entries | None = None) -> dict[s
         entries: names that must be in it, with the types of their values.
 
     Raises:
-        ValueError: it is no JSON, holds no object, or lacks an entry.
+        ValueError: it is no regular file, no JSON, holds no object, or lacks an entry.
         OSError: it can't be read.
     """
     with naming(path, remedy):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text_of(path))
         if not isinstance(content, dict):
             raise TypeError("it holds no object")
         for name, kind in (entries or {}).items():
             if not isinstance(content[name], kind):
                 raise TypeError(f"{name!r} is {content[name]!r:.40}")
     return content
+
+
+def text_of(path: Path) -> str:
+    """Return the text of a file that has an end: pipes and devices are not opened.
+
+    Raises:
+        ValueError: it is no regular file, holds more than 256 MiB, or is no UTF-8.
+        OSError: it can't be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    if found.st_size > LARGEST:
+        raise ValueError(f"it holds more than {LARGEST >> 20} MiB")
+    return path.read_text(encoding="utf-8")

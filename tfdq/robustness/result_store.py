@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.robustness.json_files import Entries
+from tfdq.robustness.json_files import Entries, text_of
 
 
 class ResultStore:
@@ -52,7 +52,7 @@ class ResultStore:
         if path is None or not path.exists():
             return None
         try:
-            piece = json.loads(path.read_text("utf-8"))
+            piece = json.loads(text_of(path))
             same = piece["settings"] == json.loads(_canonical(settings))
             result = piece["result"]
             odd = [name for name, kind in entries.items() if not isinstance(result[name], kind)]
