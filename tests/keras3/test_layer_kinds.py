@@ -451,3 +451,15 @@ class TestPermute(LayerContract):
     def build(self, image: Any) -> Any:
         x = L.Permute((2, 3, 1))(L.Conv2D(6, 3)(image))
         return keras.ops.transpose(L.Conv2D(4, 3)(x), (0, 3, 2, 1))
+
+
+class TestGroupedConv2D(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3)(image)))
+        return L.Conv2D(6, 3, groups=2, dilation_rate=2)(x)
+
+    def test_float32_sums_of_parts_are_of_each_group_alike(self) -> None:
+        model = self.quantized()
+        grouped = next(layer for layer in model.layers if getattr(layer, "groups", 1) > 1)
+        grouped.splits = 3
+        assert_deployed(model, self.images(), compiled=False)

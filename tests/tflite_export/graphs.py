@@ -47,6 +47,17 @@ def convolution(seed, int4=False):
     return draw.weighted("CONV_2D", source, shape, 0, options, (-1, out, out, outputs), int4)
 
 
+def grouped_convolution(seed):
+    draw = Draw(seed)
+    size, window, stride, _, padding, out = _windowed(draw)
+    groups, inputs, outputs = draw.integer(2, 4), draw.integer(1, 8), draw.integer(1, 8)
+    source = draw.value("x", (-1, size, size, groups * inputs))
+    options = Convolution(padding, stride, stride)
+    shape = (groups * outputs, window, window, inputs)
+    out_shape = (-1, out, out, groups * outputs)
+    return draw.weighted("CONV_2D", source, shape, 0, options, out_shape)
+
+
 def depthwise(seed, int4=False):
     draw = Draw(seed)
     size, window, stride, _, padding, out = _windowed(draw)
@@ -337,6 +348,7 @@ def dequantize(seed):
 
 GRAPHS = {
     "convolution": convolution,
+    "grouped_convolution": grouped_convolution,
     "convolution_int4": lambda seed: convolution(seed, int4=True),
     "depthwise": depthwise,
     "depthwise_int4": lambda seed: depthwise(seed, int4=True),

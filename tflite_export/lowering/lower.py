@@ -7,7 +7,7 @@ kinds that layers derive for themselves register theirs with `lowering`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -247,6 +247,9 @@ def _geometry(
 
 def _conv_2d(call: Call) -> int:
     affine = affine_of(call, lambda kernel: np.transpose(kernel, (3, 0, 1, 2)), 0)
+    if affine.weights.shape[3] != call.assembler.shape(call.source)[3]:
+        # No kernels take grouped convolutions with packed weights.
+        affine = replace(affine, largest=127)
     options = _geometry(call.computation)
     return call.assembler.weighted(
         "CONV_2D", call.source, affine, call.target, options, call.shape, call.label

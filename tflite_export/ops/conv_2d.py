@@ -1,4 +1,4 @@
-"""CONV_2D: a 2-D convolution with a bias and a factor per channel."""
+"""CONV_2D: a 2-D convolution, in groups of channels if any, a bias and a factor per channel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from tflite_export.ir.graph import Convolution, Operator, Tensor
+from tflite_export.ir.requantization import Rescale, scale_away
 from tflite_export.ir.schema import OperatorSchema, OptionField, activation_field, window_fields
 from tflite_export.ops import spec, weighted
 from tflite_export.ops.checks import check_activation, image, operands_of, require
@@ -19,24 +20,46 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
     # LiteRT has no convolution without a bias; a depthwise one ends the process
     present = operands_of(operands, 3, 3)
     source, kernel = image(present[0]), image(present[1])
-    require(kernel[3] == source[3], f"kernel for {kernel[3]} channels, input has {source[3]}")
+    groups = source[3] // kernel[3] if kernel[3] else 0
+    require(
+        groups >= 1 and source[3] == groups * kernel[3] and kernel[0] % groups == 0,
+        f"{kernel[0]} kernels for {kernel[3]} channels, input has {source[3]}",
+    )
+    require(groups == 1 or present[1].dtype != "int4", "int4 weights of a grouped convolution")
     check_activation(options)
     weighted.check_weights(present, output, 0)
     return weighted.convolved(options, source, kernel[1:3], kernel[0])
+
+
+def groups_of(source: Tensor, weights: Tensor) -> int:
+    """How many groups of channels are convolved by themselves."""
+    return source.shape[3] // weights.shape[3]
+
+
+def rounding(step: spec.Step) -> Rescale:
+    """The rounding without XNNPACK; the built-in kernels leave groups to the reference ones."""
+    grouped = groups_of(*step.inputs[:2]) > 1
+    return scale_away if grouped else step.kernels.convolution
 
 
 def _accumulate(step: spec.Step, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     options = step.operator.options
     assert isinstance(options, Convolution)
     view = windows(values, (weights.shape[1], weights.shape[2]), options, 0)
-    sums = np.zeros((*view.shape[:3], weights.shape[0]))
-    for row, column in np.ndindex(*weights.shape[1:3]):
-        sums += view[..., row, column] @ weights[:, row, column].T
-    return sums
+    channels = weights.shape[3]
+    groups = values.shape[3] // channels
+    sums = []
+    for group, kernel in enumerate(np.split(weights, groups)):
+        own = view[:, :, :, group * channels : (group + 1) * channels]
+        total = np.zeros((*view.shape[:3], kernel.shape[0]))
+        for row, column in np.ndindex(*weights.shape[1:3]):
+            total += own[..., row, column] @ kernel[:, row, column].T
+        sums.append(total)
+    return np.concatenate(sums, axis=3)
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
-    return weighted.compute(step, operands, _accumulate, step.kernels.convolution)
+    return weighted.compute(step, operands, _accumulate, rounding(step))
 
 
 def _macs(operands: spec.Operands, output: Tensor) -> int:
@@ -45,7 +68,7 @@ def _macs(operands: spec.Operands, output: Tensor) -> int:
 
 
 def _interval(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
-    return weighted.bound(step, boxes, _accumulate, step.kernels.convolution)
+    return weighted.bound(step, boxes, _accumulate, rounding(step))
 
 
 def _norm(step: spec.Step) -> spec.LinearPart:
@@ -58,7 +81,7 @@ def _norm(step: spec.Step) -> spec.LinearPart:
         (options.stride_h, options.stride_w),
         options.padding.lower(),
         (options.dilation_h, options.dilation_w),
-        1,
+        groups_of(*step.inputs[:2]),
     )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import tensorflow as tf
 
-from tflite_export.ir.graph import Convolution
+from tflite_export.ir.graph import Convolution, Tensor
+from tflite_export.ir.requantization import scale_away
+from tflite_export.ops.conv_2d import groups_of
 from tflite_export.ops.twin_site import Kernel, Site
 from tflite_export.ops.twin_weighted import weighted
 
@@ -25,4 +29,21 @@ def build(site: Site) -> Kernel:
     def layout(weights: np.ndarray) -> np.ndarray:
         return np.transpose(weights, (1, 2, 3, 0))
 
-    return weighted(site, multiply, layout, 0, site.kernels.convolution)
+    source, weights = site.inputs[:2]
+    groups = groups_of(source, weights)
+    if groups > 1:
+        # TensorFlow has no gradient of grouped convolutions on every device.
+        site = replace(site, inputs=[source, _whole(weights, groups), *site.inputs[2:]])
+    fixed = site.kernels.convolution if groups == 1 else scale_away
+    return weighted(site, multiply, layout, 0, fixed)
+
+
+def _whole(weights: Tensor, groups: int) -> Tensor:
+    """The weights of a convolution of all channels that computes what the grouped one does."""
+    data = np.asarray(weights.data)
+    outputs, height, width, inputs = data.shape
+    whole = np.zeros((groups, outputs // groups, height, width, groups, inputs), data.dtype)
+    for group, kernel in enumerate(np.split(data, groups)):
+        whole[group, :, :, :, group] = kernel
+    shape = (outputs, height, width, groups * inputs)
+    return replace(weights, shape=shape, data=whole.reshape(shape))

@@ -11,13 +11,10 @@ from tfdq.keras3.layer_kinds.average import (
     QuantizedGlobalAveragePooling2D,
 )
 from tfdq.keras3.layer_kinds.base import QuantizedLayer
+from tfdq.keras3.layer_kinds.convolution import QuantizedConv2D, QuantizedDepthwiseConv2D
 from tfdq.keras3.layer_kinds.curve import QuantizedCurve
+from tfdq.keras3.layer_kinds.dense import QuantizedDense
 from tfdq.keras3.layer_kinds.input import InputQuantizer
-from tfdq.keras3.layer_kinds.kernel import (
-    QuantizedConv2D,
-    QuantizedDense,
-    QuantizedDepthwiseConv2D,
-)
 from tfdq.keras3.layer_kinds.merge import QuantizedAdd
 from tfdq.keras3.layer_kinds.noise import TrainingOnly
 from tfdq.keras3.layer_kinds.one_grid import QuantizedConcatenate

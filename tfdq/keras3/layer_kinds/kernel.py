@@ -1,4 +1,4 @@
-"""Convolutions and dense layers: a quantized kernel, its bias and BatchNorm, and the penalty."""
+"""What convolutions and dense layers share: a quantized kernel, bias and BatchNorm, the penalty."""
 
 from __future__ import annotations
 
@@ -10,27 +10,21 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfdq.description import Computation, Conv2D, Dense, DepthwiseConv2D, Kernel, Shape
+from tfdq.description import Kernel, Shape
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.affine import AffineLayer
-from tfdq.keras3.layer_kinds.base import Flow, Phase, integer_shape, register
+from tfdq.keras3.layer_kinds.base import Flow, Phase, integer_shape
 from tfdq.keras3.layer_kinds.pointwise import load_norm, norm_arguments
 from tfdq.keras3.layer_kinds.registry import (
-    Kind,
     Request,
     Step,
     activation_problem,
     channels_problem,
-    no_parts,
-    register_kind,
 )
-from tfdq.keras3.layer_kinds.sequence import dense_parts
 from tfdq.keras3.penalty import half_gram_deviation, scale_blind, singular_value
 from tfdq.keras3.ranges import SMALLEST_RANGE
 from tfdq.keras3.rounding import round_through, with_gradient_of
-from tfdq.keras3.windows import window_count
 from tfdq.penalties.direction_rate import DIRECTION_RATE
-from tflite_export.ir.graph import Operator
 
 
 class KernelLayer(AffineLayer):
@@ -47,6 +41,7 @@ class KernelLayer(AffineLayer):
     """
 
     depthwise = False
+    groups = 1
 
     def __init__(
         self,
@@ -148,6 +143,10 @@ class KernelLayer(AffineLayer):
         taps = int(np.prod(kernel[:2])) if len(kernel) == 4 else 1
         if self.depthwise:
             columns = ops.transpose(ops.reshape(columns, (taps, kernel[2], kernel[3])), (1, 0, 2))
+        elif self.groups > 1:
+            columns = ops.transpose(
+                ops.reshape(columns, (taps * kernel[2], self.groups, -1)), (1, 0, 2)
+            )
         target = singular_value(self.penalty["target"], taps)
         return self.penalty["beta"] * half_gram_deviation(columns, target)
 
@@ -192,204 +191,6 @@ class KernelLayer(AffineLayer):
         }
 
 
-class _Convolution(KernelLayer):
-    """A layer with a window.
-
-    Args:
-        kernel_size: height and width of the window.
-        strides: of the height and of the width.
-        padding: ``"valid"`` or ``"same"``.
-        dilation_rate: of the height and of the width.
-    """
-
-    def __init__(
-        self,
-        kernel_size: Any,
-        strides: Any = (1, 1),
-        padding: str = "valid",
-        dilation_rate: Any = (1, 1),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.kernel_size = (int(kernel_size[0]), int(kernel_size[1]))
-        self.strides = (int(strides[0]), int(strides[1]))
-        self.padding = padding
-        self.dilation_rate = (int(dilation_rate[0]), int(dilation_rate[1]))
-
-    def convolved_shape(self, shape: Shape, channels: int) -> Shape:
-        """Return the shape of a convolved image."""
-        rows, columns = (
-            window_count(size, window, stride, dilation, self.padding)
-            for size, window, stride, dilation in zip(
-                shape[1:3], self.kernel_size, self.strides, self.dilation_rate, strict=True
-            )
-        )
-        return (shape[0], rows, columns, channels)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": self.padding,
-            "dilation_rate": self.dilation_rate,
-        }
-
-
-@register
-class QuantizedConv2D(_Convolution):
-    """A 2-D convolution, then BatchNorm and ReLU or ReLU6 if it took them in.
-
-    Args:
-        filters: number of output channels.
-    """
-
-    def __init__(self, filters: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.filters = int(filters)
-
-    def kernel_shape(self, shape: Shape) -> tuple[int, ...]:
-        """Return ``(height, width, in, out)``."""
-        assert shape[-1] is not None
-        return (*self.kernel_size, shape[-1], self.filters)
-
-    def result_shape(self, shapes: Any) -> Shape:
-        """Return the shape of the convolved image."""
-        return self.convolved_shape(shapes, self.filters)
-
-    def accumulate(self, q: Any, kernel: Any) -> Any:
-        """Return the image convolved with a kernel."""
-        return ops.conv(
-            q,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            data_format="channels_last",
-            dilation_rate=self.dilation_rate,
-        )
-
-    def parts(self, q: Any, kernel: Any) -> list[tuple[Any, Any]]:
-        """Return the integers and weights of each group of input channels."""
-        ends = channel_groups(kernel.shape[2], self.splits)
-        return [(q[..., a:b], kernel[:, :, a:b]) for a, b in ends]
-
-    def numpy_parts(self, weights: np.ndarray) -> list[np.ndarray]:
-        """Return the weights of each group of input channels."""
-        return [weights[:, :, a:b] for a, b in channel_groups(weights.shape[2], self.splits)]
-
-    def stored_weights(self, operator: Operator, weights: np.ndarray) -> np.ndarray:
-        """Return ``(out, height, width, in)`` as ``(height, width, in, out)``."""
-        return np.transpose(weights, (1, 2, 3, 0))
-
-    def computation(self) -> Computation:
-        """Return what the layer computes."""
-        return Conv2D(self.quantized_kernel(), self.padding, self.strides, self.dilation_rate)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "filters": self.filters}
-
-
-@register
-class QuantizedDepthwiseConv2D(_Convolution):
-    """A depthwise convolution, then BatchNorm and ReLU or ReLU6 if it took them in.
-
-    Args:
-        depth_multiplier: number of output channels for each input channel.
-    """
-
-    depthwise = True
-
-    def __init__(self, depth_multiplier: int = 1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.depth_multiplier = int(depth_multiplier)
-
-    def kernel_shape(self, shape: Shape) -> tuple[int, ...]:
-        """Return ``(height, width, in, multiplier)``."""
-        assert shape[-1] is not None
-        return (*self.kernel_size, shape[-1], self.depth_multiplier)
-
-    def result_shape(self, shapes: Any) -> Shape:
-        """Return the shape of the convolved image."""
-        return self.convolved_shape(shapes, shapes[-1] * self.depth_multiplier)
-
-    def accumulate(self, q: Any, kernel: Any) -> Any:
-        """Return each channel of the image convolved by itself."""
-        return ops.depthwise_conv(
-            q,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            data_format="channels_last",
-            dilation_rate=self.dilation_rate,
-        )
-
-    def stored_weights(self, operator: Operator, weights: np.ndarray) -> np.ndarray:
-        """Return ``(1, height, width, out)`` as ``(height, width, in, multiplier)``."""
-        return weights.reshape(self.kernel.shape)
-
-    def numpy_parts(self, weights: np.ndarray) -> list[np.ndarray]:
-        """Return the weights, one column for each output channel."""
-        return [weights.reshape(-1, self._channels)]
-
-    def computation(self) -> Computation:
-        """Return what the layer computes."""
-        return DepthwiseConv2D(
-            self.quantized_kernel(), self.padding, self.strides, self.dilation_rate
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "depth_multiplier": self.depth_multiplier}
-
-
-@register
-class QuantizedDense(KernelLayer):
-    """A dense layer on ``(batch, features)``, then BatchNorm and ReLU or ReLU6 if it took them in.
-
-    Args:
-        units: number of outputs.
-    """
-
-    def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.units = int(units)
-
-    def kernel_shape(self, shape: Shape) -> tuple[int, ...]:
-        """Return ``(in, out)``."""
-        assert shape[-1] is not None
-        return (shape[-1], self.units)
-
-    def result_shape(self, shapes: Any) -> Shape:
-        """Return ``(batch, units)``."""
-        return (shapes[0], self.units)
-
-    def accumulate(self, q: Any, kernel: Any) -> Any:
-        """Return the matrix product."""
-        return ops.matmul(q, kernel)
-
-    def parts(self, q: Any, kernel: Any) -> list[tuple[Any, Any]]:
-        """Return the integers and weights of each group of inputs."""
-        return [(q[:, a:b], kernel[a:b]) for a, b in channel_groups(kernel.shape[0], self.splits)]
-
-    def numpy_parts(self, weights: np.ndarray) -> list[np.ndarray]:
-        """Return the weights of each group of inputs."""
-        return [weights[a:b] for a, b in channel_groups(weights.shape[0], self.splits)]
-
-    def stored_weights(self, operator: Operator, weights: np.ndarray) -> np.ndarray:
-        """Return ``(out, in)``, or that of a 1 x 1 convolution, as ``(in, out)``."""
-        return weights.reshape(self.units, -1).T
-
-    def computation(self) -> Computation:
-        """Return what the layer computes."""
-        return Dense(self.quantized_kernel())
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "units": self.units}
-
-
 def channel_groups(count: int, splits: int) -> list[tuple[int, int]]:
     """Return the first and the last plus one of each of a number of equal groups."""
     ends = np.linspace(0, count, min(splits, count) + 1).astype(int)
@@ -409,8 +210,6 @@ def convolution_problem(node: Node) -> str | None:
         return f"a Dense on a tensor of rank {rank}; Reshape it first" if rank > 4 else None
     if layer.padding not in ("same", "valid"):
         return f"padding {layer.padding!r}; use same or valid"
-    if getattr(layer, "groups", 1) != 1:
-        return f"groups={layer.groups}; only groups=1 is quantized"
     depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
     if isinstance(layer, depthwise) and layer.strides[0] != layer.strides[1]:
         return f"strides {layer.strides}; those of a depthwise convolution must be equal"
@@ -446,51 +245,10 @@ def kernel_arguments(request: Request) -> dict[str, Any]:
     return arguments
 
 
-def _window(layer: Any) -> dict[str, Any]:
-    names = ("kernel_size", "strides", "padding", "dilation_rate")
-    return {name: getattr(layer, name) for name in names}
-
-
-def _conv_2d(request: Request) -> QuantizedConv2D:
-    layer = request.layer
-    return QuantizedConv2D(filters=layer.filters, **_window(layer), **kernel_arguments(request))
-
-
-def _depthwise_conv_2d(request: Request) -> QuantizedDepthwiseConv2D:
-    layer = request.layer
-    return QuantizedDepthwiseConv2D(
-        depth_multiplier=layer.depth_multiplier, **_window(layer), **kernel_arguments(request)
-    )
-
-
-def _dense(request: Request) -> QuantizedDense:
-    per_channel = request.step.norm is not None
-    return QuantizedDense(
-        units=request.layer.units, per_channel=per_channel, **kernel_arguments(request)
-    )
-
-
-def _load(step: Step, layer: Any) -> None:
+def load_kernel(step: Step, layer: Any) -> None:
+    """Copy the variables of a layer with a kernel, and of its BatchNormalization."""
     layer.kernel.assign(ops.convert_to_numpy(step.node.layer.kernel))
     if layer.bias is not None:
         layer.bias.assign(ops.convert_to_numpy(step.node.layer.bias))
     if step.norm is not None:
         load_norm(step.norm, layer)
-
-
-for _handled, _quantize in (
-    (keras.layers.Conv2D, _conv_2d),
-    (keras.layers.DepthwiseConv2D, _depthwise_conv_2d),
-    (keras.layers.Dense, _dense),
-):
-    register_kind(
-        Kind(
-            (_handled,),
-            _quantize,
-            convolution_problem,
-            role="kernel",
-            takes_in=("norm", "activation"),
-            load=_load,
-            parts=dense_parts if _handled is keras.layers.Dense else no_parts,
-        )
-    )

@@ -179,8 +179,6 @@ def _between_shapes(node: Node, parts: Parts) -> Parts:
 def _problem(node: Node) -> str | None:
     layer = node.layer
     problem = channels_problem(layer)
-    if problem is None and getattr(layer, "groups", 1) != 1:
-        return f"groups={layer.groups}; only groups=1 is quantized"
     if problem is None and getattr(layer, "activity_regularizer", None) is not None:
         return "an activity_regularizer, which acts on a result that is folded away"
     return problem
