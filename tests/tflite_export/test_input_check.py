@@ -70,12 +70,21 @@ def test_labels_out_of_range_and_outputs_that_are_no_scores_are_refused() -> Non
     for norm, method in (("linf", "interval"), ("l2", "lipschitz"), ("linf", "lipschitz")):
         with pytest.raises(ValueError, match=r"label 3 is beyond the network's 3 classes 0\.\.2"):
             certificates.certify(graph, GOOD, np.array([0, 1, 2, 3]), norm, method)
-        with pytest.raises(ValueError, match="labels must be integers >= 0"):
+        with pytest.raises(ValueError, match="labels must be integers >= 0, got -1"):
             certificates.certify(graph, GOOD, np.array([0, -1, 2, 1]), norm, method)
         images = dataclasses.replace(graph, outputs=(graph.operators[0].outputs[0],))
         images.operators = graph.operators[:1]
         with pytest.raises(ValueError, match="one score for each class"):
             certificates.certify(images, GOOD, np.zeros(4, int), norm, method)
+
+
+def test_smoothing_refuses_images_of_another_size() -> None:
+    layers = tf_keras.layers
+    model = tf_keras.Sequential([layers.Input((2, 2, 1)), layers.Flatten(), layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"shape \(\d+, 3, 2, 1\), expected \(n, 2, 2, 1\)"):
+        certificates.certify(
+            model, np.zeros((4, 3, 2, 1), np.float32), np.zeros(4, int), "l2", "smoothing"
+        )
 
 
 def test_a_traced_twin_still_checks_shapes() -> None:

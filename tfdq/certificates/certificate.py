@@ -150,7 +150,8 @@ def check_examples(x: Any, y: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray
             f"and {labels.shape}"
         )
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise ValueError(f"labels must be integers >= 0, got {labels.dtype}")
+        found = labels.min() if np.issubdtype(labels.dtype, np.integer) else labels.dtype
+        raise ValueError(f"labels must be integers >= 0, got {found}")
     images = images.astype(np.float32)
     if not np.all(np.isfinite(images)):
         raise ValueError("x has infinite or NaN entries")

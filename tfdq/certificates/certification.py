@@ -20,6 +20,7 @@ from tfdq.quantization.graph import read_graph
 from tflite_export.files.cost import samples_at_once
 from tflite_export.ir.graph import IntegerGraph
 from tflite_export.ir.limits import DEFAULT, UNLIMITED, Limits
+from tflite_export.runtime.input_check import check_sizes
 
 _BYTES = 16
 """Bytes that a proof holds for one byte of an activation: 64-bit integers, two ends of a box."""
@@ -136,6 +137,9 @@ def _as_function(model: Any, limits: Limits) -> Predict:
     if isinstance(model, tf_keras.Model):
 
         def predict(images: npt.NDArray[np.float32]) -> Any:
+            # A subclassed model does not say what it takes.
+            for source in model.inputs or ():
+                check_sizes(images.shape, source.name, source.shape)
             return model.predict_on_batch(images)
 
         return predict

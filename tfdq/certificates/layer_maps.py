@@ -235,7 +235,8 @@ def _image_size(layer: Any, input_shape: tuple[int | None, ...] | None) -> tuple
     if len(input_shape) != 3 or input_shape[0] is None or input_shape[1] is None:
         raise ValueError(
             f"the input size of layer {layer.name!r} is not fixed (it is {input_shape}), and the "
-            "norm of a padded convolution depends on it: give input_shape=(height, width, channels)"
+            "norm of a padded convolution depends on it: build the model for images of one size, "
+            "or give input_shape=(height, width, channels) where one layer is measured"
         )
     return input_shape[0], input_shape[1]
 

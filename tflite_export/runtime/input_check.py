@@ -49,12 +49,27 @@ def check_shape(shape: Sequence[int | None], tensor: Tensor) -> None:
     Raises:
         ValueError: naming both shapes.
     """
-    fits = len(shape) == len(tensor.shape) and all(
-        size in (None, wanted) for size, wanted in zip(shape[1:], tensor.shape[1:], strict=True)
+    check_sizes(shape, tensor.name, tensor.shape)
+
+
+def check_sizes(shape: Sequence[int | None], name: str, wanted: Sequence[int | None]) -> None:
+    """Say whether a batch has the sizes that an input declares.
+
+    Args:
+        shape: of the batch; None where a size is not known yet.
+        name: of the input.
+        wanted: its shape, the batch first; None where a size is open.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    fits = len(shape) == len(wanted) and all(
+        None in (size, other) or size == other
+        for size, other in zip(shape[1:], wanted[1:], strict=True)
     )
     if not fits:
-        sizes = ", ".join(map(str, ("n", *tensor.shape[1:])))
-        raise ValueError(f"input {tensor.name!r} has shape {tuple(shape)}, expected ({sizes})")
+        sizes = ", ".join(map(str, ("n", *wanted[1:])))
+        raise ValueError(f"input {name!r} has shape {tuple(shape)}, expected ({sizes})")
 
 
 def check_range(array: np.ndarray, tensor: Tensor, grid: Tensor | None = None) -> None:
