@@ -20,6 +20,7 @@ from tflite_export.ir.graph import (
     Tensor,
 )
 from tflite_export.ops.leaky_relu import LeakyRelu
+from tflite_export.ops.resize_bilinear import Bilinear
 from tflite_export.ops.resize_nearest_neighbor import NearestNeighbor
 from tflite_export.ops.transpose_conv import TransposedConvolution
 
@@ -140,7 +141,7 @@ def repeated(seed):
         ((-1, 5, 4, 7), (-1, 5, 4, 1), False),
         ((-1, 20), (-1, 1), False),
         ((-1, 5, 4, 7), (7,), True),
-        ((-1, 1, 4, 7), (1, 5, 4, 1), True),
+        ((-1, 1, 1, 7), (1, 5, 4, 7), True),
         ((-1, 20), (), True),
     )
     return shapes[seed % len(shapes)]
@@ -167,6 +168,10 @@ def _pair(kind, seed, reach):
 
 def product_of_two(seed):
     return _pair("MUL", seed, lambda draw, a, b: a * b * float(draw.rng.uniform(40, 120)))
+
+
+def sum_of_two(seed):
+    return _pair("ADD", seed, lambda draw, a, b: (a + b) * float(draw.rng.uniform(0.3, 1.2)))
 
 
 def difference(seed):
@@ -206,6 +211,21 @@ def mean(seed):
     axes = draw.constant("axes", np.array([1, 2], np.int32), None, "int32")
     output = draw.value("y", (-1, channels), scale)
     return draw.done("MEAN", (source, axes), output, Reduction())
+
+
+def mean_of_any(seed):
+    """Over any dimensions but the batch, which stay with size 1 or go; of images every third."""
+    draw = Draw(seed)
+    sizes = (-1, 5, 4, 20)[: draw.integer(2, 4)]
+    axes = sorted(1 + draw.rng.permutation(len(sizes) - 1)[: draw.integer(1, len(sizes) - 1)])
+    keep = draw.integer(0, 1) == 1
+    if seed % 3 == 0:
+        sizes, axes, keep = (-1, 5, 4, draw.integer(1, 40)), [2, 1], True
+    shape = tuple(1 if i in axes else n for i, n in enumerate(sizes) if keep or i not in axes)
+    source = draw.value("x", sizes)
+    output = draw.value("y", shape, draw.scale_of(source) * float(np.exp(draw.rng.uniform(-2, 0))))
+    constant = draw.constant("axes", np.array(axes, np.int32), None, "int32")
+    return draw.done("MEAN", (source, constant), output, Reduction(keep))
 
 
 def softmax(seed):
@@ -263,6 +283,14 @@ def resize_nearest_neighbor(seed):
     output = like(draw, source, (-1, *map(int, size), draw.graph.tensors[source].shape[3]))
     constant = draw.constant("size", size, None, "int32")
     return draw.done("RESIZE_NEAREST_NEIGHBOR", (source, constant), output, options)
+
+
+def resize_bilinear(seed):
+    graph = resize_nearest_neighbor(seed)
+    (operator,) = graph.operators
+    options = Bilinear(operator.options.align_corners, operator.options.half_pixel_centers)
+    graph.operators = [dataclasses.replace(operator, kind="RESIZE_BILINEAR", options=options)]
+    return graph
 
 
 def leaky_relu(seed):
@@ -357,14 +385,17 @@ GRAPHS = {
     "add": add,
     "multiply": multiply,
     "product_of_two": product_of_two,
+    "sum_of_two": sum_of_two,
     "difference": difference,
     "max_pool": max_pool,
     "average_pool": average_pool,
     "mean": mean,
+    "mean_of_any": mean_of_any,
     "leaky_relu": leaky_relu,
     "logistic": lambda seed: _curve("LOGISTIC", (1 / 256, -128), seed),
     "tanh": lambda seed: _curve("TANH", (1 / 128, 0), seed),
     "resize_nearest_neighbor": resize_nearest_neighbor,
+    "resize_bilinear": resize_bilinear,
     "softmax": softmax,
     "pad": pad,
     "mirror_pad": mirror_pad,

@@ -19,6 +19,7 @@ from tflite_export.ir.graph import (
     Tensor,
 )
 from tflite_export.ops.leaky_relu import LeakyRelu
+from tflite_export.ops.resize_bilinear import Bilinear
 from tflite_export.ops.transpose_conv import TransposedConvolution
 
 grid = Quantization.per_tensor
@@ -130,6 +131,29 @@ def difference(seed: int):
     return one_operator("SUB", operands, result, Elementwise()), every
 
 
+def sum_of_two(seed: int):
+    """Every int8 and every int8 in rows of 256 and of 20, of one entry repeated, and of neither."""
+    graph, values = addition(seed // 4)
+    a, b, y = graph.tensors
+    shapes = (
+        ((-1, 256, 256), (-1, 1, 256)),
+        ((-1, 256, 20), (-1, 1, 20)),
+        ((-1, 256, 20), (-1, 256, 1)),
+        ((-1, 256, 1), (-1, 1, 256)),
+    )[seed % 4]
+    operands = [replace(t, shape=shape) for t, shape in zip((a, b), shapes, strict=True)]
+    wide = max(shape[2] for shape in shapes)
+    result = replace(y, shape=(-1, 256, wide))
+    whole = values[0].T if shapes[1][2] == 1 else values[0]
+    every = [
+        np.ascontiguousarray(v[None, : shape[1], : shape[2]])
+        for v, shape in zip(
+            (whole, values[1].T if shapes[1][2] == 1 else values[1]), shapes, strict=True
+        )
+    ]
+    return one_operator("ADD", operands, result, Elementwise()), every
+
+
 def addition(seed: int):
     """Every int8 and every int8; even seeds have steps of whole quotients."""
     rng = np.random.default_rng(seed)
@@ -171,6 +195,16 @@ def mean(seed: int):
     return one_operator("MEAN", operands, result, Reduction()), [_sums(height, width)]
 
 
+def kept_mean(seed: int):
+    """The same for 17 channels, with height and width kept."""
+    graph, (values,) = mean(seed)
+    x, axes, y = graph.tensors
+    operands = [replace(x, shape=(*x.shape[:3], 17)), axes]
+    result = replace(y, shape=(-1, 1, 1, 17))
+    options = Reduction(keep_dims=True)
+    return one_operator("MEAN", operands, result, options), [np.repeat(values[::3], 17, axis=3)]
+
+
 def average_pool(seed: int):
     """Every sum of a window."""
     rng = np.random.default_rng(seed)
@@ -180,6 +214,21 @@ def average_pool(seed: int):
     result = Tensor("y", (-1, 1, 1, 1), "int8", step)
     options = Pooling("VALID", 1, 1, width, height)
     return one_operator("AVERAGE_POOL_2D", [source], result, options), [_sums(height, width)]
+
+
+def resize_bilinear(seed: int):
+    """All pairs of an int8 with every other one, of which many mixtures are exact halves."""
+    rng = np.random.default_rng(seed)
+    step = grid(_scale(rng, 1e-3, 0.5), int(rng.integers(-128, 128)))
+    first, second = np.meshgrid(np.arange(-128, 128), np.arange(-128, 128, 5))
+    pairs = np.stack([first.ravel(), second.ravel()], -1).astype(np.int8)
+    images = pairs.reshape(1, 1, -1, 2).transpose(0, 3, 1, 2)
+    height = int(rng.integers(2, 12))
+    x = Tensor("x", (-1, 2, 1, len(pairs)), "int8", step)
+    size = Tensor("size", (2,), "int32", None, np.array([height, 1], np.int32))
+    y = Tensor("y", (-1, height, 1, len(pairs)), "int8", step)
+    options = Bilinear(align_corners=seed % 2 == 1, half_pixel_centers=seed % 4 == 2)
+    return one_operator("RESIZE_BILINEAR", [x, size], y, options), [images]
 
 
 def softmax(seed: int):
@@ -246,10 +295,13 @@ NEAR_TIES = {
     "transpose_conv_per_channel": lambda seed: transpose_conv(seed, True),
     "multiply": product,
     "product_of_two": product_of_two,
+    "sum_of_two": sum_of_two,
     "difference": difference,
     "add": addition,
     "mean": mean,
+    "kept_mean": kept_mean,
     "average_pool": average_pool,
+    "resize_bilinear": resize_bilinear,
     "softmax": softmax,
     "quantize": quantization,
 }

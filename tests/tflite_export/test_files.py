@@ -253,6 +253,17 @@ def _grid(scale, zero=0):
     return Quantization(np.array([scale], np.float32), np.array([zero], np.int64))
 
 
+def _one_pixel_to(size):
+    """A size where ten fraction bits do not suffice."""
+    graph = _altered("resize_bilinear", options={"align_corners": False})
+    constant = np.array([size, size], np.int32)
+    graph.tensors[2] = dataclasses.replace(graph.tensors[2], data=constant)
+    for index, side in ((0, 1), (1, size)):
+        tensor = graph.tensors[index]
+        graph.tensors[index] = dataclasses.replace(tensor, shape=(-1, side, side, tensor.shape[3]))
+    return graph
+
+
 def _size(batch, side):
     return np.array([batch, side, side, 3], np.int32)
 
@@ -280,7 +291,7 @@ _MARGINS = np.array([(0, 0), (6, 0), (0, 0), (0, 0)], np.int32)
         (_altered("convolution", operator={"outputs": (0,)}), "overwrites"),
         (_altered("convolution", operator={"inputs": (0,)}), "operands"),
         (_altered("convolution", operator={"kind": "WHILE"}), "WHILE"),
-        (_altered("add", tensor1={"shape": (-1, 5, 5, 1)}), "differ"),
+        (_altered("add", tensor1={"shape": (-1, 5, 5, 3)}), "differ"),
         (_altered("add", tensor2={"quantization": _grid(1e-5)}), "256"),
         (_altered("difference", tensor1={"shape": (-1, 3, 1, 7)}), "differ"),
         (_altered("difference", tensor1={"shape": (-1, 7)}), "fewer"),
@@ -303,6 +314,10 @@ _MARGINS = np.array([(0, 0), (6, 0), (0, 0), (0, 0)], np.int32)
         (_altered("space_to_depth", options={"block_size": 0}), "blocks of 0"),
         (_altered("reduce_max", tensor1={"data": np.array([0, 1], np.int32)}), "axis 0"),
         (_altered("padv2", tensor2={"quantization": _grid(9.0)}), "one scale"),
+        (_altered("mean", tensor1={"data": np.array([0, 1], np.int32)}), "axis 0"),
+        (_altered("resize_bilinear", options={"half_pixel_centers": True}), "exclude each other"),
+        (_altered("resize_bilinear", tensor2={"data": np.array([0, 9], np.int32)}), "out of range"),
+        (_one_pixel_to(97), "would read pixel 1, beyond"),
         (_altered("max_pool", options={"filter_h": 0}), "window"),
         (_altered("max_pool", tensor1={"quantization": _grid(9.0)}), "one scale and zero point"),
         (_altered("softmax", tensor1={"quantization": _grid(0.5)}), "1/256"),

@@ -59,5 +59,22 @@ def test_a_built_in_sum_is_rounded_in_vectors_of_sixteen(rows) -> None:
     assert (differing > 0) == (rows > 1)
 
 
+def test_a_sum_whose_rounding_depends_on_the_batch_is_refused_by_name() -> None:
+    graph, _ = NEAR_TIES["add"](0)
+    a, b, y = graph.tensors
+    data = np.ones((1, 5, 4, 1), np.int8)
+    graph.tensors = [
+        dataclasses.replace(a, shape=(-1, 1, 4, 7)),
+        dataclasses.replace(b, shape=data.shape, data=data),
+        dataclasses.replace(y, shape=(-1, 5, 4, 7)),
+    ]
+    graph.inputs = (0,)
+    values = [np.ones((2, 1, 4, 7), np.int8)]
+    expected = Interpreter(write(graph)).invoke(values)[0]
+    np.testing.assert_array_equal(run(graph, values)[2], expected)
+    with pytest.raises(ValueError, match=r"operator ADD, which computes 'y'.*depends on the batch"):
+        run(graph, values, "builtin")
+
+
 def _narrow(tensor):
     return dataclasses.replace(tensor, shape=(-1, 15))

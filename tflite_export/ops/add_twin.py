@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tflite_export.ir.requantization import scale_away, scale_on_avx2
+from tflite_export.ir.requantization import scale_away
+from tflite_export.ops.add import vectors_of
+from tflite_export.ops.spec import Step
 from tflite_export.ops.twin_site import Kernel, Site
 from tflite_export.ops.twin_sums import Sums, kernel_of, sum_of_builtin, sum_of_xnnpack
 
@@ -17,11 +19,16 @@ def build(site: Site) -> Kernel:
 
 
 def _builtin(site: Site) -> Sums:
-    rest, vectors = (sum_of_builtin(site, rounding) for rounding in (scale_away, scale_on_avx2))
+    rest = sum_of_builtin(site, scale_away)
+    if not site.kernels.sixteens:
+        return rest
+    kind = vectors_of(Step(site.operator, site.inputs, site.output, site.kernels, site.xnnpack))
+    vectors = sum_of_builtin(site, kind.rounding)
 
     def mixed(terms: Sequence[tf.Tensor]) -> tf.Tensor:
-        places = tf.reshape(tf.range(tf.size(terms[0])), tf.shape(terms[0]))
-        whole = tf.size(terms[0]) // 16 * 16
-        return tf.where(places < whole, vectors(terms), rest(terms))
+        result = rest(terms)
+        row = kind.row * (tf.shape(result)[0] if kind.batched else 1)
+        places = tf.reshape(tf.range(tf.size(result)), tf.shape(result)) % tf.maximum(row, 1)
+        return tf.where(places < row // kind.lanes * kind.lanes, vectors(terms), result)
 
-    return mixed if site.kernels.sixteens else rest
+    return mixed

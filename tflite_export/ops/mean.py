@@ -1,4 +1,4 @@
-"""MEAN: the mean over height and width of an checks.image, which are left out of the result."""
+"""MEAN: the mean over dimensions other than the batch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import math
 import numpy as np
 
 from tflite_export.ir.graph import Operator, Reduction, Tensor
-from tflite_export.ir.requantization import mean_in_float32, scale_mean
+from tflite_export.ir.requantization import (
+    mean_in_float32,
+    scale_away,
+    scale_mean,
+    scale_upward,
+)
 from tflite_export.ir.schema import OperatorSchema, OptionField
-from tflite_export.ops import checks, spec
+from tflite_export.ops import checks, moving, spec
 
 _LARGEST_COUNT = 1 << 16
 
@@ -17,8 +22,7 @@ _LARGEST_COUNT = 1 << 16
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
     options = operator.options
     assert isinstance(options, Reduction)
-    source, axes = checks.operands_of(operands, 2, 2)
-    shape = checks.image(source)
+    source, named = checks.operands_of(operands, 2, 2)
     for tensor in (source, output):
         checks.quantized_or_float(tensor)
         checks.require(
@@ -27,12 +31,8 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
     checks.require(
         output.dtype != "uint8" and not source.is_constant, "expected an int8 activation"
     )
-    if axes.data is None or axes.dtype != "int32" or sorted(axes.data.reshape(-1)) != [1, 2]:
-        raise checks.Problem("the axes are not the constant (1, 2)")
-    checks.require(
-        not options.keep_dims, "kept dimensions, for which built-in kernels round otherwise"
-    )
-    count = shape[1] * shape[2]
+    axes = moving.axes_of(named, len(source.shape))
+    count = count_of(source, axes)
     checks.require(
         1 <= count <= _LARGEST_COUNT, f"the mean of {count}, expected up to {_LARGEST_COUNT}"
     )
@@ -42,36 +42,69 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
             checks.SMALLEST_FACTOR <= ratio < checks.LARGEST_FACTOR,
             f"scale of input over output {ratio}",
         )
-    return (shape[0], shape[3])
+    return moving.reduced(source.shape, axes, options.keep_dims)
 
 
-def mean_factors(source: Tensor, output: Tensor) -> tuple[np.float32, np.float32]:
-    """`rounding.mean_in_float32` of an operator's tensors: a mean over height and width."""
-    count = source.shape[1] * source.shape[2]
+def count_of(source: Tensor, axes: tuple[int, ...]) -> int:
+    """How many integers a mean is of."""
+    return math.prod(source.shape[axis] for axis in axes)
+
+
+def mean_factors(
+    source: Tensor, output: Tensor, axes: tuple[int, ...] = (1, 2)
+) -> tuple[np.float32, np.float32]:
+    """`requantization.mean_in_float32` of an operator's tensors."""
     grids = [(tensor.scale, tensor.zero_point) for tensor in (source, output)]
-    return mean_in_float32(grids[0], grids[1], count)
+    return mean_in_float32(grids[0], grids[1], count_of(source, axes))
+
+
+def is_of_stored_integers(operator: Operator, source: Tensor, axes: tuple[int, ...]) -> bool:
+    """Whether built-in kernels sum the integers as they are stored and correct them afterwards."""
+    assert isinstance(operator.options, Reduction)
+    return operator.options.keep_dims and len(source.shape) == 4 and axes == (1, 2)
+
+
+def stored_factors(source: Tensor, output: Tensor, count: int) -> tuple[float, int]:
+    """The factor of such a sum, rounded to float32, and what is added to the scaled sum."""
+    shift = np.float32(source.zero_point) * source.scale / output.scale
+    shift = shift + np.copysign(np.float32(0.5), shift)
+    factor = source.scale / np.float32(np.float32(count) * output.scale)
+    return float(factor), output.zero_point - int(shift)
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
-    source, output = step.inputs[0], step.output
-    sums = operands[0].astype(np.int64).sum(axis=(1, 2))
+    options, source, output = step.operator.options, step.inputs[0], step.output
+    assert isinstance(options, Reduction)
+    axes = moving.axes_of(step.inputs[1], len(source.shape))
+    sums = operands[0].astype(np.int64).sum(axis=axes, keepdims=options.keep_dims)
+    count = count_of(source, axes)
     if step.xnnpack:
-        factor, offset = mean_factors(source, output)
+        factor, offset = mean_factors(source, output, axes)
         scaled = np.rint(sums.astype(np.float32) * factor + offset).astype(np.int64)
         return step.finish(scaled - output.zero_point)
-    count = source.shape[1] * source.shape[2]
+    if not step.kernels.divides and is_of_stored_integers(step.operator, source, axes):
+        real, added = stored_factors(source, output, count)
+        scaled = scale_away(sums, np.array([real]))
+        if step.kernels.sixteens:
+            whole = sums.shape[-1] // 16 * 16
+            scaled[..., :whole] = scale_upward(sums[..., :whole], np.array([real]))
+        return step.finish(scaled + added - output.zero_point)
     real = float(source.scale) / float(output.scale)
     return step.finish(scale_mean(sums - count * source.zero_point, real, count))
 
 
 def _norm(step: spec.Step) -> float:
-    return spec.ROUND_UP / math.sqrt(math.prod(step.inputs[0].shape[1:3]))
+    axes = moving.axes_of(step.inputs[1], len(step.inputs[0].shape))
+    return spec.ROUND_UP / math.sqrt(count_of(step.inputs[0], axes))
 
 
 def _rounding_error(step: spec.Step) -> float:
     """Sum times factor and offset are up to 128 steps of the input, in steps of the output."""
     largest = 128 * float(step.inputs[0].scale / step.output.scale)
-    return 0.5 + ((2 * largest + 512) * 5 * 2.0**-24 if step.xnnpack else spec.FIXED_POINT_ERROR)
+    if step.xnnpack:
+        return 0.5 + (2 * largest + 512) * 5 * 2.0**-24
+    # The zero point, taken off after the sum was scaled, is rounded by itself.
+    return 1.0 + spec.FIXED_POINT_ERROR + (2 * largest + 512) * 5 * 2.0**-24
 
 
 SPEC = spec.OperatorSpec(

@@ -88,3 +88,11 @@ def axes_of(tensor: Tensor, rank: int) -> tuple[int, ...]:
     axes = sorted({axis_of(int(axis), rank) for axis in named})
     checks.require(bool(axes), "no axis is named")
     return tuple(axes)
+
+
+def reduced(shape: spec.Shape, axes: tuple[int, ...], keep: bool) -> spec.Shape:
+    """The shape that is left, with ones in place of the axes if they are kept."""
+    left = (
+        1 if axis in axes else size for axis, size in enumerate(shape) if keep or axis not in axes
+    )
+    return tuple(left)

@@ -10,20 +10,12 @@ from tflite_export.ops import moving, spec
 from tflite_export.ops.checks import operands_of
 
 
-def reduced(shape: spec.Shape, axes: tuple[int, ...], keep: bool) -> spec.Shape:
-    """The shape that is left, with ones in place of the axes if they are kept."""
-    left = (
-        1 if axis in axes else size for axis, size in enumerate(shape) if keep or axis not in axes
-    )
-    return tuple(left)
-
-
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
     assert isinstance(operator.options, Reduction)
     source, axes = operands_of(operands, 2, 2)
     moving.check_moved(source, output)
     named = moving.axes_of(axes, len(source.shape))
-    return reduced(source.shape, named, operator.options.keep_dims)
+    return moving.reduced(source.shape, named, operator.options.keep_dims)
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:

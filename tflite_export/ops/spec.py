@@ -42,7 +42,7 @@ class KernelSet:
         convolution: rounding of ``CONV_2D``.
         depthwise: of ``DEPTHWISE_CONV_2D``.
         dense: of ``FULLY_CONNECTED``.
-        sixteens: ``ADD`` takes sixteen integers at a time, and rounds these otherwise.
+        sixteens: ``ADD`` and ``MEAN`` take sixteen integers at a time, and round these otherwise.
         divides: ``QUANTIZE`` divides floats by the scale; else it multiplies by its inverse.
         xnnpack: XNNPACK runs first and leaves to the above only what it does not take.
     """

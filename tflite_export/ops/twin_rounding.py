@@ -11,6 +11,7 @@ from tflite_export.ir.graph import INTEGER_RANGES, Tensor
 from tflite_export.ir.requantization import (
     Rescale,
     fixed_point,
+    scale_and_cut,
     scale_in_eights,
     scale_on_avx2,
     scale_once,
@@ -110,7 +111,8 @@ def rescaler(rounding: Rescale, factors: np.ndarray) -> Callable[[tf.Tensor], tf
     """The rescalings of `rounding`, on int64 tensors.
 
     Args:
-        rounding: `scale_away`, `scale_upward`, `scale_in_eights`, `scale_on_avx2` or `scale_once`.
+        rounding: `scale_away`, `scale_upward`, `scale_in_eights`, `scale_on_avx2`, `scale_and_cut`
+            or `scale_once`.
         factors: real factors, ``(1,)`` or ``(channels,)``.
 
     Returns:
@@ -133,7 +135,7 @@ def multiplier_rescaler(
     pairs = np.array(multipliers, np.int64).reshape(-1, 2)
     multiplier, left, right = pairs[:, 0], np.maximum(pairs[:, 1], 0), np.maximum(-pairs[:, 1], 0)
     count = len(pairs)
-    upward = np.full(count, rounding is scale_upward or rounding is scale_on_avx2)
+    upward = np.full(count, rounding in (scale_upward, scale_on_avx2, scale_and_cut))
     nudge = 0 if rounding is scale_on_avx2 else 1 << 30
     if rounding is scale_in_eights:
         upward = np.arange(count) < count // 8 * 8
@@ -147,6 +149,8 @@ def multiplier_rescaler(
         high_up = shift_right(product + nudge, 31)
         high_away = tf.where(product >= 0, high_up, -shift_right(-(product + (1 - (1 << 30))), 31))
         high = tf.where(upward, high_up, high_away)
+        if rounding is scale_and_cut:
+            return shift_right(high, right)
         remainder = tf.bitwise.bitwise_and(high, tf.broadcast_to(mask, tf.shape(high)))
         threshold = (mask >> 1) + tf.where(upward, tf.zeros_like(high), tf.cast(high < 0, tf.int64))
         return shift_right(high, right) + tf.cast(remainder > threshold, tf.int64)
