@@ -11,11 +11,11 @@ _HOME = {
     "ConvexCombination": "tfdq.quantization",
     "DefensiveQuantizeScheme": "tfdq.quantization",
     "OrthogonalityRegularizer": "tfdq.penalties.regularizers",
-    "calibrate": "tfdq.quantization",
+    "calibrate": "tfdq.either_keras",
     "certify": "tfdq.certificates",
     "from_keras3": "tfdq.quantization",
-    "load_model": "tfdq.quantization",
-    "quantize_model": "tfdq.quantization",
+    "load_model": "tfdq.either_keras",
+    "quantize_model": "tfdq.either_keras",
     "quantize_scope": "tfdq.quantization",
 }
 

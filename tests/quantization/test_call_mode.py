@@ -56,8 +56,8 @@ def held_as_a_whole(library: object, layers: object) -> object:
 MODELS = {
     "direct": lambda: held_layer_by_layer(tf_keras, L),
     "nested": lambda: held_as_a_whole(tf_keras, L),
-    "Keras 3, direct": lambda: held_layer_by_layer(keras, keras.layers),
-    "Keras 3, nested": lambda: held_as_a_whole(keras, keras.layers),
+    "Keras 3, direct": lambda: tfdq.from_keras3(held_layer_by_layer(keras, keras.layers)),
+    "Keras 3, nested": lambda: tfdq.from_keras3(held_as_a_whole(keras, keras.layers)),
 }
 
 

@@ -34,9 +34,9 @@ def whole(library: object = tf_keras) -> object:
 
 
 def test_a_half_model_with_a_float32_head_names_the_half_layers(policy: str) -> None:
-    for library in (tf_keras, keras):
+    for model in (whole(), tfdq.from_keras3(whole(keras))):
         with pytest.raises(ValueError, match="do not compute in float32") as error:
-            tfdq.quantize_model(whole(library))
+            tfdq.quantize_model(model)
         for name in ("conv", "relu", "flatten"):
             assert f"'{name}' ({policy})" in str(error.value)
         assert "'head'" not in str(error.value)

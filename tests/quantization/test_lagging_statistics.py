@@ -140,13 +140,25 @@ def test_the_networks_of_tfdq_keep_their_momentum() -> None:
         assert set(found.values()) == {0.9}
 
 
-def test_keras_3_and_tfmot_too() -> None:
+def test_keras_3_too() -> None:
     image = keras.Input((8, 8, 1))
-    x = keras.layers.Conv2D(4, 3)(image)
+    x = keras.layers.Conv2D(4, 3, name="conv")(image)
     model = keras.Model(image, keras.layers.BatchNormalization(name="norm")(x))
-    assert momenta(tfdq.quantize_model(model)) == {"norm": 0.9}
-    with pytest.warns(LaggingStatisticsWarning, match=re.escape("0.99 in norm: ")):
+    for settings, expected in (
+        ({}, 0.9),
+        ({"on": "kernel"}, 0.99),
+        ({"lipschitz_beta": 0.0}, 0.99),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LaggingStatisticsWarning)
+            found = tfdq.quantize_model(model, **settings)
+        assert found.get_layer("norm").norm["momentum"] == expected
+    with pytest.warns(LaggingStatisticsWarning, match=re.escape("0.99 in norm: ")) as caught:
         tfdq.quantize_model(model, batch_norm_momentum=0.99)
+    assert caught[0].filename == __file__
+
+
+def test_tfmot_too() -> None:
     annotated = tfmot.quantization.keras.quantize_annotate_model(
         tf_keras.Sequential(
             [L.Conv2D(4, 3, input_shape=(8, 8, 1)), L.BatchNormalization(name="norm")]

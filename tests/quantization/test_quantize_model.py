@@ -313,15 +313,18 @@ def test_penalties_by_name_train_and_save(name: str, digits: Images, tmp_path: P
     assert all(np.isfinite(loaded.losses))
 
 
-def test_keras3_models_are_accepted() -> None:
+def test_keras3_models_stay_keras3_models() -> None:
     import keras
 
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
-    qat = tfdq.quantize_model(model, activation_range="moving_average")
     images = np.random.default_rng(0).uniform(size=(16, 8, 8, 1)).astype(np.float32)
-    tfdq.calibrate(qat, images)
     expected = keras.ops.convert_to_numpy(model(images))
-    assert np.abs(qat.predict(images, verbose=0) - expected).max() < 0.05
+    for given, library in ((model, keras), (tfdq.from_keras3(model), tf_keras)):
+        qat = tfdq.calibrate(tfdq.quantize_model(given), images)
+        assert isinstance(qat, library.Model)
+        assert np.abs(qat.predict(images, verbose=0) - expected).max() < 0.05
+    with pytest.raises(TypeError, match=r"keeps it one; .* tfdq\.from_keras3\(model\)"):
+        tfdq.quantization.quantize_model(model)

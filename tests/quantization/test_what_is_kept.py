@@ -24,7 +24,7 @@ LOSSES = {"kind": "sparse_categorical_crossentropy", "age": "mse"}
 def two_headed(library: Any, form: type) -> Any:
     """Return a model of two named outputs, in a list or a dictionary, one of them fused."""
     layers = library.layers
-    image = library.Input((6, 6, 2), name="image")
+    image = library.Input((6, 6, 2), name="photo" if form is dict else "image")
     x = layers.Flatten()(layers.Conv2D(4, 3, activation="relu")(image))
     kind = layers.Dense(3, activation="softmax", name="kind")(x)
     age = layers.ReLU(name="age")(layers.Dense(1, name="age_linear")(x))
@@ -33,8 +33,11 @@ def two_headed(library: Any, form: type) -> Any:
 
 
 @pytest.mark.parametrize("form", [list, dict])
-@pytest.mark.parametrize("library", [tf_keras, keras], ids=["tf_keras", "Keras 3"])
-@pytest.mark.parametrize("file", ["model.keras", "model.h5"])
+@pytest.mark.parametrize(
+    ("library", "file"),
+    [(tf_keras, "model.keras"), (tf_keras, "model.h5"), (keras, "model.keras")],
+    ids=["tf_keras", "tf_keras, h5", "Keras 3"],
+)
 def test_losses_by_name_work_as_before(library: Any, form: type, file: str, tmp_path: Path) -> None:
     qat = tfdq.quantize_model(two_headed(library, form), 0.0)
     qat.save(tmp_path / file)

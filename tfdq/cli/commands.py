@@ -309,12 +309,11 @@ def _aware(opened: Any, path: Path, dataset: Dataset | None) -> Any:
     Raises:
         ValueError: it is no Keras model, or a float one without images to set its ranges on.
     """
-    import tf_keras
-
+    from tfdq.either_keras import is_quantized
     from tfdq.experiments.classifier import quantized_after_training
-    from tfdq.quantization.model import is_quantized
+    from tfdq.which_keras import is_keras3_model, is_tf_keras_model
 
-    if not isinstance(opened, tf_keras.Model):
+    if not (is_tf_keras_model(opened) or is_keras3_model(opened)):
         raise ValueError(f"{str(path)!r} is an integer file already; give the Keras model")
     if is_quantized(opened):
         return opened

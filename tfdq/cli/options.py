@@ -244,8 +244,8 @@ def open_model(path: Path, trust: bool = False, limits: Limits = DEFAULT) -> Any
             limits.
     """
     check_call(None, None, path)
+    from tfdq.either_keras import load_model
     from tfdq.experiments.classifier import check_weights, open_integer_file
-    from tfdq.quantization import load_model
 
     if path.suffix == ".tflite":
         return open_integer_file(path, limits=limits)

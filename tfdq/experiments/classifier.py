@@ -27,6 +27,7 @@ from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import digest
 from tfdq.robustness.statistics import wilson
 from tfdq.robustness.versions import package_versions
+from tfdq.which_keras import is_keras3_model, is_tf_keras_model
 from tflite_export.ir.limits import DEFAULT, Limits
 
 KIND = "train"
@@ -362,11 +363,12 @@ def measure(model: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, Any
     """Return accuracy and speed of a model on images in [0, 1].
 
     Args:
-        model: a tf_keras model or a ``tflite_export.Interpreter``.
+        model: a Keras model or a ``tflite_export.Interpreter``.
         images: float32, ``(n, height, width, channels)``.
         labels: ``(n,)``.
     """
-    options = {"verbose": 0} if isinstance(model, tf_keras.Model) else {}
+    is_keras = is_tf_keras_model(model) or is_keras3_model(model)
+    options = {"verbose": 0} if is_keras else {}
     model.predict(images[:64], **options)
     start = time.perf_counter()
     outputs = model.predict(images, **options)

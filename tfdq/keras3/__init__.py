@@ -8,8 +8,9 @@ from tfdq.keras3.backends import check_backend
 
 check_backend()
 
+from tfdq.keras3.calibration import calibrate  # noqa: E402
 from tfdq.keras3.layer_kinds import Kind, QuantizedLayer, Request, Step, register_kind  # noqa: E402
-from tfdq.keras3.model import calibrate, quantize_model  # noqa: E402
+from tfdq.keras3.model import quantize_model  # noqa: E402
 from tfdq.keras3.quantized_model import QuantizedModel  # noqa: E402
 
 __all__ = [

@@ -6,7 +6,7 @@ Affine maps of each channel that follow each other become one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,20 +19,25 @@ from tfdq.keras3.layer_kinds.scaling import Scaling, hard_sigmoid_of, joined
 from tfdq.keras3.layer_kinds.sequence import AsImage, AsSequence, is_elementwise
 
 
-def expanded(graph: Graph) -> Graph:
-    """Return a model whose every call is one that can be quantized, where there is no problem."""
+def expanded(graph: Graph, skip: Collection[str] = ()) -> Graph:
+    """Return a model whose every call is one that can be quantized, where there is no problem.
+
+    Args:
+        graph: the calls of the float model.
+        skip: names of layers that stay as they are.
+    """
     calls = Counter(id(node.layer) for node in graph.nodes)
     position = 0
     while position < len(graph.nodes):
         node = graph.nodes[position]
         shared = calls[id(node.layer)] > 1 and getattr(node.layer, "trainable_weights", None)
-        parts = None if shared else _parts(node)
+        parts = None if shared or node.layer.name in skip else _parts(node)
         if parts:
             # The parts may have parts themselves.
             graph = _replaced(graph, (position,), parts)
         else:
             position += 1
-    return _merged(_without_detours(graph))
+    return _merged(_without_detours(graph, skip), skip)
 
 
 def _parts(node: Node) -> list[keras.layers.Layer] | None:
@@ -42,14 +47,14 @@ def _parts(node: Node) -> list[keras.layers.Layer] | None:
     return kind.parts(node)
 
 
-def _without_detours(graph: Graph) -> Graph:
+def _without_detours(graph: Graph, skip: Collection[str]) -> Graph:
     """Return a model in which sequences stay images of one row from layer to layer."""
-    found = _delayed(graph)
+    found = _delayed(graph, skip)
     while found is not None:
         first, second = found
         layers = [second.layer, AsSequence(name=second.layer.name)]
         graph = _replaced(graph, (first.index, second.index), layers, second)
-        found = _delayed(graph)
+        found = _delayed(graph, skip)
     sources = {
         node.index: graph.nodes[node.inputs[0]].inputs[0]
         for node in graph.nodes
@@ -73,35 +78,39 @@ def _without_detours(graph: Graph) -> Graph:
     )
 
 
-def _delayed(graph: Graph) -> tuple[Node, Node] | None:
+def _delayed(graph: Graph, skip: Collection[str]) -> tuple[Node, Node] | None:
     """Return a change to a sequence and what may as well act before it, the first such."""
     consumers = graph.consumers()
     for node in graph.nodes:
         if isinstance(node.layer, AsSequence) and len(consumers[node.index]) == 1:
             behind = graph.nodes[consumers[node.index][0]]
             outputs = {node.index, behind.index} & set(graph.outputs)
-            if not outputs and behind.oddity is None and is_elementwise(behind.layer):
+            plain = behind.oddity is None and behind.layer.name not in skip
+            if not outputs and plain and is_elementwise(behind.layer):
                 return node, behind
     return None
 
 
-def _merged(graph: Graph) -> Graph:
+def _merged(graph: Graph, skip: Collection[str]) -> Graph:
     """Return a model in which affine maps in a row are one, and hard sigmoids are activations."""
-    found = _mergeable(graph)
+    found = _mergeable(graph, skip)
     while found is not None:
         graph = _replaced(graph, *found)
-        found = _mergeable(graph)
+        found = _mergeable(graph, skip)
     return graph
 
 
-def _mergeable(graph: Graph) -> tuple[tuple[int, ...], list[keras.layers.Layer]] | None:
+def _mergeable(
+    graph: Graph, skip: Collection[str]
+) -> tuple[tuple[int, ...], list[keras.layers.Layer]] | None:
     """Return calls that follow each other and the layer that they are, the first such."""
     consumers = graph.consumers()
 
     def follower(node: Node) -> Node | None:
         if len(consumers[node.index]) != 1 or node.index in graph.outputs:
             return None
-        return graph.nodes[consumers[node.index][0]]
+        found = graph.nodes[consumers[node.index][0]]
+        return None if found.layer.name in skip else found
 
     for first in graph.nodes:
         second = follower(first) if isinstance(first.layer, Scaling) else None

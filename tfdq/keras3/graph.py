@@ -23,6 +23,7 @@ class Node:
         oddity: what keeps the call from being a plain one, or None.
         arguments: what it was called with, symbolic tensors and constants.
         settings_name: the name that settings know it by, where it is not the layer's.
+        call: Keras' own record of the call; None for an input.
     """
 
     index: int
@@ -33,6 +34,23 @@ class Node:
     oddity: str | None = None
     arguments: tuple[Any, ...] = ()
     settings_name: str | None = None
+    call: Any = None
+
+    def called_with(self, sources: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what the layer is called with, positional and named.
+
+        Args:
+            sources: the tensors in the place of each of `inputs`, by its index.
+        """
+        tensors = [tensor for tensor in self.call.input_tensors if tensor.shape]
+        given = {id(t): sources[index] for t, index in zip(tensors, self.inputs, strict=True)}
+        args, kwargs = keras.tree.map_structure(
+            lambda value: given.get(id(value), value),
+            (tuple(self.call.arguments.args), dict(self.call.arguments.kwargs)),
+        )
+        if self.inference:
+            kwargs["training"] = False
+        return args, {name: value for name, value in kwargs.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,11 @@ def functional(model: Any) -> Any:
             f"model {model.name!r} is a subclassed model, whose call is Python code: build it from "
             "layers, keras.Model(inputs, outputs)"
         )
+    if type(model).call.__module__.partition(".")[0] != "keras":
+        raise ValueError(
+            f"model {model.name!r} ({type(model).__name__}) has a call method of its own, which "
+            "would be lost: build it from layers, keras.Model(inputs, outputs)"
+        )
     return model
 
 
@@ -109,7 +132,7 @@ def read_graph(model: Any) -> Graph:
         values[id(tensor)] = len(nodes)
         nodes.append(Node(len(nodes), layer, (), tuple(tensor.shape)))
     inputs = tuple(range(len(nodes)))
-    _walk(function, nodes, values, around=None)
+    _walk(model, nodes, values, around=None)
     return Graph(
         tuple(nodes),
         inputs,
@@ -119,16 +142,16 @@ def read_graph(model: Any) -> Graph:
     )
 
 
-def _walk(function: Any, nodes: list[Node], values: dict[int, int], around: bool | None) -> None:
-    """Append the calls of a function whose inputs are known.
+def _walk(model: Any, nodes: list[Node], values: dict[int, int], around: bool | None) -> None:
+    """Append the calls of a model whose inputs are known.
 
     Args:
-        function: the graph.
+        model: the model.
         nodes: the calls so far.
         values: nodes of the tensors known so far.
         around: what the call of the model around it says of ``training``; None: nothing.
     """
-    for call in calls(function):
+    for call in calls(functional(model)):
         layer = call.operation
         given = {key: value for key, value in call.arguments.kwargs.items() if value is not None}
         training = _training_of(layer, given.pop("training", None))
@@ -138,7 +161,7 @@ def _walk(function: Any, nodes: list[Node], values: dict[int, int], around: bool
         if isinstance(layer, keras.Model):
             inner = functional(layer)
             own = dict(zip(map(id, _ordered(inner, call)), sources, strict=True))
-            _walk(inner, nodes, own, training)
+            _walk(layer, nodes, own, training)
             ends = [own[id(tensor)] for tensor in inner.outputs]
             values.update(zip(map(id, call.outputs), ends, strict=True))
             continue
@@ -148,10 +171,14 @@ def _walk(function: Any, nodes: list[Node], values: dict[int, int], around: bool
         results = [tensor for tensor in call.outputs if tensor.shape]
         if len(results) != 1:
             oddity = f"it has {len(results)} outputs"
+        if not model.trainable and getattr(layer, "trainable_variables", None):
+            oddity = f"trainable inside the model {model.name!r}, which is not: set both the same"
         values.update(dict.fromkeys(map(id, results), len(nodes)))
         shape = tuple(results[0].shape)
         arguments = tuple(call.arguments.args)
-        nodes.append(Node(len(nodes), layer, sources, shape, training is False, oddity, arguments))
+        nodes.append(
+            Node(len(nodes), layer, sources, shape, training is False, oddity, arguments, call=call)
+        )
 
 
 def _takes_training(layer: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfdq.keras3.expand import expanded
+from tfdq.keras3.float_model import with_problems
 from tfdq.keras3.graph import Graph, read_graph
 from tfdq.keras3.layer_kinds import (
     InputQuantizer,
@@ -18,13 +19,14 @@ from tfdq.keras3.layer_kinds import (
     Request,
     Step,
 )
-from tfdq.keras3.layer_kinds.base import observing
+from tfdq.keras3.layer_kinds.in_float import IN_FLOAT, copy_in_float
 from tfdq.keras3.layer_kinds.pointwise import own_layer
 from tfdq.keras3.layer_kinds.registry import OWN_LAYER
 from tfdq.keras3.plan import plan
 from tfdq.keras3.quantized_model import QuantizedModel
 from tfdq.keras3.ranges import RangeSettings
-from tfdq.keras3.settings import ActivationRange, LayerBits, Placement, Settings
+from tfdq.keras3.settings import ActivationRange, BetaSchedule, LayerBits, Placement, Settings
+from tfdq.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.penalties.targets import Target
 
 
@@ -34,6 +36,8 @@ def quantize_model(
     *,
     on: Placement = "deployed",
     target: Target | None = None,
+    regularizer: str | keras.regularizers.Regularizer = "orthogonal",
+    beta_schedule: BetaSchedule | None = None,
     weight_bits: int = 8,
     activation_bits: int = 8,
     first_last_bits: int | None = None,
@@ -41,6 +45,7 @@ def quantize_model(
     activation_range: ActivationRange = "moving_average",
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,
+    skip: Collection[str] = (),
 ) -> QuantizedModel:
     r"""Return a quantization-aware copy of a Keras 3 model, with the Lipschitz penalty inside.
 
@@ -61,8 +66,19 @@ def quantize_model(
             quantizers.
         on: the kernel the penalty acts on: ``"deployed"`` (BatchNorm folded in, quantized),
             ``"folded"`` (BatchNorm folded in), ``"kernel"`` (the trained one).
-        target: the singular value that the penalty aims at, > 0; ``"1/k"``, the default: 1 over
-            the square root of the number of taps.
+        target: the singular value that the penalty aims at, > 0; ``"1/k"``: 1 over the square root
+            of the number of taps, so that a ``k x k`` convolution at stride 1, not only its
+            reshaped kernel, does not expand. By default 1 for ``"conv_orthogonal"``, which
+            controls the convolution itself, and ``"1/k"`` for the others.
+        regularizer: which penalty: ``"orthogonal"`` (the paper's), ``"srip"``, ``"spectral"``,
+            ``"conv_orthogonal"`` (see ``tfdq.penalties``), or an object of a registered subclass
+            of ``keras.regularizers.Regularizer`` with its own weight, place (attribute ``on``,
+            the trained kernel without one) and target in the stead of ``lipschitz_beta``, ``on``
+            and ``target``.
+        beta_schedule: weight of the penalty by the training step, from 0, in the stead of the
+            constant: a schedule of Keras, such as ``PolynomialDecay(0.0, 1000, 2e-3)`` for a
+            linear warm-up, or a registered function that maps a float32 scalar to one, on
+            ``keras.ops``. The step is counted, saved and restored with the model.
         weight_bits: bits of the kernels, 2..8; symmetric, one scale for each output channel (for
             the tensor in a Dense without BatchNormalization).
         activation_bits: bits behind a ReLU, 1..8; what is not behind one has 8.
@@ -73,8 +89,13 @@ def quantize_model(
             training batches; ``"relu6"``: every ReLU becomes ReLU6 and its range is [0, 6].
         input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
             None: the extremes seen in training.
-        batch_norm_momentum: momentum of the moving statistics of every BatchNormalization, in
-            [0, 1); None: each keeps its own.
+        batch_norm_momentum: momentum of the moving statistics of every BatchNormalization that is
+            quantized, in [0, 1); None: each keeps its own, but with a penalty on the folded or
+            deployed kernel none is above 0.9. Such a penalty moves all layers, and the network
+            that ships computes with the moving statistics, which must keep up: 0.9 does, Keras'
+            default of 0.99 lags.
+        skip: names of layers to leave in float, called with all their arguments on real values;
+            what quantized layers take of them has 8 bits. Such a model trains but does not export.
 
     Returns:
         A new, uncompiled Keras 3 model with the same inputs, outputs and layer names.
@@ -85,6 +106,10 @@ def quantize_model(
             subclassed, is quantized already, or has layers that cannot be quantized (all of them
             are listed).
 
+    Warns:
+        LaggingStatisticsWarning: ``batch_norm_momentum`` is above 0.9 and a penalty on the folded
+            or deployed kernel meets BatchNorms that are trained.
+
     Source: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019.
 
     Example:
@@ -94,7 +119,9 @@ def quantize_model(
     settings = Settings(
         lipschitz_beta=lipschitz_beta,
         on=on,
-        target="1/k" if target is None else target,
+        target=target,
+        regularizer=regularizer,
+        beta_schedule=beta_schedule,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         first_last_bits=first_last_bits,
@@ -102,6 +129,7 @@ def quantize_model(
         activation_range=activation_range,
         input_range=input_range,
         batch_norm_momentum=batch_norm_momentum,
+        skip=frozenset([skip] if isinstance(skip, str) else skip),
     )
     if type(model).__module__.partition(".")[0] == "tf_keras":
         raise TypeError(
@@ -110,15 +138,28 @@ def quantize_model(
         )
     graph = read_graph(model)
     settings.check_names({node.layer.name for node in graph.nodes if node.inputs})
-    graph = expanded(graph)
-    steps = plan(graph)
+    graph = expanded(with_problems(graph), settings.skip)
+    steps = plan(graph, settings.skip)
     for weight in model.weights:
         if not np.isfinite(ops.convert_to_numpy(ops.cast(weight, "float32"))).all():
             raise ValueError(
                 f"weight {weight.path!r} has values that are NaN or infinite; train the float "
                 "model to a finite state first"
             )
-    return _Builder(graph, steps, settings).build(model.name)
+    quantized = _Builder(graph, steps, settings).build(model.name)
+    warn_of_lag(_lagging(steps, settings))
+    return quantized
+
+
+def _lagging(steps: list[Step], settings: Settings) -> list[LaggingNorm]:
+    """Return the BatchNorms behind a penalized kernel whose statistics lag."""
+    found = [
+        lagging_norm(step.norm, settings.norm_momentum(step.norm.momentum), settings.penalized)
+        for step in steps
+        if step.kind.role == "kernel" and step.norm is not None
+        if not (step.norm_inference or step.node.inference)
+    ]
+    return [norm for norm in found if norm is not None]
 
 
 class _Builder:
@@ -129,15 +170,21 @@ class _Builder:
         self.steps = steps
         self.settings = settings
         self.flows: dict[int, Any] = {}
+        self.reals: dict[int, Any] = {}
+        self.floats: dict[int, Any] = {}
         self.grids: dict[int, RangeSettings | int] = {}
         self.outputs: dict[int, Any] = {}
         self.names: set[str] = set()
+        self.kept = {step.node.index for step in steps if step.kind is IN_FLOAT}
         self.ends = _end_kernels(graph, steps)
 
     def build(self, name: str) -> QuantizedModel:
         """Return the new model with the float model's weights."""
         inputs = [self._input(index) for index in self.graph.inputs]
-        loads = [(step, self._add(step)) for step in self.steps]
+        loads = [
+            (step, self._add_float(step) if step.kind is IN_FLOAT else self._add(step))
+            for step in self.steps
+        ]
         model = QuantizedModel(
             keras.tree.pack_sequence_as(self.graph.input_structure, inputs),
             keras.tree.pack_sequence_as(
@@ -206,6 +253,31 @@ class _Builder:
                 self._read_out(step.result, f"{name}_reals")
         return layer
 
+    def _add_float(self, step: Step) -> Any:
+        """Append the copy of a layer that stays in float, once; returns it."""
+        node = step.node
+        layer = self.floats.get(id(node.layer))
+        if layer is None:
+            layer = copy_in_float(node.layer, self._unique(node.layer.name))
+            self.floats[id(node.layer)] = layer
+        args, kwargs = node.called_with({index: self._real(index) for index in node.inputs})
+        found = self.reals[node.index] = layer(*args, **kwargs)
+        if node.index in self.graph.outputs:
+            self.outputs[node.index] = found
+        if any(index not in self.kept for index in self.graph.consumers()[node.index]):
+            name = self._unique(f"{layer.name}_quantizer")
+            quantizer = InputQuantizer(output=self.settings.output("linear", 8), name=name)
+            self.flows[node.index] = quantizer(found)
+            self.grids[node.index] = node.index
+        return layer
+
+    def _real(self, index: int) -> Any:
+        """Return the real values of a result, for a layer in float."""
+        if index not in self.reals:
+            name = self._unique(f"{self.graph.nodes[index].layer.name}_reals")
+            self.reals[index] = QuantizedIdentity(name=name, reals=True)(self.flows[index])
+        return self.reals[index]
+
     def _origin(self, step: Step, layer: QuantizedLayer) -> RangeSettings | int:
         """Return what the grid of a result comes from (see `Request.source_grids`)."""
         settings = getattr(layer, "output_settings", None)
@@ -242,40 +314,3 @@ def _end_kernels(graph: Graph, steps: list[Step]) -> set[int]:
 
     first = nearest(graph.inputs, lambda index: consumers[index])
     return first | nearest(graph.outputs, lambda index: graph.nodes[index].inputs)
-
-
-def calibrate(model: QuantizedModel, images: Any, batch_size: int = 128) -> QuantizedModel:
-    """Set the observed ranges of a quantized model from images, without training.
-
-    Weights and BatchNorm statistics stay.
-
-    Args:
-        model: made by `quantize_model`.
-        images: array ``(n, ...)`` in the range the model takes; for several inputs a list, or a
-            dictionary, of arrays.
-        batch_size: images in a batch.
-
-    Returns:
-        The same model, sealed.
-
-    Raises:
-        TypeError: the model is not quantized.
-        ValueError: there are no images.
-    """
-    if not isinstance(model, QuantizedModel):
-        raise TypeError(
-            f"expected a model of tfdq.keras3.quantize_model, got {type(model).__name__}"
-        )
-    parts = [np.asarray(part) for part in keras.tree.flatten(images)]
-    count = min(map(len, parts), default=0)
-    if not count:
-        raise ValueError("there are no images to calibrate on")
-    token = observing.set(True)
-    try:
-        for start in range(0, count, batch_size):
-            batch = [ops.convert_to_tensor(part[start : start + batch_size]) for part in parts]
-            model(keras.tree.pack_sequence_as(images, batch), training=False)
-    finally:
-        observing.reset(token)
-    model.seal()
-    return model

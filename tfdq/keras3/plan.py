@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import keras
 
+from tfdq.keras3.float_model import input_problem
 from tfdq.keras3.graph import Graph, Node
 from tfdq.keras3.layer_kinds import KINDS, QuantizedLayer, Step
+from tfdq.keras3.layer_kinds.in_float import IN_FLOAT
 from tfdq.keras3.layer_kinds.registry import RELUS, Kind, activation_of
 
 _PRIVATE = ("tfdq.", "keras.src.applications.")
 """Where the layers are that nobody writes."""
 
 
-def plan(graph: Graph) -> list[Step]:
+def plan(graph: Graph, skip: Collection[str] = ()) -> list[Step]:
     """Return the steps that quantize a model.
+
+    Args:
+        graph: the calls of the float model.
+        skip: names of layers that stay in float.
 
     Raises:
         ValueError: some layers cannot be quantized; all of them are listed.
     """
-    _check(graph)
+    _check(graph, skip)
     consumers = graph.consumers()
     taken: set[int] = set()
     steps = []
@@ -30,10 +37,15 @@ def plan(graph: Graph) -> list[Step]:
         if index in graph.outputs or len(consumers[index]) != 1:
             return None
         node = graph.nodes[consumers[index][0]]
+        if node.layer.name in skip:
+            return None
         return node if _kind(node).role == role and len(node.inputs) == 1 else None
 
     for node in graph.nodes:
         if not node.inputs or node.index in taken:
+            continue
+        if node.layer.name in skip:
+            steps.append(Step(node, IN_FLOAT, node.index))
             continue
         kind = _kind(node)
         own = kind.role in ("kernel", "activation")
@@ -61,7 +73,7 @@ def _kind(node: Node) -> Kind:
     return KINDS[type(node.layer)]
 
 
-def _check(graph: Graph) -> None:
+def _check(graph: Graph, skip: Collection[str]) -> None:
     """Raise one error that lists every call that cannot be quantized."""
     problems = []
     calls: dict[int, int] = {}
@@ -69,8 +81,13 @@ def _check(graph: Graph) -> None:
         calls[id(node.layer)] = calls.get(id(node.layer), 0) + 1
     told: set[int] = set()
     for node in graph.nodes:
-        if node.inputs and id(node.layer) not in told:
-            problem = _problem(node, calls[id(node.layer)])
+        if id(node.layer) not in told:
+            if not node.inputs:
+                problem = input_problem(node.layer)
+            elif node.layer.name in skip:
+                problem = _problem_in_float(node)
+            else:
+                problem = _problem(node, calls[id(node.layer)])
             if problem is not None:
                 told.add(id(node.layer))
                 problems.append(f"{node.layer.name!r} ({type(node.layer).__name__}): {problem}")
@@ -83,8 +100,17 @@ def _check(graph: Graph) -> None:
         raise ValueError(
             f"{len(problems)} layer(s) cannot be quantized:\n  - "
             + "\n  - ".join(problems)
-            + f"\nReplace each by layers that can: {', '.join(supported)}"
+            + f"\nReplace each by layers that can: {', '.join(supported)}; "
+            "or quantize tfdq.from_keras3(model), a tf_keras model, whose layers are not quite the "
+            "same; or leave it in float with skip=[...], and train without an export"
         )
+
+
+def _problem_in_float(node: Node) -> str | None:
+    results = [tensor for tensor in node.call.outputs if tensor.shape]
+    if len(results) != 1:
+        return f"it is to stay in float and has {len(results)} outputs; only one can be quantized"
+    return None
 
 
 def _problem(node: Node, calls: int) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfdq.description import Description
-from tfdq.keras3.layer_kinds import InputQuantizer
+from tfdq.keras3.layer_kinds import InputQuantizer, QuantizedLayer
 from tfdq.keras3.layer_kinds.base import register
 from tfdq.keras3.sealing import ordered, seal, steps_of
 from tflite_export.lowering.lower import Lowered
@@ -48,7 +48,8 @@ class QuantizedModel(keras.Model):
         return [getattr(layer, "splits", 1) for layer in self.layers]
 
     def _can_be_sealed(self) -> bool:
-        ranges = [getattr(layer, "range", None) for layer in self.layers]
+        quantized = [layer for layer in self.layers if isinstance(layer, QuantizedLayer)]
+        ranges = [getattr(layer, "range", None) for layer in quantized]
         return all(found is None or found.has_step for found in ranges)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +85,17 @@ class QuantizedModel(keras.Model):
         super().save_weights(*args, **kwargs)
 
     def as_trained(self) -> TrainedKeras3Model:
-        """Return the model as the export takes it (`tfdq.description.TrainedModel`)."""
+        """Return the model as the export takes it (`tfdq.description.TrainedModel`).
+
+        Raises:
+            ValueError: layers of it are in float.
+        """
+        in_float = ordered(self).in_float
+        if in_float:
+            raise ValueError(
+                f"{self.name!r} has layers in float, {', '.join(map(repr, in_float))}, and does "
+                "not export; quantize the float model without skip, or without these layers"
+            )
         return TrainedKeras3Model(self)
 
 

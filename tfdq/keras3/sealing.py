@@ -28,12 +28,17 @@ Bounds = tuple[int, int]
 class Ordered:
     """The layers of a quantized model in the order of its description's values.
 
+    Layers in float (``skip``) cut a model into pieces: what they take is an output of the
+    description, what they give is an input.
+
     Attributes:
-        inputs: the calls of the input quantizers, in the order of the model's inputs.
+        inputs: the calls of the input quantizers, in the order of the model's inputs; then those
+            behind layers in float.
         calls: the other calls.
-        values: for each node of the graph the number of its value.
-        outputs: values of the model's outputs.
-        names: names of the model's inputs.
+        values: for each quantized node of the graph the number of its value.
+        outputs: values of the model's outputs; then those that layers in float take.
+        names: names of the inputs.
+        in_float: names of the layers in float.
     """
 
     inputs: tuple[Node, ...]
@@ -41,6 +46,7 @@ class Ordered:
     values: dict[int, int]
     outputs: tuple[int, ...]
     names: tuple[str, ...]
+    in_float: tuple[str, ...]
 
     @property
     def layers(self) -> list[QuantizedLayer]:
@@ -49,34 +55,32 @@ class Ordered:
 
 
 def ordered(model: Any) -> Ordered:
-    """Return the layers of a quantized model.
-
-    Raises:
-        ValueError: a layer is not quantized.
-    """
+    """Return the layers of a quantized model."""
     graph: Graph = read_graph(model)
     behind: dict[int, Node] = {}
-    calls = []
+    inner, calls, floats = [], [], []
     for node in graph.nodes:
         if not node.inputs:
             continue
         if not isinstance(node.layer, QuantizedLayer):
-            raise ValueError(
-                f"layer {node.layer.name!r} ({type(node.layer).__name__}) is not quantized; build "
-                "the whole float model first, then quantize it"
-            )
-        if isinstance(node.layer, InputQuantizer):
+            floats.append(node)
+        elif not isinstance(node.layer, InputQuantizer):
+            calls.append(node)
+        elif node.inputs[0] in graph.inputs:
             behind[node.inputs[0]] = node
         else:
-            calls.append(node)
-    inputs = tuple(behind[index] for index in graph.inputs)
+            inner.append(node)
+    inputs = (*(behind[index] for index in graph.inputs), *inner)
     values = {node.index: value for value, node in enumerate((*inputs, *calls))}
+    taken = (*graph.outputs, *(index for node in floats for index in node.inputs))
+    names = [graph.nodes[index].layer.name for index in graph.inputs]
     return Ordered(
         inputs,
         tuple(calls),
         values,
-        tuple(values[index] for index in graph.outputs),
-        tuple(graph.nodes[index].layer.name for index in graph.inputs),
+        tuple(dict.fromkeys(values[index] for index in taken if index in values)),
+        (*names, *(node.layer.name for node in inner)),
+        tuple(dict.fromkeys(node.layer.name for node in floats)),
     )
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import keras
+
 from tfdq.grid import nudged_grid, zero_aligned_range
+from tfdq.keras3.penalty import NAMES
 from tfdq.keras3.ranges import RangeSettings
-from tfdq.penalties.targets import Target, check_target
+from tfdq.lagging_statistics import QUICK_MOMENTUM
+from tfdq.penalties.targets import Target, check_target, default_target
 
 Placement = Literal["kernel", "folded", "deployed"]
 ActivationRange = Literal["relu6", "moving_average"]
 LayerBits = int | tuple[int, int]
+BetaSchedule = Callable[[Any], Any]
 LINEAR_BITS = 8
 
 
@@ -23,7 +28,9 @@ class Settings:
 
     lipschitz_beta: float = 0.0
     on: Placement = "deployed"
-    target: Target = "1/k"
+    target: Target | None = None
+    regularizer: str | keras.regularizers.Regularizer = "orthogonal"
+    beta_schedule: BetaSchedule | None = None
     weight_bits: int = 8
     activation_bits: int = 8
     first_last_bits: int | None = None
@@ -31,11 +38,14 @@ class Settings:
     activation_range: ActivationRange = "moving_average"
     input_range: tuple[float, float] | None = None
     batch_norm_momentum: float | None = None
+    skip: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         _check_number("lipschitz_beta", self.lipschitz_beta, 0.0, math.inf, "0 switches it off")
         _check_choice("on", self.on, get_args(Placement))
-        check_target(self.target)
+        if self.target is not None:
+            check_target(self.target)
+        self._check_regularizer()
         _check_bits("weight_bits", self.weight_bits, 2)
         _check_bits("activation_bits", self.activation_bits, 1)
         if self.first_last_bits is not None:
@@ -69,7 +79,7 @@ class Settings:
         Raises:
             ValueError: a name is unknown; the known ones are listed.
         """
-        unknown = sorted(set(self.layer_bits) - set(known))
+        unknown = sorted((set(self.layer_bits) | self.skip) - set(known))
         if unknown:
             raise ValueError(f"no layer is called {unknown}; the model has {sorted(known)}")
 
@@ -112,11 +122,78 @@ class Settings:
         relu6 = self.activation_range == "relu6" and activation == "relu"
         return "relu6" if relu6 else activation
 
-    def penalty(self) -> dict[str, Any] | None:
-        """Return the penalty of one kernel, or None."""
-        if self.lipschitz_beta == 0:
+    def penalty(self, depthwise: bool, strides: tuple[int, int]) -> dict[str, Any] | None:
+        """Return the settings of the penalty of one kernel (`KernelPenalty`), or None.
+
+        Args:
+            depthwise: the kernel is ``(height, width, in, multiplier)``.
+            strides: of the convolution.
+        """
+        if not isinstance(self.regularizer, str):
+            config = dict(self.regularizer.get_config())
+            told = {"depthwise": depthwise, "strides": tuple(strides)}
+            config.update({name: value for name, value in told.items() if name in config})
+            own = type(self.regularizer).from_config(config)
+            return {
+                "on": getattr(own, "on", "kernel"),
+                "regularizer": keras.regularizers.serialize(own),
+            }
+        if self.lipschitz_beta == 0 and self.beta_schedule is None:
             return None
-        return {"beta": float(self.lipschitz_beta), "on": self.on, "target": self.target}
+        target = default_target(self.regularizer) if self.target is None else self.target
+        found = {"name": self.regularizer, "on": self.on, "target": target}
+        if self.beta_schedule is None:
+            return {**found, "beta": float(self.lipschitz_beta)}
+        return {**found, "schedule": keras.saving.serialize_keras_object(self.beta_schedule)}
+
+    @property
+    def penalized(self) -> str:
+        """The kernel that the penalty acts on; without one the trained ``"kernel"``."""
+        found = self.penalty(False, (1, 1))
+        return "kernel" if found is None else str(found["on"])
+
+    def norm_momentum(self, own: float) -> float:
+        """Return the momentum of the moving statistics of a BatchNorm that is quantized.
+
+        A penalty on the folded or deployed kernel moves all layers, frozen BatchNorms excepted;
+        statistics that are to keep up with it need a quick momentum.
+
+        Args:
+            own: of the float model's layer.
+        """
+        if self.batch_norm_momentum is not None:
+            return float(self.batch_norm_momentum)
+        return own if self.penalized == "kernel" else min(own, QUICK_MOMENTUM)
+
+    def _check_regularizer(self) -> None:
+        """Check penalty and schedule.
+
+        Raises:
+            TypeError: the schedule cannot be called.
+            ValueError: the penalty is not known; or it and the schedule both set a weight.
+        """
+        named = isinstance(self.regularizer, str)
+        if named:
+            _check_choice("regularizer", self.regularizer, NAMES)
+        elif not isinstance(self.regularizer, keras.regularizers.Regularizer):
+            kind = f"{type(self.regularizer).__module__}.{type(self.regularizer).__name__}"
+            raise ValueError(
+                f"regularizer must be one of {', '.join(NAMES)} or an object of a registered "
+                f"subclass of keras.regularizers.Regularizer, got {kind}"
+            )
+        if self.beta_schedule is None:
+            return
+        if not callable(self.beta_schedule):
+            raise TypeError(
+                "beta_schedule must be a schedule of keras.optimizers.schedules, such as "
+                "PolynomialDecay(0.0, 1000, 2e-3) for a warm-up, or a registered function of the "
+                f"step, got {self.beta_schedule!r}"
+            )
+        if not named:
+            raise ValueError(
+                "beta_schedule sets the weight of a penalty that is given by name; the "
+                f"regularizer {type(self.regularizer).__name__} has a weight of its own"
+            )
 
 
 def _check_number(name: str, value: Any, least: float, below: float, remedy: str) -> None:

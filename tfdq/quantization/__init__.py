@@ -5,10 +5,10 @@ reads saved models without further ado.
 """
 
 from tfdq.grid import Grid
+from tfdq.lagging_statistics import LaggingStatisticsWarning
 from tfdq.quantization.configs import DefensiveQuantizeConfig
 from tfdq.quantization.graph import Graph, Node, read_graph, walk
 from tfdq.quantization.keras3 import from_keras3
-from tfdq.quantization.lagging_statistics import LaggingStatisticsWarning
 from tfdq.quantization.layers import (
     ConvexCombination,
     FusedAdd,

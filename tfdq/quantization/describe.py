@@ -85,7 +85,10 @@ class TrainedKerasModel:
     def __init__(self, model: tf_keras.Model) -> None:
         if not isinstance(model, tf_keras.Model):
             raise TypeError(
-                f"expected a tf_keras model of tfdq.quantize_model, got {type(model).__name__}"
+                f"expected a quantized model, as tfdq.quantize_model makes it, got "
+                f"{type(model).__module__}.{type(model).__name__}; a float Keras 3 model "
+                "is quantized by tfdq.quantize_model, or becomes a tf_keras model by "
+                "tfdq.from_keras3"
             )
         self.model = model
         self._graph = read_graph(model)

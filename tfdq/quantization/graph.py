@@ -9,6 +9,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from tfdq.which_keras import is_keras3_model
+
 
 @dataclass(frozen=True)
 class Node:
@@ -133,6 +135,11 @@ def walk(model: tf_keras.Model) -> list[Node]:
 
 
 def _input_layers(model: tf_keras.Model) -> list[tf_keras.layers.InputLayer]:
+    if is_keras3_model(model):
+        raise ValueError(
+            f"{model.name!r} is a Keras 3 model, and only tf_keras models are taken here: convert "
+            "the float model with tfdq.from_keras3(model), and quantize that"
+        )
     if not getattr(model, "_is_graph_network", False):
         raise ValueError(
             f"{model.name!r} ({type(model).__name__}) is not a built Functional or Sequential "

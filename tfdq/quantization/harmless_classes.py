@@ -259,7 +259,9 @@ def harmless_names() -> HarmlessNames:
 def is_harmless_object(item: Any) -> bool:
     """Tell whether a class or function of the libraries, found by a registered name, is listed."""
     if _package(item) == "tfdq":
-        return getattr(item, "__name__", "") in _REGISTERED
+        # All that is registered there is layers of numbers; what they hold is checked by itself.
+        native = getattr(item, "__module__", "").startswith("tfdq.keras3.")
+        return native or getattr(item, "__name__", "") in _REGISTERED
     names = harmless_names()
     return any(item is kind for kind in names.by_name.get(getattr(item, "__name__", ""), ()))
 

@@ -26,6 +26,7 @@ from tfdq.quantization.keras3_layers import (
 )
 from tfdq.quantization.model_configuration import Registry, UnsafeModelError
 from tfdq.quantization.model_files import checked_copy
+from tfdq.which_keras import is_keras3_model
 
 CustomLayers = Mapping[str, Callable[[Any], tf_keras.layers.Layer]]
 
@@ -33,13 +34,21 @@ CustomLayers = Mapping[str, Callable[[Any], tf_keras.layers.Layer]]
 _ROUNDING = {"float16": 2.0**-8, "bfloat16": 2.0**-5}
 
 
-def is_keras3_model(model: object) -> bool:
-    """Tell whether an object is a Keras 3 model (and not a tf_keras one)."""
-    return isinstance(model, keras.Model)
-
-
 # Bytes; Keras writes less than a hundred.
 _LARGEST_METADATA = 1 << 16
+_LARGEST_CONFIG = 64 << 20
+
+
+def holds_quantized_keras3(path: str | Path) -> bool:
+    """Tell whether a file is a `.keras` archive of Keras 3 with a model of `tfdq.keras3`."""
+    if not is_keras3_file(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("config.json") as stored:
+            config = json.loads(stored.read(_LARGEST_CONFIG))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("registered_name") == "tfdq>QuantizedModel"
 
 
 def is_keras3_file(path: str | Path) -> bool:
@@ -71,12 +80,23 @@ def load_keras3(
         FileNotFoundError: If there is no such file.
         ValueError: If Keras can't read it, or the model can't be converted.
     """
+    return from_keras3(read_keras3(path), rtol=rtol, custom_layers=custom_layers)
+
+
+def read_keras3(path: str | Path) -> Any:
+    """Load a `.keras` file of Keras 3 as it is, not compiled, checked and in safe mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnsafeModelError: If it is not merely a model of layers.
+        ValueError: If Keras can't read it.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
         with checked_copy(path, Registry(keras.saving)) as copy:
-            model = keras.saving.load_model(copy, compile=False, safe_mode=True)
+            return keras.saving.load_model(copy, compile=False, safe_mode=True)
     except UnsafeModelError as error:
         raise UnsafeModelError(
             f"Keras {keras.__version__} can't load {path}: {error}. Rebuild it with layers of "
@@ -85,7 +105,6 @@ def load_keras3(
         ) from error
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise ValueError(f"Keras {keras.__version__} can't load {path}: {error}") from error
-    return from_keras3(model, rtol=rtol, custom_layers=custom_layers)
 
 
 def from_keras3(

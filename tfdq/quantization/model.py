@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
+from tfdq.calibration_images import calibration_batches
 from tfdq.penalties.regularizers import Placement
 from tfdq.penalties.targets import Target
-from tfdq.quantization.calibration_images import calibration_batches
-from tfdq.quantization.float_model import check_precision
+from tfdq.quantization.batch_statistics import estimating_statistics
 from tfdq.quantization.graph import read_graph
-from tfdq.quantization.keras3 import from_keras3, is_keras3_model
 from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
 from tfdq.quantization.rewrite import DefensiveLayoutTransform, unwrap_annotations
 from tfdq.quantization.settings import ActivationRange, LayerBits, Settings
 from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
+from tfdq.which_keras import is_keras3_model
 
 
 def quantize_model(
@@ -57,10 +58,10 @@ def quantize_model(
     and the structure of the outputs are kept. What cannot be kept is refused by name.
 
     Args:
-        model: a built Functional or Sequential model of tf_keras, or of Keras 3 (converted by
-            ``tfdq.from_keras3``), trained or not, in float32. It is not changed; its weights are
-            copied. Nested models are flattened. Layers annotated with tfmot's
-            ``quantize_annotate_layer`` keep the ``QuantizeConfig`` they were given.
+        model: a built Functional or Sequential model of tf_keras, trained or not, in float32. It is
+            not changed; its weights are copied. Nested models are flattened. Layers annotated with
+            tfmot's ``quantize_annotate_layer`` keep the ``QuantizeConfig`` they were given. A
+            model of Keras 3 is converted by ``tfdq.from_keras3``.
         lipschitz_beta: weight of the penalty, >= 0; 0 is vanilla quantization with the same
             quantizers.
         on: the kernel the penalty acts on: ``"deployed"`` (BatchNorm folded in, fake-quantized),
@@ -133,9 +134,6 @@ def quantize_model(
         batch_norm_momentum=batch_norm_momentum,
         skip=frozenset([skip] if isinstance(skip, str) else skip),
     )
-    if is_keras3_model(model):
-        check_precision(model._flatten_layers(include_self=False))
-        model = from_keras3(model)
     check_float_model(model)
     graph, _ = unwrap_annotations(read_graph(model))
     wanted = {node.layer.name for node in graph.nodes if node.inputs} - settings.skip
@@ -151,6 +149,11 @@ def check_float_model(model: Any) -> None:
         ValueError: it is not built, is subclassed, is quantized already, or has a weight that is
             not finite.
     """
+    if is_keras3_model(model):
+        raise TypeError(
+            f"{model.name!r} is a Keras 3 model: tfdq.quantize_model keeps it one; to quantize it "
+            "as a tf_keras model convert it first, with tfdq.from_keras3(model)"
+        )
     if not isinstance(model, tf_keras.Model):
         raise TypeError(
             "model must be a Functional or Sequential model of tf_keras or Keras 3, got "
@@ -183,10 +186,12 @@ def _is_quantized(layer: tf_keras.layers.Layer) -> bool:
     return isinstance(layer, (PortableQuantizeWrapper, InputQuantizer))
 
 
-def calibrate(model: tf_keras.Model, images: Any, batch_size: int = 128) -> tf_keras.Model:
+def calibrate(
+    model: tf_keras.Model, images: Any, batch_size: int = 128, *, batch_norm: bool = False
+) -> tf_keras.Model:
     """Set the observed ranges of a quantization-aware model from images, without training.
 
-    Only the quantizers see training mode: weights and BatchNorm statistics stay.
+    Only the quantizers see training mode: weights stay, and BatchNorm statistics unless asked for.
 
     Args:
         model: made by ``quantize_model``.
@@ -195,25 +200,37 @@ def calibrate(model: tf_keras.Model, images: Any, batch_size: int = 128) -> tf_k
             are ignored. For a model of several inputs one array for each: a list, or a dictionary
             by name.
         batch_size: images in a batch, where ``images`` is no dataset.
+        batch_norm: replace the statistics of each BatchNormalization that follows training by the
+            mean and the variance over all images, before ranges are set.
 
     Returns:
         The same model.
 
     Raises:
         TypeError: ``images`` is of a kind that holds no images.
-        ValueError: the model has no observed ranges; there are no images, or they do not fit the
-            model's inputs, or are not finite.
+        ValueError: the model has no observed ranges, or no BatchNormalization to estimate; there
+            are no images, or they do not fit the model's inputs, or are not finite.
     """
     if not any(isinstance(_quantizer(layer), ObservedRangeQuantizer) for layer in model.layers):
         raise ValueError(f"{model.name!r} has no layer whose range is observed")
-    seen = 0
+    if batch_norm:
+        with estimating_statistics(model) as take:
+            for count in _pass(model, images, batch_size):
+                take(count)
     with observing():
-        for batch in calibration_batches(model, images, batch_size):
-            model(batch, training=False)
-            seen += 1
+        deque(_pass(model, images, batch_size), maxlen=0)
+    return model
+
+
+def _pass(model: tf_keras.Model, images: Any, batch_size: int) -> Iterator[int]:
+    """Call a model on images, a batch at a time; yields the number of images of each."""
+    seen = 0
+    for batch in calibration_batches(model, images, batch_size):
+        model(batch if len(batch) > 1 else batch[0], training=False)
+        seen += len(batch[0])
+        yield len(batch[0])
     if not seen:
         raise ValueError("there are no images to calibrate on")
-    return model
 
 
 def _quantizer(layer: tf_keras.layers.Layer) -> Any:

@@ -13,6 +13,7 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
     quantize_layout_transform,
 )
 
+from tfdq.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
 from tfdq.quantization.float_copies import constructor_arguments, copy_layer, finish_copy
 from tfdq.quantization.float_model import (
@@ -21,7 +22,6 @@ from tfdq.quantization.float_model import (
     layers_with_types,
 )
 from tfdq.quantization.graph import Graph, read_graph
-from tfdq.quantization.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.quantization.layers import (
     RELUS,
     ConvexCombination,
@@ -99,8 +99,7 @@ class DefensiveLayoutTransform(quantize_layout_transform.QuantizeLayoutTransform
         steps = plan(graph, quantized, set(self.settings.skip))
         builder = _Builder(graph, steps, quantized, self.settings)
         built = builder.build(model)
-        # Called by quantize_model or by tfmot's quantize_apply, and that by the user.
-        warn_of_lag(builder.lagging, stacklevel=3)
+        warn_of_lag(builder.lagging)
         return built, {}
 
 
@@ -309,7 +308,7 @@ class _Builder:
             norm = L.BatchNormalization.from_config(self._norm_arguments(step.norm))
         penalty = self.settings.penalty(depthwise, tuple(config.get("strides", (1, 1))))
         if norm is not None and step.training is None:
-            lagging = lagging_norm(step.norm, norm.momentum, penalty)
+            lagging = lagging_norm(step.norm, norm.momentum, getattr(penalty, "on", "kernel"))
             self.lagging += [] if lagging is None else [lagging]
         return kind(
             **config,

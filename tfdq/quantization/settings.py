@@ -9,6 +9,7 @@ from typing import Any, Literal
 import tf_keras
 
 from tfdq.grid import zero_aligned_range
+from tfdq.lagging_statistics import QUICK_MOMENTUM
 from tfdq.penalties.names import get_regularizer
 from tfdq.penalties.regularizers import (
     KernelRegularizer,
@@ -17,7 +18,6 @@ from tfdq.penalties.regularizers import (
     check_placement,
 )
 from tfdq.penalties.targets import Target, check_target
-from tfdq.quantization.lagging_statistics import QUICK_MOMENTUM
 from tfdq.quantization.layers import RELUS
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,

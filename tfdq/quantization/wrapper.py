@@ -16,6 +16,7 @@ from tfdq.grid import Grid
 from tfdq.penalties.direction_rate import DIRECTION_RATE
 from tfdq.penalties.fused_penalties import PenalizedKernel, evaluate_penalties
 from tfdq.penalties.scale_blind import scale_blind
+from tfdq.quantization.batch_statistics import takes_batch_statistics
 from tfdq.quantization.configs import DefensiveQuantizeConfig, OutputQuantizer
 from tfdq.quantization.layers import FusedKernel
 from tfdq.quantization.packing import pack, unpack
@@ -176,7 +177,8 @@ class QuantizeWrapper(PortableQuantizeWrapper):
             self._training_calls.assign_add(tf.cast(training, tf.int64))
         if self._call_takes_training:
             held = self.layer_training
-            kwargs["training"] = training if held is None else held
+            mode = True if takes_batch_statistics(self.layer) else training
+            kwargs["training"] = mode if held is None else held
         if kernel is None:
             outputs = self.layer.call(inputs, **kwargs)
         else:

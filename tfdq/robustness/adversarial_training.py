@@ -90,7 +90,7 @@ class AdversarialTraining(tf_keras.Model):
         if not isinstance(model, tf_keras.Model):
             raise TypeError(
                 f"model must be a tf_keras model, got {type(model).__module__}."
-                f"{type(model).__name__}; tfdq.quantize_model turns a Keras 3 model into one"
+                f"{type(model).__name__}; tfdq.from_keras3 makes one of a Keras 3 model"
             )
         radius, limits = _checked_settings(attack, eps, ratio, clip, steps, step_size)
         super().__init__(**{"name": f"adversarial_{model.name}", **kwargs})

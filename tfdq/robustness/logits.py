@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tfdq.which_keras import is_tf_keras_model
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -50,10 +52,7 @@ def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]
         before = _model_class(model)(model.inputs, features)
 
         def dense_without_activation(x: tf.Tensor) -> tf.Tensor:
-            import tensorflow as tf
-
-            logits = tf.linalg.matmul(before(x, training=False), tf.convert_to_tensor(layer.kernel))
-            return logits if layer.bias is None else logits + tf.convert_to_tensor(layer.bias)
+            return _affine(model, before(x, training=False), layer)
 
         return dense_without_activation, True
     return whole, False
@@ -84,11 +83,22 @@ def _activation_of(layer: Any) -> str:
     return getattr(getattr(layer, "activation", None), "__name__", "")
 
 
+def _affine(model: Any, features: Any, layer: Any) -> Any:
+    """What a Dense layer of a model computes without its activation."""
+    if is_tf_keras_model(model):
+        import tensorflow as tf
+
+        logits = tf.linalg.matmul(features, tf.convert_to_tensor(layer.kernel))
+        return logits if layer.bias is None else logits + tf.convert_to_tensor(layer.bias)
+    from keras import ops
+
+    logits = ops.matmul(features, layer.kernel)
+    return logits if layer.bias is None else ops.add(logits, layer.bias)
+
+
 def _model_class(model: Any) -> Any:
     """`Model` of the Keras the model was made with: tf_keras and Keras 3 do not mix."""
-    tf_keras = sys.modules.get("tf_keras")
-    made_by_tf_keras = tf_keras is not None and isinstance(model, tf_keras.Model)
-    return sys.modules["tf_keras" if made_by_tf_keras else "keras"].Model
+    return sys.modules["tf_keras" if is_tf_keras_model(model) else "keras"].Model
 
 
 def _output_node(model: Any) -> tuple[Any, Any] | None:

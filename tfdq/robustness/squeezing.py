@@ -50,7 +50,7 @@ def squeeze(
     if not isinstance(model, tf_keras.Model) or not getattr(model, "inputs", None):
         raise TypeError(
             f"squeeze needs a built tf_keras model, got {type(model).__name__}; call the model on "
-            "one batch first, or convert a Keras 3 model with tfdq.quantize_model"
+            "one batch first, or convert a Keras 3 model with tfdq.from_keras3"
         )
     if len(model.inputs) != 1:
         raise TypeError(f"squeeze needs a model with one input, this one has {len(model.inputs)}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tfdq.which_keras import is_keras3_model, is_tf_keras_model
 from tflite_export.ir.graph import IntegerGraph
 from tflite_export.ir.limits import DEFAULT, Limits
 from tflite_export.runtime.input_check import check_inputs
@@ -326,7 +327,7 @@ def as_target(
     """Makes a `Target` of whatever can classify images.
 
     Args:
-        model: A `Target` (returned as it is); a tf_keras or Keras 3 model (TensorFlow backend); a
+        model: A `Target` (returned as it is); a tf_keras or Keras 3 model (on any backend); a
             `tflite_export.IntegerTwin`; the path of a ``.tflite`` file, which LiteRT runs and its
             integer twin differentiates; an object with a ``predict`` method
             (`tflite_export.Interpreter`, scikit-learn); or a function.
@@ -423,12 +424,7 @@ def _file_target(
 
 
 def _is_keras_model(model: Any) -> bool:
-    # A model can only be an instance of a Keras that is already imported.
-    return any(
-        isinstance(model, sys.modules[module].Model)
-        for module in ("tf_keras", "keras")
-        if hasattr(sys.modules.get(module), "Model")
-    )
+    return is_tf_keras_model(model) or is_keras3_model(model)
 
 
 def _is_twin(model: Any) -> bool:
@@ -481,6 +477,11 @@ def _keras_target(
             "attacks need a classifier with one of each"
         )
     function, recovered = _logits_of(model)
+    if not _is_twin(model):
+        from tfdq.robustness.other_backends import runs_elsewhere, tensorflow_function
+
+        if runs_elsewhere(model):
+            function = tensorflow_function(function, model, model.outputs[0].shape[-1])
     target = DifferentiableTarget(
         function,
         name=name or model.name,

@@ -15,9 +15,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfdq.batch_statistics import PooledStatistics
 from tfdq.description import Call, Shape
 from tfdq.grid import Grid
-from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, integer_shape
+from tfdq.keras3.layer_kinds.base import (
+    Flow,
+    Phase,
+    QuantizedLayer,
+    Sealing,
+    estimates,
+    integer_shape,
+)
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tflite_export.ir.graph import Operator
@@ -130,7 +138,12 @@ class AffineLayer(QuantizedLayer):
         if phase.statistics and self.norm_follows:
             mean, variance = ops.moments(acc, axes=list(range(len(acc.shape) - 1)))
             mean, variance = mean * unit + offset, variance * ops.square(unit)
-            self._follow(mean, variance)
+            found = estimates.get()
+            if found is None:
+                self._follow(mean, variance)
+            else:
+                batch = (ops.convert_to_numpy(moment) for moment in (mean, variance))
+                found.setdefault(self, PooledStatistics()).take(acc.shape[0], *batch)
         else:
             mean, variance = (
                 ops.convert_to_tensor(v) for v in (self.moving_mean, self.moving_variance)

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfdq.batch_statistics import PooledStatistics
 from tfdq.description import Call, Computation, Shape
 from tfdq.grid import Grid
 from tflite_export.ir.graph import IntegerGraph, Operator
@@ -28,6 +29,10 @@ Flow = tuple[Any, Any]
 
 observing: ContextVar[bool] = ContextVar("observing", default=False)
 """Whether ranges follow what passes, and nothing else does (`calibrate`)."""
+
+Estimates = dict["QuantizedLayer", PooledStatistics]
+estimates: ContextVar[Estimates | None] = ContextVar("estimates", default=None)
+"""Where the statistics of each batch that passes are taken to, and nothing else follows."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +101,14 @@ class QuantizedLayer(keras.layers.Layer):
 
     def call(self, flow: Any, training: bool | None = None) -> Any:
         """Return the layer's integers and their step, or their product."""
-        observe_only = observing.get()
-        if training or observe_only:
+        observe_only, estimate_only = observing.get(), estimates.get() is not None
+        if training or observe_only or estimate_only:
             self.mark_stale()
             follow = bool(self.trainable) and not self.frozen
             phase = Phase(
                 statistics=follow and not observe_only,
-                ranges=follow or observe_only,
-                noise=not self.frozen and not observe_only,
+                ranges=(follow and not estimate_only) or observe_only,
+                noise=not (self.frozen or observe_only or estimate_only),
             )
             q, step = self.train(flow, phase)
         else:

@@ -13,7 +13,7 @@ from keras import ops
 from tfdq.description import Kernel, Shape
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.affine import AffineLayer
-from tfdq.keras3.layer_kinds.base import Flow, Phase, integer_shape
+from tfdq.keras3.layer_kinds.base import Flow, Phase, estimates, integer_shape, observing
 from tfdq.keras3.layer_kinds.pointwise import load_norm, norm_arguments
 from tfdq.keras3.layer_kinds.registry import (
     Request,
@@ -21,7 +21,7 @@ from tfdq.keras3.layer_kinds.registry import (
     activation_problem,
     channels_problem,
 )
-from tfdq.keras3.penalty import half_gram_deviation, scale_blind, singular_value
+from tfdq.keras3.penalty import KernelPenalty, scale_blind
 from tfdq.keras3.ranges import SMALLEST_RANGE
 from tfdq.keras3.rounding import round_through, with_gradient_of
 from tfdq.penalties.direction_rate import DIRECTION_RATE
@@ -35,7 +35,7 @@ class KernelLayer(AffineLayer):
         use_bias: whether it has a bias.
         kernel_trainable: whether kernel and bias train.
         per_channel: one step for each output channel, else one for the kernel.
-        penalty: ``{"beta", "on", "target"}`` of the orthogonality penalty, or None.
+        penalty: settings of the `KernelPenalty`, or None.
         variables: for ``kernel`` and ``bias`` the configs of the regularizer and the constraint of
             the float layer.
     """
@@ -77,6 +77,12 @@ class KernelLayer(AffineLayer):
         channels = self.result_shape(shape)[-1]
         assert channels is not None
         self.bias = self._add_trained("bias", (channels,), "zeros") if self.use_bias else None
+        self.kernel_penalty = None
+        if self.penalty is not None:
+            strides = getattr(self, "strides", (1, 1))
+            self.kernel_penalty = KernelPenalty(
+                self, self.penalty, self.kernel.shape, self.depthwise, strides, self.groups
+            )
         super().build(input_shape)
 
     def _add_trained(self, name: str, shape: tuple[int, ...], start: str) -> Any:
@@ -115,23 +121,25 @@ class KernelLayer(AffineLayer):
         slope, offset = self.affine_in_training(
             acc, ops.stop_gradient(step) * steps, self.bias, phase
         )
-        if self.penalty is not None:
-            self.add_loss(self._penalty(columns, integers, steps))
+        if self.kernel_penalty is not None:
+            training = not observing.get() and estimates.get() is None
+            self.add_loss(self._penalty(self.kernel_penalty, columns, integers, steps, training))
         return self.round_to_grid(acc, slope, offset, phase)
 
     def infer(self, flow: Any) -> Flow:
         """Return what the deployed operator gives, and add the penalty to the losses."""
-        if self.penalty is not None:
+        if self.kernel_penalty is not None:
             columns = self._columns(ops.convert_to_tensor(self.kernel))
             steps = self._steps(columns)
             integers = ops.round(ops.clip(columns / steps, -self._largest, self._largest))
-            self.add_loss(self._penalty(columns, integers, steps))
+            self.add_loss(self._penalty(self.kernel_penalty, columns, integers, steps, False))
         return super().infer(flow)
 
-    def _penalty(self, columns: Any, integers: Any, steps: Any) -> Any:
+    def _penalty(
+        self, penalty: KernelPenalty, columns: Any, integers: Any, steps: Any, training: bool
+    ) -> Any:
         """Return the penalty on the kernel that it is placed on."""
-        assert self.penalty is not None
-        on = self.penalty["on"]
+        on = penalty.on
         if on != "kernel" and self.norm is not None and self.norm_follows and not self.frozen:
             columns = scale_blind(columns, 1.0 if self.gamma is None else DIRECTION_RATE)
         if on == "deployed":
@@ -139,16 +147,7 @@ class KernelLayer(AffineLayer):
         if on != "kernel" and self.norm is not None:
             factor = ops.rsqrt(ops.convert_to_tensor(self.moving_variance) + self.norm["epsilon"])
             columns = columns * (factor if self.gamma is None else factor * self.gamma)
-        kernel = self.kernel.shape
-        taps = int(np.prod(kernel[:2])) if len(kernel) == 4 else 1
-        if self.depthwise:
-            columns = ops.transpose(ops.reshape(columns, (taps, kernel[2], kernel[3])), (1, 0, 2))
-        elif self.groups > 1:
-            columns = ops.transpose(
-                ops.reshape(columns, (taps * kernel[2], self.groups, -1)), (1, 0, 2)
-            )
-        target = singular_value(self.penalty["target"], taps)
-        return self.penalty["beta"] * half_gram_deviation(columns, target)
+        return penalty(ops.reshape(columns, self.kernel.shape), training)
 
     def quantized_kernel(self) -> Kernel:
         """Return the kernel's integers and steps, with bias and BatchNorm, in NumPy."""
@@ -176,7 +175,7 @@ class KernelLayer(AffineLayer):
     @property
     def penalty_on_record(self) -> float | None:
         """Weight of the penalty; None without one."""
-        return None if self.penalty is None else float(self.penalty["beta"])
+        return None if self.kernel_penalty is None else self.kernel_penalty.weight
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
@@ -226,7 +225,7 @@ def kernel_arguments(request: Request) -> dict[str, Any]:
         "activation": request.activation,
         "weight_bits": request.bits[0],
         "use_bias": layer.use_bias,
-        "penalty": request.settings.penalty(),
+        "penalty": request.settings.penalty(role == "depthwise", getattr(layer, "strides", (1, 1))),
         "variables": {
             name: {what: config.get(f"{own}_{what}") for what in ("regularizer", "constraint")}
             for name, own in (("kernel", role), ("bias", "bias"))

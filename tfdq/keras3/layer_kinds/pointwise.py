@@ -83,9 +83,7 @@ def norm_arguments(request: Request, norm: Any, inference: bool) -> dict[str, An
     for name in ("gamma", "beta"):
         for constraint in ("regularizer", "constraint"):
             kept[f"{name}_{constraint}"] = config.get(f"{name}_{constraint}")
-    momentum = request.settings.batch_norm_momentum
-    if momentum is not None:
-        kept["momentum"] = float(momentum)
+    kept["momentum"] = request.settings.norm_momentum(float(kept["momentum"]))
     follows = bool(norm.trainable) and not inference
     return {"norm": kept, "norm_follows": follows}
 

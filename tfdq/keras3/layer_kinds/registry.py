@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,8 +173,18 @@ def activation_of(layer: Any) -> str | None:
     if not isinstance(layer, keras.layers.Layer):
         return next((name for name, kinds in _ACTIVATIONS.items() if type(layer) in kinds), None)
     function = getattr(layer, "activation", None)
-    name = "linear" if function is None else getattr(function, "__name__", None)
-    return name if name in ("linear", *RELUS, *OWN_LAYER) else None
+    if function is None:
+        return "linear"
+    names = ("linear", *RELUS, *OWN_LAYER)
+    return next((name for name in names if _is_function(function, name)), None)
+
+
+def _is_function(function: Any, name: str) -> bool:
+    """Return whether an activation is Keras' of a name; one of the user's may be called alike."""
+    homes = [keras.activations, keras.ops]
+    if name in RELUS and "tensorflow" in sys.modules:
+        homes.append(sys.modules["tensorflow"].nn)
+    return any(getattr(home, name, None) is function for home in homes)
 
 
 def activation_problem(layer: Any) -> str | None:
@@ -181,7 +192,9 @@ def activation_problem(layer: Any) -> str | None:
     if activation_of(layer) is not None:
         return None
     function = getattr(layer, "activation", None)
-    name = getattr(function, "__name__", type(layer).__name__)
+    module = getattr(function, "__module__", type(function).__module__)
+    name = getattr(function, "__qualname__", type(layer).__name__)
+    name = name if module.startswith("keras.") else f"{module}.{name}"
     return f"activation {name!r}; use linear, {', '.join((*RELUS, *OWN_LAYER))}"
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
-
-import tf_keras
+from typing import Any
 
 QUICK_MOMENTUM = 0.9
 """The largest momentum whose moving statistics were seen to keep up; that of ``tfdq.models``."""
 _NAMED = 5
+_INSIDE = ("tfdq.", "tensorflow_model_optimization.")
 
 
 class LaggingStatisticsWarning(UserWarning):
@@ -32,31 +33,32 @@ class LaggingNorm:
 
 
 def lagging_norm(
-    norm: tf_keras.layers.BatchNormalization | None,
+    norm: Any,
     momentum: float,
-    penalty: tf_keras.regularizers.Regularizer | None,
+    on: str,
 ) -> LaggingNorm | None:
-    """Return what is to be said of a BatchNorm and the penalty of the kernel before it; or None.
+    """Return what is to be said of a BatchNorm and the penalty on the kernel before it; or None.
 
     A frozen BatchNorm does not lag, and neither matters to a penalty on the trained kernel.
 
     Args:
-        norm: behind the kernel, if there is one.
+        norm: the BatchNormalization, of either Keras, behind the kernel, if there is one.
         momentum: that it will be trained with.
-        penalty: of the kernel, if there is one.
+        on: the kernel that a penalty acts on: the trained ``"kernel"``, also where there is no
+            penalty, ``"folded"`` or ``"deployed"``.
     """
-    on = getattr(penalty, "on", "kernel")
     if norm is None or not norm.trainable or on == "kernel" or momentum <= QUICK_MOMENTUM:
         return None
     return LaggingNorm(norm.name, momentum, on)
 
 
-def warn_of_lag(norms: list[LaggingNorm], stacklevel: int) -> None:
+def warn_of_lag(norms: list[LaggingNorm]) -> None:
     """Warn once of all BatchNorms that were given a momentum with which they lag.
+
+    The warning points at the line that called the library.
 
     Args:
         norms: may be empty; all with the momentum that the settings gave them.
-        stacklevel: of ``warnings.warn``, seen from the caller.
     """
     if not norms:
         return
@@ -69,5 +71,13 @@ def warn_of_lag(norms: list[LaggingNorm], stacklevel: int) -> None:
         "that trains and may be wrong on most images. Leave batch_norm_momentum out, or give "
         f"{QUICK_MOMENTUM}; or train on at a low learning rate until the statistics have settled",
         LaggingStatisticsWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=_frames_inside() + 1,
     )
+
+
+def _frames_inside() -> int:
+    """Return the number of frames, up to the caller's caller, that belong to tfdq or tfmot."""
+    frame, count = sys._getframe(1), 0
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(_INSIDE):
+        frame, count = frame.f_back, count + 1
+    return count

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import tf_keras
 
 
-def calibration_batches(model: tf_keras.Model, images: Any, batch_size: int) -> Iterator[Any]:
+def calibration_batches(model: Any, images: Any, batch_size: int) -> Iterator[list[np.ndarray]]:
     """Yield what a model is called with, one batch at a time.
 
     Args:
-        model: of one input or several.
+        model: a tf_keras or Keras 3 model of one input or several.
         images: as for ``tfdq.calibrate``.
         batch_size: images in a batch, where ``images`` is no data set.
 
     Yields:
-        A float32 array ``(m, ...)``; a list of them where the model has several inputs.
+        For each input of the model a float32 array ``(m, ...)``.
 
     Raises:
         TypeError: ``images`` is of a kind that holds no images.
@@ -28,28 +27,33 @@ def calibration_batches(model: tf_keras.Model, images: Any, batch_size: int) -> 
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-    if isinstance(images, tf.data.Dataset):
+    if _is_dataset(images):
         yield from _of_dataset(model, images)
         return
     arrays = _arrays(model, images)
     for start in range(0, len(arrays[0]), batch_size):
-        part = [array[start : start + batch_size] for array in arrays]
-        yield part if len(part) > 1 else part[0]
+        yield [array[start : start + batch_size] for array in arrays]
 
 
-def _of_dataset(model: tf_keras.Model, dataset: tf.data.Dataset) -> Iterator[Any]:
-    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+def _is_dataset(images: Any) -> bool:
+    # Only a process that has loaded TensorFlow can have made one.
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and isinstance(images, tf.data.Dataset)
+
+
+def _of_dataset(model: Any, dataset: Any) -> Iterator[list[np.ndarray]]:
+    if int(dataset.cardinality()) == sys.modules["tensorflow"].data.INFINITE_CARDINALITY:
         raise ValueError("the dataset of calibration images is infinite: use dataset.take(n)")
     for element in dataset.as_numpy_iterator():
         given = element[0] if isinstance(element, tuple) else element
-        arrays = _by_input(model, given) if len(model.inputs) > 1 else [given]
-        part = [_checked(value, tensor) for value, tensor in zip(arrays, model.inputs, strict=True)]
-        yield part if len(part) > 1 else part[0]
+        several = len(model.inputs) > 1 or isinstance(given, Mapping)
+        arrays = _by_input(model, given) if several else [given]
+        yield [_checked(value, tensor) for value, tensor in zip(arrays, model.inputs, strict=True)]
 
 
-def _arrays(model: tf_keras.Model, images: Any) -> list[np.ndarray]:
+def _arrays(model: Any, images: Any) -> list[np.ndarray]:
     """Return one array ``(n, ...)`` for each input of the model."""
-    if len(model.inputs) > 1:
+    if len(model.inputs) > 1 or isinstance(images, Mapping):
         found = [
             _checked(value, tensor)
             for value, tensor in zip(_by_input(model, images), model.inputs, strict=True)
@@ -68,9 +72,13 @@ def _arrays(model: tf_keras.Model, images: Any) -> list[np.ndarray]:
     return [_checked(images, tensor)]
 
 
-def _by_input(model: tf_keras.Model, given: Any) -> Sequence[Any]:
+def _by_input(model: Any, given: Any) -> Sequence[Any]:
     """Return one entry for each input, from a sequence in their order or a dictionary by name."""
-    names = [tensor.name for tensor in model.inputs]
+    structure = getattr(model, "_inputs_struct", None)
+    if isinstance(structure, Mapping):
+        names = sorted(structure)
+    else:
+        names = [tensor.name for tensor in model.inputs]
     if isinstance(given, Mapping):
         if set(given) != set(names):
             raise ValueError(

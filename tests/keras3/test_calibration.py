@@ -1,0 +1,74 @@
+"""Ranges and BatchNorm statistics from images: what moves, and to what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from tfdq.keras3 import calibrate, quantize_model
+
+L = keras.layers
+pytestmark = pytest.mark.backends
+IMAGES = np.random.default_rng(0).random((22, 6)).astype(np.float32)
+
+
+def numpy(tensor: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def network() -> Any:
+    """A Dense with BatchNorm whose integers are easily made again in NumPy, and a frozen one."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6,), name="image")
+    x = L.ReLU()(L.BatchNormalization(name="norm")(L.Dense(5, use_bias=False, name="first")(image)))
+    x = L.Dropout(0.5)(x)
+    x = L.BatchNormalization(name="frozen", trainable=False)(L.Dense(4, name="second")(x))
+    model = keras.Model(image, L.Dense(3)(x))
+    model.get_layer("norm").moving_variance.assign(np.full(5, 9.0))
+    return quantize_model(model, 1e-3, input_range=(0.0, 1.0), regularizer="srip")
+
+
+def test_statistics_are_those_of_all_images() -> None:
+    model = network()
+    kernel = numpy(model.get_layer("first").kernel)
+    before = [numpy(v).copy() for v in model.get_layer("second").variables[:4]]
+    steps = np.abs(kernel).max(0) / 127
+    rounded = np.rint(IMAGES * 255) / 255 @ (np.rint(kernel / steps) * steps)
+    assert calibrate(model, IMAGES, batch_size=8, batch_norm=True) is model
+    first = model.get_layer("first")
+    np.testing.assert_allclose(numpy(first.moving_mean), rounded.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(numpy(first.moving_variance), rounded.var(0), rtol=1e-4)
+    np.testing.assert_array_equal(numpy(first.kernel), kernel)
+    for old, new in zip(before, model.get_layer("second").variables[:4], strict=True):
+        np.testing.assert_array_equal(old, numpy(new))
+    # Ranges are those of the network with these statistics.
+    normal = (rounded - rounded.mean(0)) / np.sqrt(rounded.var(0) + 1e-3)
+    assert float(numpy(first.range.high)) == pytest.approx(normal[:8].max(), rel=0.3)
+    assert np.isfinite(numpy(model(IMAGES, training=False))).all()
+
+
+def test_images_may_have_the_forms_that_are_known() -> None:
+    wanted = numpy(calibrate(network(), IMAGES, batch_size=11).get_layer("first").range.high)
+    for form in (list(IMAGES), [IMAGES[:11], IMAGES[11:]], (IMAGES, np.arange(22) % 3)):
+        found = calibrate(network(), form, batch_size=11).get_layer("first").range.high
+        np.testing.assert_array_equal(numpy(found), wanted)
+    pair = {name: keras.Input((6,), name=name) for name in ("b", "a")}
+    model = keras.Model(pair, L.Add()(list(pair.values())))
+    model = calibrate(quantize_model(model), {"a": IMAGES, "b": IMAGES * 3.0})
+    for name, factor in (("a", 1.0), ("b", 3.0)):
+        grid = model.get_layer(f"{name}_quantizer").grid()
+        high = grid.scale * (grid.qmax - grid.zero_point)
+        assert high == pytest.approx(factor * IMAGES.max(), rel=1e-3)
+
+
+def test_what_cannot_be_calibrated_is_named() -> None:
+    model = quantize_model(keras.Sequential([keras.Input((6,)), L.Dense(2)]))
+    with pytest.raises(ValueError, match="no BatchNormalization that follows training"):
+        calibrate(model, IMAGES, batch_norm=True)
+    with pytest.raises(ValueError, match=r"shape \(22, 5\), but input"):
+        calibrate(model, IMAGES[:, :5])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        calibrate(model, IMAGES * np.nan)

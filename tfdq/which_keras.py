@@ -1,0 +1,22 @@
+"""Tell models of Keras 3 from those of tf_keras, without importing either."""
+
+from __future__ import annotations
+
+import sys
+
+
+def is_keras3_model(model: object) -> bool:
+    """Tell whether an object is a Keras 3 model (and not a tf_keras one)."""
+    return _is_model_of("keras", model)
+
+
+def is_tf_keras_model(model: object) -> bool:
+    """Tell whether an object is a tf_keras model (and not a Keras 3 one)."""
+    return _is_model_of("tf_keras", model)
+
+
+def _is_model_of(library: str, model: object) -> bool:
+    # A model can only be an instance of a Keras that is already imported.
+    module = sys.modules.get(library)
+    kind = getattr(module, "Model", None)
+    return kind is not None and isinstance(model, kind)
