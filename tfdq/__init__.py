@@ -17,6 +17,7 @@ _HOME = {
     "load_model": "tfdq.either_keras",
     "quantize_model": "tfdq.either_keras",
     "quantize_scope": "tfdq.quantization",
+    "to_keras3": "tfdq.quantization",
 }
 
 __all__ = ["__version__", *_HOME]

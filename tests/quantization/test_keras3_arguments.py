@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.quantization.kept import behaviour, constructor_parameters, randomize
 from tfdq.quantization.keras3 import from_keras3
-from tfdq.quantization.keras3_layers import _SAME_NAMED
+from tfdq.quantization.keras3_layers import SAME_NAMED
 
 layers = keras.layers
 REGULARIZER = keras.regularizers.L1(0.1)
@@ -96,7 +96,7 @@ def build(name: str, arguments: dict[str, Any]) -> Any:
     return randomize(keras.Model(image, layer(taken)))
 
 
-@pytest.mark.parametrize("name", sorted(_SAME_NAMED))
+@pytest.mark.parametrize("name", sorted(SAME_NAMED))
 def test_every_argument_crosses_or_is_refused(name: str) -> None:
     x = np.random.default_rng(0).uniform(-2, 7, (4, *shape_of(name))).astype(np.float32)
     random = name.startswith(("Random", "Gaussian", "Alpha", "Spatial", "Dropout"))

@@ -13,6 +13,7 @@ import tf_keras
 
 import tfdq
 from tfdq import data
+from tfdq.either_keras import is_quantized
 from tfdq.quantization.keras3 import from_keras3, is_keras3_file, load_keras3
 
 layers = keras.layers
@@ -81,6 +82,18 @@ def test_python_code_in_files_is_not_run(tmp_path):
     keras.Model(image, layers.Lambda(lambda v: v + 1)(image)).save(path)
     with pytest.raises(ValueError, match=r"can't load .*[Ll]ambda"):
         load_keras3(path)
+
+
+def test_a_quantized_model_of_keras_3_is_loaded_as_one(tmp_path):
+    image = keras.Input((6,))
+    x = np.random.default_rng(0).random((9, 6)).astype(np.float32)
+    model = tfdq.quantize_model(keras.Model(image, layers.Dense(3, activation="relu")(image)))
+    tfdq.calibrate(model, x).save(tmp_path / "quantized.keras")
+    loaded = tfdq.load_model(tmp_path / "quantized.keras")
+    assert isinstance(loaded, keras.Model)
+    assert is_quantized(loaded)
+    assert not is_quantized(keras.Model(image, layers.Dense(3)(image)))
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 def test_the_converted_model_needs_nothing_of_keras3(tmp_path):

@@ -43,7 +43,9 @@ def test_losses_by_name_work_as_before(library: Any, form: type, file: str, tmp_
     qat.save(tmp_path / file)
     x = {"photo": IMAGES} if form is dict else IMAGES
     for model in (qat, tfdq.load_model(tmp_path / file)):
-        model.compile("sgd", LOSSES, metrics={"kind": "accuracy"}, loss_weights={"age": 2.0})
+        model.compile(
+            "sgd", LOSSES, metrics={"kind": "accuracy"}, loss_weights={"kind": 1.0, "age": 2.0}
+        )
         history = model.fit(x, TARGETS, verbose=0).history
         assert {"kind_loss", "age_loss", "kind_accuracy"} <= set(history)
         predicted = model.predict(x, verbose=0)

@@ -29,6 +29,7 @@ from tfdq.quantization.scheme import DefensiveQuantizeScheme
 from tfdq.quantization.serialization import load_model, quantize_scope
 from tfdq.quantization.settings import Settings
 from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
+from tfdq.quantization.tf_keras_to_keras3 import to_keras3
 from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
 
 __all__ = [
@@ -61,5 +62,6 @@ __all__ = [
     "quantize_model",
     "quantize_scope",
     "read_graph",
+    "to_keras3",
     "walk",
 ]

@@ -19,7 +19,7 @@ import tf_keras
 from tfdq.quantization.activations import hard_sigmoid, hard_silu
 
 # Layers whose tf_keras namesake computes the same from the same weights in the same order.
-_SAME_NAMED = frozenset(
+SAME_NAMED = frozenset(
     """
     Conv1D Conv2D Conv3D Conv2DTranspose DepthwiseConv2D SeparableConv2D Dense
     BatchNormalization LayerNormalization GroupNormalization UnitNormalization
@@ -110,7 +110,7 @@ def convert_layer(layer: Any) -> tf_keras.layers.Layer:
     kind = type(layer).__name__
     if type(layer) is keras.layers.Lambda:
         raise UnsupportedError("it is Python code; build it from layers instead")
-    if kind not in _SAME_NAMED or type(layer) is not getattr(keras.layers, kind, None):
+    if kind not in SAME_NAMED or type(layer) is not getattr(keras.layers, kind, None):
         raise UnsupportedError(
             "no tf_keras layer is known to compute the same; replace it, or in Python give "
             f"custom_layers={{{kind!r}: function}} with a function that makes one"
