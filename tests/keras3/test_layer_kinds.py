@@ -463,3 +463,10 @@ class TestGroupedConv2D(LayerContract):
         grouped = next(layer for layer in model.layers if getattr(layer, "groups", 1) > 1)
         grouped.splits = 3
         assert_deployed(model, self.images(), compiled=False)
+
+
+class TestBilinear(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.UpSampling2D((2, 3), interpolation="bilinear")(L.Conv2D(4, 3)(image))
+        x = L.Conv2D(4, 3)(L.Resizing(7, 11)(x))
+        return L.Resizing(10, 9, interpolation="nearest")(x)

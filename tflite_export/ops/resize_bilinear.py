@@ -55,7 +55,7 @@ def _in_fixed_point(size: int, result: int, options: Bilinear) -> Mix:
     return Mix(first, second, np.where(first == second, 0, places - unit * first), unit)
 
 
-def _in_float32(size: int, result: int, options: Bilinear) -> Mix:
+def in_float32(size: int, result: int, options: Bilinear) -> Mix:
     """XNNPACK's arithmetic: positions in float32, shares of eleven bits."""
     corners = options.align_corners and result > 1
     factor = np.float32(size - corners) / np.float32(result - corners)
@@ -73,7 +73,7 @@ def mixes(step: spec.Step) -> tuple[Mix, Mix]:
     """What the rows and the columns of the result are mixed of."""
     options = step.operator.options
     assert isinstance(options, Bilinear)
-    along = _in_float32 if step.xnnpack else _in_fixed_point
+    along = in_float32 if step.xnnpack else _in_fixed_point
     source, output = step.inputs[0], step.output
     rows, columns = (along(source.shape[i], output.shape[i], options) for i in (1, 2))
     return rows, columns

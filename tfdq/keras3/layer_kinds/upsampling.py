@@ -1,18 +1,15 @@
-"""UpSampling2D by the nearest pixel: each pixel repeated."""
+"""Images whose pixels are repeated."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from tfdq.description import Computation, Shape
-from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.base import register
-from tfdq.keras3.layer_kinds.registry import Kind, Request, channels_problem, register_kind
 from tfdq.keras3.layer_kinds.shape import MovingLayer
 from tflite_export.lowering.lower import Call, lowering
 from tflite_export.ops.resize_nearest_neighbor import NearestNeighbor
@@ -71,16 +68,3 @@ class QuantizedUpSampling2D(MovingLayer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         return {**super().get_config(), "size": self.size}
-
-
-def _quantize(request: Request) -> QuantizedUpSampling2D:
-    return QuantizedUpSampling2D(size=request.layer.size, **request.common)
-
-
-def _problem(node: Node) -> str | None:
-    if node.layer.interpolation != "nearest":
-        return f'interpolation={node.layer.interpolation!r}; use "nearest"'
-    return channels_problem(node.layer)
-
-
-register_kind(Kind((keras.layers.UpSampling2D,), _quantize, _problem))
