@@ -470,3 +470,12 @@ class TestBilinear(LayerContract):
         x = L.UpSampling2D((2, 3), interpolation="bilinear")(L.Conv2D(4, 3)(image))
         x = L.Conv2D(4, 3)(L.Resizing(7, 11)(x))
         return L.Resizing(10, 9, interpolation="nearest")(x)
+
+
+class TestPReLU(LayerContract):
+    def build(self, image: Any) -> Any:
+        steep = keras.initializers.RandomUniform(-0.5, 1.5, seed=0)
+        gentle = keras.initializers.Constant(0.25)
+        x = L.PReLU(steep, shared_axes=[1, 2])(L.Conv2D(6, 3)(image))
+        x = L.PReLU(gentle, shared_axes=[1, 2])(L.Conv2D(6, 3)(x))
+        return L.Dense(5)(L.PReLU()(L.Dense(8)(L.Flatten()(x))))

@@ -156,11 +156,10 @@ def _replaced(
         named = known_as or first
         name = named.settings_name or named.layer.name
         for layer in layers:
+            given = (keras.KerasTensor(shape),)
             if isinstance(layer, keras.layers.Layer):
                 shape = tuple(layer.compute_output_shape(shape))
-            nodes.append(
-                Node(len(nodes), layer, sources, shape, node.inference, settings_name=name)
-            )
+            nodes.append(Node(len(nodes), layer, sources, shape, node.inference, None, given, name))
             sources = (len(nodes) - 1,)
         places[node.index] = len(nodes) - 1
     return replace(

@@ -122,7 +122,8 @@ class QuantizedGated(QuantizedLayer):
     def seal(self, sealing: Sealing) -> None:
         """Tabulate what the deployed operators make of each integer."""
         source, output = (sealing.graph.tensors[i] for i in (sealing.sources[0], sealing.result))
-        self.table.assign(table_of(sealing).astype(np.float32) - np.float32(output.zero_point))
+        table = table_of(sealing)[:, 0].astype(np.float32)
+        self.table.assign(table - np.float32(output.zero_point))
         self.first.assign(np.float32(INTEGER_RANGES["int8"][0] - source.zero_point))
         self.set_seal(sealing)
 
@@ -139,7 +140,10 @@ def _ends(bounds: Any) -> tuple[Any, Any]:
 def table_of(sealing: Sealing) -> np.ndarray:
     """Return what the operators of a call make of each int8 integer, from the lowest on.
 
-    They map each integer by itself, in all channels alike.
+    They map each integer by itself.
+
+    Returns:
+        int8 ``(256, channels)``.
     """
     graph, source = sealing.graph, sealing.sources[0]
     low, high = INTEGER_RANGES["int8"]
@@ -158,7 +162,7 @@ def table_of(sealing: Sealing) -> np.ndarray:
             for i, tensor in zip(operator.inputs, tensors, strict=True)
         ]
         values[operator.outputs[0]] = specification.reference(step, operands)
-    return values[sealing.result][:, 0, 0, 0]
+    return values[sealing.result][:, 0, 0]
 
 
 for _name in _GATE_STEPS:

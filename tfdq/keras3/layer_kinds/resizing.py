@@ -112,7 +112,10 @@ def _problem(node: Node) -> str | None:
         if getattr(layer, name, False):
             return f"{name}=True; crop or pad with a layer of its own"
     source = node.arguments[0].shape[1:3]
-    whole = all(b % (a or b + 1) == 0 for a, b in zip(source, node.shape[1:3], strict=True))
+    whole = all(
+        (after or 0) % (before or 1) == 0
+        for before, after in zip(source, node.shape[1:3], strict=True)
+    )
     if layer.interpolation == "nearest" and not whole:
         return f"nearest pixels of {source} for {node.shape[1:3]}; use whole multiples, or bilinear"
     return channels_problem(layer)

@@ -70,7 +70,9 @@ class QuantizedScaling(QuantizedAffine):
     def affine_in_training(self, acc: Any, unit: Any, bias: Any, phase: Phase) -> tuple[Any, Any]:
         """Return the slope and the offset of each channel."""
         ones = ops.ones(acc.shape[-1])
-        slope, offset = (np.asarray(value, np.float32) for value in (self.factor, self.offset))
+        slope, offset = (
+            ops.convert_to_tensor(value.astype(np.float32)) for value in (self.factor, self.offset)
+        )
         return unit * ones * slope, ones * offset
 
     def computation(self) -> Computation:
