@@ -14,11 +14,13 @@ from tflite_export.ir.graph import (
     Elementwise,
     FullyConnected,
     MirrorPadding,
+    NoOptions,
     Pooling,
     Reduction,
     Softmax,
     Tensor,
 )
+from tflite_export.ops.gelu import Gelu
 from tflite_export.ops.leaky_relu import LeakyRelu
 from tflite_export.ops.resize_bilinear import Bilinear
 from tflite_export.ops.resize_nearest_neighbor import NearestNeighbor
@@ -306,6 +308,30 @@ def leaky_relu(seed):
     return draw.done("LEAKY_RELU", (source,), output, LeakyRelu(alpha))
 
 
+def _tabulated(kind, seed, options=NoOptions()):  # noqa: B008
+    """Odd seeds: the output has the source's grid."""
+    draw = Draw(seed)
+    shape = (-1, draw.integer(1, 9), draw.integer(1, 9), draw.integer(1, 5))
+    source = draw.value("x", shape, float(np.exp(draw.rng.uniform(-5, -1))))
+    output = like(draw, source, shape)
+    if seed % 2 == 0:
+        scale = draw.scale_of(source) * float(np.exp(draw.rng.uniform(-1, 1)))
+        step = grid(scale, draw.integer(-128, 60))
+        draw.graph.tensors[output] = Tensor("y", shape, "int8", step)
+    return draw.done(kind, (source,), output, options)
+
+
+def prelu(seed):
+    draw = Draw(seed)
+    slopes = ((5,), (1, 1, 5), (1, 3, 4, 5), (1, 1, 1, 5))[seed % 4]
+    source = draw.value("x", (-1, 3, 4, 5))
+    data = draw.rng.integers(-128, 128, slopes).astype(np.int8)
+    constant = draw.constant("slopes", data, grid(2.0**-7, draw.integer(-9, 9)), "int8")
+    scale = draw.scale_of(source) * float(np.exp(draw.rng.uniform(-1, 1)))
+    output = draw.value("y", (-1, 3, 4, 5), scale)
+    return draw.done("PRELU", (source, constant), output)
+
+
 def _curve(kind, grid_of_result, seed):
     draw = Draw(seed)
     shape = (-1, draw.integer(1, 9), draw.integer(1, 9), draw.integer(1, 5))
@@ -392,6 +418,13 @@ GRAPHS = {
     "mean": mean,
     "mean_of_any": mean_of_any,
     "leaky_relu": leaky_relu,
+    "relu": lambda seed: _tabulated("RELU", seed),
+    "relu6": lambda seed: _tabulated("RELU6", seed),
+    "relu_n1_to_1": lambda seed: _tabulated("RELU_N1_TO_1", seed),
+    "relu_0_to_1": lambda seed: _tabulated("RELU_0_TO_1", seed),
+    "hard_swish": lambda seed: _tabulated("HARD_SWISH", seed),
+    "gelu": lambda seed: _tabulated("GELU", seed, Gelu(seed % 4 > 1)),
+    "prelu": prelu,
     "logistic": lambda seed: _curve("LOGISTIC", (1 / 256, -128), seed),
     "tanh": lambda seed: _curve("TANH", (1 / 128, 0), seed),
     "resize_nearest_neighbor": resize_nearest_neighbor,

@@ -18,6 +18,7 @@ from tflite_export.ir.graph import (
     Softmax,
     Tensor,
 )
+from tflite_export.ops.gelu import Gelu
 from tflite_export.ops.leaky_relu import LeakyRelu
 from tflite_export.ops.resize_bilinear import Bilinear
 from tflite_export.ops.transpose_conv import TransposedConvolution
@@ -281,7 +282,35 @@ def curve(kind: str, result: tuple[float, int], seed: int):
     return one_operator(kind, [x], y, NoOptions()), [np.arange(-128, 128, dtype=np.int8)[None]]
 
 
+def tabulated(kind: str, seed: int, options: Options = NoOptions()):  # noqa: B008
+    """Every integer, on grids of simple quotients if the seed is even."""
+    rng = np.random.default_rng(seed)
+    scales = [_scale(rng, 1e-3, 0.5)]
+    scales.append(scales[0] * float(np.exp(rng.uniform(-1, 2))))
+    if seed % 2 == 0:
+        scales = (2.0 ** rng.integers(-6, -1, 2)).tolist()
+    grids = [grid(scale, int(rng.integers(-128, 128))) for scale in scales]
+    x, y = (Tensor(n, (-1, 256), "int8", g) for n, g in zip("xy", grids, strict=True))
+    return one_operator(kind, [x], y, options), [np.arange(-128, 128, dtype=np.int8)[None]]
+
+
+def prelu(seed: int):
+    """Every integer times every slope."""
+    graph, (values,) = product(seed)
+    x, slopes, y = graph.tensors
+    scale = x.scale * 2.0 ** (seed % 4 - 2) if seed % 2 else x.scale * slopes.scale * 64
+    output = replace(y, quantization=grid(float(scale), y.zero_point))
+    return one_operator("PRELU", [x, slopes], output, NoOptions()), [values]
+
+
 NEAR_TIES = {
+    "relu": lambda seed: tabulated("RELU", seed),
+    "relu6": lambda seed: tabulated("RELU6", seed),
+    "relu_n1_to_1": lambda seed: tabulated("RELU_N1_TO_1", seed),
+    "relu_0_to_1": lambda seed: tabulated("RELU_0_TO_1", seed),
+    "hard_swish": lambda seed: tabulated("HARD_SWISH", seed),
+    "gelu": lambda seed: tabulated("GELU", seed, Gelu(seed % 4 > 1)),
+    "prelu": prelu,
     "logistic": lambda seed: curve("LOGISTIC", (1 / 256, -128), seed),
     "tanh": lambda seed: curve("TANH", (1 / 128, 0), seed),
     "leaky_relu": leaky_relu,

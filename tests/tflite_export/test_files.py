@@ -352,6 +352,18 @@ def test_graphs_that_make_no_sense_are_refused(graph, message):
         validate(content)
 
 
+def test_unknown_operators_are_named_all_at_once():
+    graph = GRAPHS["maximum"](0)
+    left, right, output = range(3)
+    between = graph.add_tensor(dataclasses.replace(graph.tensors[output], name="between"))
+    graph.operators = [
+        Operator("LSTM", (left,), (between,), None),
+        Operator("WHERE", (between, right), (output,), None),
+    ]
+    with pytest.raises(ValueError, match=r"0 \(LSTM\), .* 'between'; .* 1 \(WHERE\), .* 'y'"):
+        check_graph(graph)
+
+
 def test_unknown_operators_are_named_in_writing():
     graph = GRAPHS["convolution"](0)
     graph.operators[0] = Operator("LSTM", (0,), (3,), Convolution())

@@ -97,14 +97,10 @@ def check_graph(graph: IntegerGraph) -> None:
     for position, tensor in enumerate(graph.tensors):
         _check_tensor(tensor, position)
     _check_order(graph)
+    _check_known(graph)
     for position, operator in enumerate(graph.operators):
         where = f"operator {position} ({operator.kind})"
-        spec = OPERATORS.get(operator.kind)
-        if spec is None or operator.options is None:
-            raise ValueError(
-                f"{where} is not one this package runs; it runs {', '.join(sorted(OPERATORS))}. "
-                "If you trust it: Interpreter(FILE, trusted=True), benchmark FILE --any-operators"
-            )
+        spec = OPERATORS[operator.kind]
         count = len(operator.outputs)
         if count != 1 and not (spec.several and count):
             raise ValueError(f"{where} has {count} outputs, expected 1")
@@ -118,6 +114,23 @@ def check_graph(graph: IntegerGraph) -> None:
                 raise ValueError(
                     f"{where}: output {output.name!r} has shape {output.shape}, expected {shape}"
                 )
+
+
+def _check_known(graph: IntegerGraph) -> None:
+    """Name all operators that are not known at once, each with the first tensor it computes."""
+    strange: dict[str, str] = {}
+    for position, operator in enumerate(graph.operators):
+        if operator.kind in OPERATORS and operator.options is not None:
+            continue
+        name = next((graph.tensors[index].name for index in operator.outputs), "nothing")
+        what = f"operator {position} ({operator.kind}), which computes {name!r}"
+        strange.setdefault(operator.kind, what)
+    if strange:
+        raise ValueError(
+            f"{'; '.join(strange.values())}: not among those this package runs, "
+            f"{', '.join(sorted(OPERATORS))}. If you trust the file: Interpreter(FILE, "
+            "trusted=True), benchmark FILE --any-operators"
+        )
 
 
 def _check_tensor(tensor: Tensor, position: int) -> None:

@@ -1,0 +1,14 @@
+"""HARD_SWISH in TensorFlow."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tflite_export.ops.hard_swish import SPEC
+from tflite_export.ops.twin_curves import looked_up
+from tflite_export.ops.twin_site import Kernel, Site
+
+
+def build(site: Site) -> Kernel:
+    """Return the operator at a site."""
+    return looked_up(site, SPEC, lambda reals: reals * tf.nn.relu6(reals + 3.0) / 6.0)
