@@ -94,6 +94,8 @@ def test_a_quantized_model_of_keras_3_is_loaded_as_one(tmp_path):
     assert is_quantized(loaded)
     assert not is_quantized(keras.Model(image, layers.Dense(3)(image)))
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+    with pytest.raises(ValueError, match="is quantized: convert the float model"):
+        from_keras3(loaded)
 
 
 def test_the_converted_model_needs_nothing_of_keras3(tmp_path):

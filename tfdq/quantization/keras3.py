@@ -131,13 +131,18 @@ def from_keras3(
 
     Raises:
         TypeError: If it is no Keras 3 model, or a subclassed one.
-        ValueError: If the model is not built, the backend is JAX or PyTorch, some layers can't
-            cross (all are listed, with what to do), or outputs differ.
+        ValueError: If the model is not built, is quantized, the backend is JAX or PyTorch, some
+            layers can't cross (all are listed, with what to do), or outputs differ.
     """
     if isinstance(model, tf_keras.Model):
         raise TypeError(f"{model.name!r} is a tf_keras model already: use it as it is.")
     if not is_keras3_model(model):
         raise TypeError(f"a Keras 3 model is wanted, but this is a {type(model).__name__}.")
+    if hasattr(model, "as_trained"):
+        raise ValueError(
+            f"{model.name!r} is quantized: convert the float model that it was made from, and "
+            "quantize that"
+        )
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"Keras runs on the {keras.backend.backend()} backend: save the model with "
