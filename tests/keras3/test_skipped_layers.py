@@ -46,7 +46,6 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         sequence(x), sequence(x * 2.0), use_causal_mask=True
     ),
     "BatchNormalization at inference": lambda x: L.BatchNormalization()(x, training=False),
-    "GRU": lambda x: L.GRU(3)(sequence(x)),
     "shared": shared,
 }
 
