@@ -157,8 +157,8 @@ def standard_suite(count: int = 96, art_count: int = 4, eps: float = EPS) -> lis
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "small_resnet.tflite"
         convert(trained(4), path, calibration=images().x[:256])
-        target, stand_in = as_target(trained(4)), as_target(path)
-        for traced in (target, stand_in):
+        target, proxy = as_target(trained(4)), as_target(path)
+        for traced in (target, proxy):
             traced.logits(images().x[:count])  # before the clock starts, for all alike
         for name, modules, run, size in (
             ("pyautoattack", ("torch", "pyautoattack"), _pyautoattack, count),
@@ -168,7 +168,7 @@ def standard_suite(count: int = 96, art_count: int = 4, eps: float = EPS) -> lis
                 continue
             x, y = images().x[:size], images().y[:size]
             clocks = [time.process_time()]
-            seconds, ours = _timed(functools.partial(_suite, target, stand_in, x, y, eps))
+            seconds, ours = _timed(functools.partial(_suite, target, proxy, x, y, eps))
             clocks.append(time.process_time())
             theirs, adversarial = _timed(functools.partial(run, target, x, y, eps))
             clocks.append(time.process_time())
@@ -183,12 +183,12 @@ def standard_suite(count: int = 96, art_count: int = 4, eps: float = EPS) -> lis
     return rows
 
 
-def _suite(target: Any, stand_in: Any, x: np.ndarray, y: np.ndarray, eps: float) -> float:
+def _suite(target: Any, proxy: Any, x: np.ndarray, y: np.ndarray, eps: float) -> float:
     from tfdq.robustness import run_attack
 
     standing = np.arange(len(x))
     for name in SUITE:
-        result = run_attack(name, target, x[standing], y[standing], eps, stand_in=stand_in)
+        result = run_attack(name, target, x[standing], y[standing], eps, proxy=proxy)
         standing = standing[~result.success]
     return len(standing) / len(x)
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from tfdq.penalties.targets import Target
+from tfdq.penalties.singular_values import SingularValue
 from tfdq.which_keras import is_keras3_model
 
 
@@ -16,7 +16,7 @@ def quantize_model(
     lipschitz_beta: float = 2e-3,
     *,
     on: Literal["kernel", "folded", "deployed"] = "deployed",
-    target: Target | None = None,
+    target: SingularValue | None = None,
     regularizer: Any = "orthogonal",
     beta_schedule: Any = None,
     weight_bits: int = 8,

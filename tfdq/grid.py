@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-INT8_MIN = -128
+INT8_MIN, INT8_MAX = -128, 127
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class Grid:
         scale: step of the grid, a float32 value held as a Python float.
         zero_point: the int8 integer that stands for 0.0.
         qmin: smallest int8 integer in use.
-        qmax: largest int8 integer in use; ``qmax - qmin + 1 = 2**bits``.
+        qmax: largest int8 integer in use.
     """
 
     scale: float
     zero_point: int
-    qmin: int
-    qmax: int
+    qmin: int = INT8_MIN
+    qmax: int = INT8_MAX
 
 
 def nudged_grid(low: float, high: float, bits: int) -> Grid:

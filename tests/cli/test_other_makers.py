@@ -150,7 +150,7 @@ def test_an_audit_of_it_goes_on_where_it_was(
     wanted = "determinism,zero gradients,plateau in restarts,monotone in epsilon"
     more = ("--labels", theirs / "names.txt", "--checks", wanted)
 
-    def stop(subject: object) -> None:
+    def stop(task: object) -> None:
         raise KeyboardInterrupt
 
     checks = module._CHECKS

@@ -37,8 +37,8 @@ def models(tmp_path_factory: Any) -> list[Path]:
 
 @pytest.fixture(scope="package")
 def report(models: list[Path], tmp_path_factory: Any) -> Path:
+    from tfdq.report.networks import ImageSource
     from tfdq.report.run_report import write_report
-    from tfdq.report.subject import ImageSource
 
     return write_report(
         models,

@@ -11,9 +11,9 @@ import pytest
 
 from tests.report.conftest import HOSTILE
 from tfdq.report.drawings import on_cell
+from tfdq.report.networks import ImageSource
 from tfdq.report.page import Cell, Section, Table, render
 from tfdq.report.run_report import write_report
-from tfdq.report.subject import ImageSource
 
 SECTIONS = [
     "Summary",

@@ -7,9 +7,9 @@ import pytest
 
 from tests.report.conftest import HOSTILE
 from tfdq.experiments.folder import join_folder
+from tfdq.report.networks import ImageSource, open_networks
 from tfdq.report.run_folders import integer_file_of, networks_in
 from tfdq.report.run_report import write_report
-from tfdq.report.subject import ImageSource, open_subjects
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def test_a_demo_stands_for_its_models(demo: Path, models: list[Path]) -> None:
     assert [integer_file_of(path) for path in found] == [
         demo / path.with_suffix(".tflite").name for path in models
     ]
-    subjects, x, y = open_subjects([demo], ImageSource(), 16)
-    assert {subject.name for subject in subjects} == {HOSTILE, "_vq $a$"}
-    assert all(subject.file is not None for subject in subjects)
+    networks, x, y = open_networks([demo], ImageSource(), 16)
+    assert {network.name for network in networks} == {HOSTILE, "_vq $a$"}
+    assert all(network.file is not None for network in networks)
     assert x.shape == (16, 8, 8, 1)
     assert y.shape == (16,)
 

@@ -96,16 +96,16 @@ def test_stand_in_answers_for_the_model(quantized: Any, exported: Path, digits: 
     x, y = digits.x_test[:100], digits.y_test[:100]
     settings = {"attacks": ["square"], "epsilons": EPS, "options": {"square": {"queries": 200}}}
     alone = evaluate({"model": model}, x, y, **settings)
-    helped = evaluate({"model": model}, x, y, stand_ins={"model": exported}, **settings)
+    helped = evaluate({"model": model}, x, y, proxies={"model": exported}, **settings)
     # Converting rounded the model's biases, so the two nearly are one function.
     both = (alone.survived("model", EPS), helped.survived("model", EPS))
     assert np.mean(both[0] != both[1]) <= 0.02
     assert alone.survived("model", EPS).mean() < alone.model("model").correct.mean() - 0.1
-    assert helped.settings["stand_ins"] == {"model": exported.name}
+    assert helped.settings["proxies"] == {"model": exported.name}
 
 
 def test_stand_in_that_is_wrong_breaks_nothing(quantized: Any, digits: Any) -> None:
-    """A stand-in that calls every image broken: the model's own answers still decide."""
+    """A proxy that calls every image broken: the model's own answers still decide."""
     model = quantized(4)
     x, y = digits.x_test[:40], digits.y_test[:40]
     asked = []
@@ -120,13 +120,13 @@ def test_stand_in_that_is_wrong_breaks_nothing(quantized: Any, digits: Any) -> N
         y,
         attacks=["square"],
         epsilons=1e-6,
-        stand_ins={"model": as_target(always_wrong, differentiable=False)},
+        proxies={"model": as_target(always_wrong, differentiable=False)},
         options={"square": {"queries": 100}},  # of which the same square twice is not asked
     )
     np.testing.assert_array_equal(report.survived("model", 1e-6), report.model("model").correct)
     assert sum(asked) >= 20 * report.model("model").correct.sum()
-    with pytest.raises(KeyError, match="stand_ins names"):
-        evaluate({"model": model}, x, y, stand_ins={"other": always_wrong})
+    with pytest.raises(KeyError, match="proxies names"):
+        evaluate({"model": model}, x, y, proxies={"other": always_wrong})
 
 
 def test_stand_in_is_part_of_what_is_stored(
@@ -137,7 +137,7 @@ def test_stand_in_is_part_of_what_is_stored(
     evaluate(model, x, y, results=tmp_path, **settings)
     pieces = len(list(tmp_path.rglob("*.json")))
     for _ in range(2):
-        evaluate(model, x, y, results=tmp_path, stand_ins={"model": exported}, **settings)
+        evaluate(model, x, y, results=tmp_path, proxies={"model": exported}, **settings)
         assert len(list(tmp_path.rglob("*.json"))) == 2 * pieces > 0
 
 

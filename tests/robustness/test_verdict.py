@@ -51,8 +51,8 @@ def test_every_place_shows_one_verdict(case: str) -> None:
     assert str(found.to_rich().renderables[0]).endswith(text)  # type: ignore[attr-defined]
     assert MaskingAudit.from_json(found.to_json()).verdict == found.verdict
     assert verdict_text(data) == f"audit {text}"
-    subject: Any = SimpleNamespace(name="net", figures={"audit": data})
-    cell = run_report._audit_cell(subject)
+    network: Any = SimpleNamespace(name="net", figures={"audit": data})
+    cell = run_report._audit_cell(network)
     assert cell.text == text
     assert cell.verdict == {"passed": "good", "failed": "bad", "incomplete": "unknown"}[status]
     run = {"seed": 0, "variant": "net", "figures": {"audit": data}}

@@ -9,8 +9,9 @@ import tf_keras
 import tfdq
 import tflite_export
 from tests.tflite_export.trained import digits, enlarged, quantized, trained_float
+from tfdq.grid import Grid
 from tflite_export.files.read import read
-from tflite_export.lowering.grids import Target, clamp_plan
+from tflite_export.lowering.grids import clamp_plan
 from tflite_export.lowering.lower import lower
 from tflite_export.runtime.device import selftest
 
@@ -284,12 +285,12 @@ def test_integer_only_names_offenders(small_model):
 @pytest.mark.parametrize(
     ("target", "activation", "levels", "second"),
     [
-        (Target(6 / 15, -128, -128, -113), "RELU6", (-128, -113), False),
-        (Target(6 / 255, -128, -128, 127), "NONE", (-128, 127), False),
-        (Target(0.1, -128, -128, 127), "NONE", (-128, 127), False),
-        (Target(0.05, 10, -128, 127), "NONE", (-128, 127), False),
-        (Target(0.3, -128, -128, -125), "RELU", (124, 127), False),
-        (Target(0.3, -126, -128, -125), "NONE", (-128, -125), True),
+        (Grid(6 / 15, -128, -128, -113), "RELU6", (-128, -113), False),
+        (Grid(6 / 255, -128, -128, 127), "NONE", (-128, 127), False),
+        (Grid(0.1, -128, -128, 127), "NONE", (-128, 127), False),
+        (Grid(0.05, 10, -128, 127), "NONE", (-128, 127), False),
+        (Grid(0.3, -128, -128, -125), "RELU", (124, 127), False),
+        (Grid(0.3, -126, -128, -125), "NONE", (-128, -125), True),
     ],
 )
 def test_clamps(target, activation, levels, second):
@@ -299,15 +300,15 @@ def test_clamps(target, activation, levels, second):
     assert (then is not None) == second
     if second:
         # saturate at the top, then at the bottom, of int8
-        assert first.high == 127
-        assert (then.low, then.zero_point - then.low) == (-128, target.zero_point - target.low)
+        assert first.qmax == 127
+        assert (then.qmin, then.zero_point - then.qmin) == (-128, target.zero_point - target.qmin)
         return
     tensor = Tensor("", (), "int8", Quantization.per_tensor(first.scale, first.zero_point))
     low, high = activation_range(fused, tensor)
     assert (low, high) == levels
     assert (low - first.zero_point, high - first.zero_point) == (
-        target.low - target.zero_point,
-        target.high - target.zero_point,
+        target.qmin - target.zero_point,
+        target.qmax - target.zero_point,
     )
     if activation != "NONE":
         assert fused.startswith("RELU")
@@ -320,8 +321,8 @@ def test_two_clamps_in_a_row_compute_the_grid():
     from tflite_export.runtime.interpreter import Interpreter
 
     assembler = Assembler("two")
-    source = assembler.value("x", (BATCH, 3, 3, 4), Target(0.1, 0))
-    result = assembler.rescale(source, Target(0.3, -126, -128, -125), "clamped")
+    source = assembler.value("x", (BATCH, 3, 3, 4), Grid(0.1, 0))
+    result = assembler.rescale(source, Grid(0.3, -126, -128, -125), "clamped")
     assembler.graph.inputs, assembler.graph.outputs = (source,), (result,)
     values = np.arange(-108, 108).reshape(6, 3, 3, 4).astype(np.int8)
     found = Interpreter(write(assembler.graph)).integers(values)

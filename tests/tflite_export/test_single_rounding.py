@@ -7,8 +7,9 @@ import tf_keras
 import tfdq
 import tflite_export
 from tests.tflite_export.trained import digits
+from tfdq.grid import Grid
 from tflite_export.ir.requantization import mean_in_float32
-from tflite_export.lowering.grids import Target, mean_takes, scale_of_means
+from tflite_export.lowering.grids import mean_takes, scale_of_means
 
 L = tf_keras.layers
 
@@ -64,8 +65,8 @@ def test_a_mean_whose_scales_no_kernel_takes_is_a_convolution():
     images[:, 0, 0] = 1.0
     _, exported = _exported(L.Dense(3)(x), image, images, activation_range="relu6")
     assert "MEAN" not in _kinds(exported)
-    assert not mean_takes(Target(1.0, -128), 64, Target(1e-6, -128))
-    assert not mean_takes(Target(1.0, -128), 1 << 17, Target(1.0, -128))
+    assert not mean_takes(Grid(1.0, -128), 64, Grid(1e-6, -128))
+    assert not mean_takes(Grid(1.0, -128), 1 << 17, Grid(1.0, -128))
 
 
 @pytest.mark.parametrize("levels", [1, 3, 15, 255])
@@ -73,8 +74,8 @@ def test_a_mean_whose_scales_no_kernel_takes_is_a_convolution():
 @pytest.mark.parametrize("ratio", [1.0, 0.5, 1 / 3, 0.1])
 def test_scale_of_means_decides_ties_as_training_on_every_processor(levels, count, ratio):
     """With the product rounded before the addition, and with both in one step (FMA)."""
-    grid = Target(6 / levels, -128, -128, -128 + levels)
-    target = Target(grid.scale * ratio, -128)
+    grid = Grid(6 / levels, -128, -128, -128 + levels)
+    target = Grid(grid.scale * ratio, -128)
     scale = scale_of_means(grid, count, target)
     assert abs(scale / np.float32(target.scale) - 1) < 2.0**-13
     sums = np.arange(-128 * count, (levels - 128) * count + 1)

@@ -8,16 +8,16 @@ from scipy.ndimage import median_filter
 
 from tests.tflite_export.trained import digits
 from tfdq.description import Requantize
+from tfdq.grid import Grid
 from tflite_export.files.validate import check_graph
 from tflite_export.files.write import write
 from tflite_export.lowering.assemble import Assembler
-from tflite_export.lowering.grids import Target
 from tflite_export.lowering.squeezing import median, median_networks, regrid
 from tflite_export.ops.spec import KERNEL_SETS
 from tflite_export.runtime.interpreter import Interpreter
 from tflite_export.runtime.reference import run
 
-GRID = Target(1 / 255, -128)
+GRID = Grid(1 / 255, -128)
 
 
 def _median_graph(size, shape):
@@ -224,7 +224,7 @@ def test_bit_depth_of_every_integer_in_the_runtime(bits, shape):
     steps = 2**bits - 1
     assembler = Assembler("levels")
     source = assembler.value("image", (-1, *shape), GRID)
-    target = Target(1 / steps, -128, -128, -128 + steps)
+    target = Grid(1 / steps, -128, -128, -128 + steps)
     levels = np.arange(256) * steps
     wanted = (levels + 127) // 255  # in whole numbers; no tie, so how they round is no matter
 
@@ -265,12 +265,12 @@ def test_what_has_no_integer_form_is_refused(plain):
     with pytest.raises(ValueError, match="images that are not quantized"):
         convert(by_hand)
     assembler = Assembler("tie")
-    source = assembler.value("image", (-1, 8), Target(1 / 254, -128))
+    source = assembler.value("image", (-1, 8), Grid(1 / 254, -128))
 
     reals = np.arange(256, dtype=np.float32) / np.float32(254)
     upward = Requantize(0, np.floor(reals + 0.5).astype(np.float32))
     with pytest.raises(ValueError, match="1 of 256 would differ"):
-        regrid(assembler, source, Target(1.0, -128, -128, -127), "tie", upward)
+        regrid(assembler, source, Grid(1.0, -128, -128, -127), "tie", upward)
     short = Requantize(0, upward.values[:255])
     with pytest.raises(ValueError, match="table of 255 values"):
-        regrid(assembler, source, Target(1.0, -128, -128, -127), "tie", short)
+        regrid(assembler, source, Grid(1.0, -128, -128, -127), "tie", short)

@@ -19,7 +19,7 @@ from tfdq.experiments.resumable import Task, environment, finished, train_task
 from tfdq.experiments.strategy import open_machines
 from tfdq.experiments.training import TrainingSettings, scaled
 from tfdq.models import create
-from tfdq.penalties.targets import Target
+from tfdq.penalties.singular_values import SingularValue
 from tfdq.quantization import Settings
 from tfdq.robustness import AdversarialTraining
 from tfdq.robustness.json_files import read_json
@@ -63,7 +63,7 @@ class ClassifierSettings:
     quantized: bool = True
     beta: float = 2e-3
     on: Any = "deployed"
-    target: Target | None = None
+    target: SingularValue | None = None
     activation_bits: int = 4
     weight_bits: int = 8
     first_last_bits: int | None = None

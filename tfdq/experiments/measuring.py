@@ -129,7 +129,7 @@ class Measurement:
             self.tell("suite")
             # The file answers Square's queries several times faster; the network decides.
             found["suite"] = self._suite(
-                self.copies, settings.suite_images, stand_ins=runners or None
+                self.copies, settings.suite_images, proxies=runners or None
             )
             if runners and settings.tflite_images:
                 self.tell("suite on the integer file")
@@ -158,7 +158,7 @@ class Measurement:
         images: int,
         survivors_only: bool = False,
         surrogates: Mapping[str, Any] | None = None,
-        stand_ins: Mapping[str, Any] | None = None,
+        proxies: Mapping[str, Any] | None = None,
     ) -> RobustnessReport:
         """Attack chunk by chunk, on all devices; the figures do not depend on their number."""
         starts = list(range(0, images, CHUNK))
@@ -176,7 +176,7 @@ class Measurement:
                     seed=self.seed * 1_000_003 + number,
                     survivors_only=survivors_only,
                     surrogates=None if surrogates is None else {"model": surrogates[device]},
-                    stand_ins=None if stand_ins is None else {"model": stand_ins[device]},
+                    proxies=None if proxies is None else {"model": proxies[device]},
                     options=self._options(attacks),
                     results=self.folder / "pieces",
                     progress=False,
@@ -203,7 +203,7 @@ class Measurement:
         copies: Mapping[str, Any],
         images: int,
         surrogates: Mapping[str, Any] | None = None,
-        stand_ins: Mapping[str, Any] | None = None,
+        proxies: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Return which images stand the white-box attacks, and which stand Square, apart."""
         count, strengths = min(images, len(self.x)), self.settings.suite_strengths
@@ -212,8 +212,8 @@ class Measurement:
         if "low-bit" in white_box and not any(isinstance(x, QuantizeWrapper) for x in layers):
             # It takes the network apart, which a float one and a squeezer in front do not let it.
             white_box.remove("low-bit")
-        white = self._attack(copies, white_box, strengths, count, True, surrogates, stand_ins)
-        square = self._attack(copies, ["square"], strengths, count, True, None, stand_ins)
+        white = self._attack(copies, white_box, strengths, count, True, surrogates, proxies)
+        square = self._attack(copies, ["square"], strengths, count, True, None, proxies)
         return {
             "attacks": [*white_box, "square"],
             "target_classes": self.settings.target_classes,

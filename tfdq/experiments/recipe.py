@@ -75,7 +75,7 @@ class Published(Section):
     source: str
 
 
-class Figure(Section):
+class FigureSettings(Section):
     """The figure that is drawn.
 
     Attributes:
@@ -90,7 +90,7 @@ class Figure(Section):
     metrics: tuple[str, ...] = ("clean", "fgsm", "worst")
 
     @model_validator(mode="after")
-    def _has_an_axis(self) -> Figure:
+    def _has_an_axis(self) -> FigureSettings:
         if self.kind == "lines" and self.x is None:
             raise ValueError("a figure of kind 'lines' needs x, a setting such as penalty.beta")
         return self
@@ -130,7 +130,7 @@ class RecipeContent(Section):
     variants: tuple[VariantSettings, ...] = Field(min_length=1)
     claims: tuple[Claim, ...] = ()
     published: tuple[Published, ...] = ()
-    figure: Figure = Figure()
+    figure: FigureSettings = FigureSettings()
     transfer: Transfer | None = None
 
     @model_validator(mode="after")

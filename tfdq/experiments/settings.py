@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tfdq.penalties.direction_rate import DIRECTION_RATE
-from tfdq.penalties.targets import default_target
+from tfdq.penalties.singular_values import default_target
 
 MODELS = ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet")
 

@@ -27,7 +27,7 @@ from tfdq.keras3.quantized_model import QuantizedModel
 from tfdq.keras3.ranges import RangeSettings
 from tfdq.keras3.settings import ActivationRange, BetaSchedule, LayerBits, Placement, Settings
 from tfdq.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
-from tfdq.penalties.targets import Target
+from tfdq.penalties.singular_values import SingularValue
 
 
 def quantize_model(
@@ -35,7 +35,7 @@ def quantize_model(
     lipschitz_beta: float = 2e-3,
     *,
     on: Placement = "deployed",
-    target: Target | None = None,
+    target: SingularValue | None = None,
     regularizer: str | keras.regularizers.Regularizer = "orthogonal",
     beta_schedule: BetaSchedule | None = None,
     weight_bits: int = 8,

@@ -18,7 +18,7 @@ from tfdq.keras3.deviations import (
     smaller_gram,
     worst_gram_deviation,
 )
-from tfdq.penalties.targets import Target
+from tfdq.penalties.singular_values import SingularValue
 
 NAMES = ("orthogonal", "srip", "spectral", "conv_orthogonal")
 _ITERATED = ("srip", "spectral")
@@ -49,7 +49,7 @@ def scale_blind(kernel: Any, rate: float = 1.0) -> Any:
     return ops.stop_gradient(kernel) + rate * (direction - ops.stop_gradient(direction))
 
 
-def singular_value(target: Target, taps: int) -> float:
+def singular_value(target: SingularValue, taps: int) -> float:
     """Return what the singular values are pulled to: ``target``, or 1/k for k * k taps."""
     return 1.0 / math.sqrt(taps) if target == "1/k" else float(target)
 

@@ -19,7 +19,7 @@ from tfdq.keras3.graph import Graph, Node, read_graph
 from tfdq.keras3.layer_kinds import InputQuantizer, QuantizedLayer
 from tfdq.keras3.layer_kinds.base import Sealing
 from tflite_export.ir.graph import Operator
-from tflite_export.lowering.lower import Lowered, lower, target_of
+from tflite_export.lowering.lower import Lowered, clamped_grid, lower
 
 Bounds = tuple[int, int]
 
@@ -155,7 +155,7 @@ def _call_bounds(call: Call, sources: Sequence[Bounds]) -> Bounds:
     if isinstance(call.computation, Softmax):
         return 0, 255
     if call.grid is not None:
-        target = target_of(call.grid, call.activation)
-        return target.low - target.zero_point, target.high - target.zero_point
+        target = clamped_grid(call.grid, call.activation)
+        return target.qmin - target.zero_point, target.qmax - target.zero_point
     low, high = min(ends[0] for ends in sources), max(ends[1] for ends in sources)
     return (min(low, 0), max(high, 0)) if isinstance(call.computation, ZeroPad2D) else (low, high)

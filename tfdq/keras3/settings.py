@@ -13,7 +13,7 @@ from tfdq.grid import nudged_grid, zero_aligned_range
 from tfdq.keras3.penalty import NAMES
 from tfdq.keras3.ranges import RangeSettings
 from tfdq.lagging_statistics import QUICK_MOMENTUM
-from tfdq.penalties.targets import Target, check_target, default_target
+from tfdq.penalties.singular_values import SingularValue, check_target, default_target
 
 Placement = Literal["kernel", "folded", "deployed"]
 ActivationRange = Literal["relu6", "moving_average"]
@@ -28,7 +28,7 @@ class Settings:
 
     lipschitz_beta: float = 0.0
     on: Placement = "deployed"
-    target: Target | None = None
+    target: SingularValue | None = None
     regularizer: str | keras.regularizers.Regularizer = "orthogonal"
     beta_schedule: BetaSchedule | None = None
     weight_bits: int = 8

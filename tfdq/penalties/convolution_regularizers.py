@@ -20,7 +20,7 @@ from tfdq.penalties.regularizers import (
     kernel_matrices,
     sum_of_each,
 )
-from tfdq.penalties.targets import Target
+from tfdq.penalties.singular_values import SingularValue
 
 if TYPE_CHECKING:
     from typing import Self
@@ -71,7 +71,7 @@ class ConvolutionOrthogonalityRegularizer(KernelRegularizer):
         beta: float,
         on: Placement = "kernel",
         depthwise: bool = False,
-        target: Target = 1.0,
+        target: SingularValue = 1.0,
         strides: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__(beta, on, depthwise, target)

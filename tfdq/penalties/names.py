@@ -8,8 +8,8 @@ import tf_keras
 
 from tfdq.penalties.convolution_regularizers import ConvolutionOrthogonalityRegularizer
 from tfdq.penalties.regularizers import KernelRegularizer, OrthogonalityRegularizer, Placement
+from tfdq.penalties.singular_values import SingularValue, default_target
 from tfdq.penalties.spectral_regularizers import SpectralRegularizer, SRIPRegularizer
-from tfdq.penalties.targets import Target, default_target
 
 REGULARIZERS: dict[str, type[KernelRegularizer]] = {
     "orthogonal": OrthogonalityRegularizer,
@@ -23,7 +23,7 @@ def get_regularizer(
     identifier: str | tf_keras.regularizers.Regularizer,
     beta: float = 2e-3,
     on: Placement = "deployed",
-    target: Target | None = None,
+    target: SingularValue | None = None,
     **arguments: Any,
 ) -> tf_keras.regularizers.Regularizer:
     """Return a kernel penalty by its name, or the instance that is given.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import tensorflow as tf
 import tf_keras
 
-from tfdq.penalties.targets import Target, check_target
+from tfdq.penalties.singular_values import SingularValue, check_target
 
 if TYPE_CHECKING:
     from typing import Self
@@ -110,7 +110,7 @@ class KernelRegularizer(tf_keras.regularizers.Regularizer, tf.__internal__.track
         beta: float,
         on: Placement = "kernel",
         depthwise: bool = False,
-        target: Target = 1.0,
+        target: SingularValue = 1.0,
     ) -> None:
         self.beta = check_beta(beta)
         self.on = check_placement(on)

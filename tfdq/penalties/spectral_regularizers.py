@@ -18,7 +18,7 @@ from tfdq.penalties.regularizers import (
     product,
     sum_of_each,
 )
-from tfdq.penalties.targets import Target
+from tfdq.penalties.singular_values import SingularValue
 
 if TYPE_CHECKING:
     from typing import Self
@@ -47,7 +47,7 @@ class PowerIterationRegularizer(KernelRegularizer):
         beta: float,
         on: Placement = "kernel",
         depthwise: bool = False,
-        target: Target = 1.0,
+        target: SingularValue = 1.0,
         iterations: int = 2,
     ) -> None:
         super().__init__(beta, on, depthwise, target)

@@ -53,7 +53,7 @@ _SQUEEZERS = (BitDepthSqueeze, MedianSqueeze)
 
 
 @dataclass(frozen=True)
-class Subject:
+class LayerCall:
     """A layer that is being described.
 
     Attributes:
@@ -218,8 +218,8 @@ def _call(node: Node, sources: tuple[int, ...], source_grid: Grid) -> Call:
     wrapper = node.layer
     trained = isinstance(wrapper, QuantizeWrapper)
     layer = wrapper.layer if trained else wrapper
-    subject = Subject(layer, wrapper, len(node.shape), len(sources), source_grid)
-    computation = DESCRIPTIONS[type(layer)](subject)
+    layer_call = LayerCall(layer, wrapper, len(node.shape), len(sources), source_grid)
+    computation = DESCRIPTIONS[type(layer)](layer_call)
     if isinstance(layer, BitDepthSqueeze):
         grid = layer.grid()
     elif isinstance(layer, MedianSqueeze):
@@ -239,99 +239,99 @@ def _call(node: Node, sources: tuple[int, ...], source_grid: Grid) -> Call:
     )
 
 
-def _kernel(subject: Subject) -> Kernel:
-    integers, scale = subject.wrapper.quantized_kernel()
-    multiplier, offset = subject.layer.folded()
-    return Kernel(integers, scale, multiplier, offset, subject.wrapper.bits[0])
+def _kernel(layer_call: LayerCall) -> Kernel:
+    integers, scale = layer_call.wrapper.quantized_kernel()
+    multiplier, offset = layer_call.layer.folded()
+    return Kernel(integers, scale, multiplier, offset, layer_call.wrapper.bits[0])
 
 
-def _conv_2d(subject: Subject) -> Computation:
-    layer = subject.layer
-    return Conv2D(_kernel(subject), layer.padding, layer.strides, layer.dilation_rate)
+def _conv_2d(layer_call: LayerCall) -> Computation:
+    layer = layer_call.layer
+    return Conv2D(_kernel(layer_call), layer.padding, layer.strides, layer.dilation_rate)
 
 
-def _depthwise_conv_2d(subject: Subject) -> Computation:
-    layer = subject.layer
-    return DepthwiseConv2D(_kernel(subject), layer.padding, layer.strides, layer.dilation_rate)
+def _depthwise_conv_2d(layer_call: LayerCall) -> Computation:
+    layer = layer_call.layer
+    return DepthwiseConv2D(_kernel(layer_call), layer.padding, layer.strides, layer.dilation_rate)
 
 
-def _dense(subject: Subject) -> Computation:
-    return Dense(_kernel(subject))
+def _dense(layer_call: LayerCall) -> Computation:
+    return Dense(_kernel(layer_call))
 
 
-def _batch_normalization(subject: Subject) -> Computation:
-    return Affine(*subject.layer.folded())
+def _batch_normalization(layer_call: LayerCall) -> Computation:
+    return Affine(*layer_call.layer.folded())
 
 
-def _relu(subject: Subject) -> Computation:
+def _relu(layer_call: LayerCall) -> Computation:
     return Activation()
 
 
-def _rescaling(subject: Subject) -> Computation:
-    layer = subject.layer
+def _rescaling(layer_call: LayerCall) -> Computation:
+    layer = layer_call.layer
     return Affine(np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64))
 
 
-def _add(subject: Subject) -> Computation:
-    return Add((1.0,) * subject.sources)
+def _add(layer_call: LayerCall) -> Computation:
+    return Add((1.0,) * layer_call.sources)
 
 
-def _convex_combination(subject: Subject) -> Computation:
-    return Add(tuple(float(share) for share in subject.layer.coefficients()))
+def _convex_combination(layer_call: LayerCall) -> Computation:
+    return Add(tuple(float(share) for share in layer_call.layer.coefficients()))
 
 
-def _concatenate(subject: Subject) -> Computation:
-    return Concatenate(subject.layer.axis % subject.rank)
+def _concatenate(layer_call: LayerCall) -> Computation:
+    return Concatenate(layer_call.layer.axis % layer_call.rank)
 
 
-def _max_pooling(subject: Subject) -> Computation:
-    layer = subject.layer
+def _max_pooling(layer_call: LayerCall) -> Computation:
+    layer = layer_call.layer
     return MaxPool2D(layer.pool_size, layer.strides, layer.padding)
 
 
-def _average_pooling(subject: Subject) -> Computation:
-    layer = subject.layer
+def _average_pooling(layer_call: LayerCall) -> Computation:
+    layer = layer_call.layer
     return AveragePool2D(layer.pool_size, layer.strides, layer.padding)
 
 
-def _global_max_pooling(subject: Subject) -> Computation:
+def _global_max_pooling(layer_call: LayerCall) -> Computation:
     return GlobalMaxPool2D()
 
 
-def _global_average_pooling(subject: Subject) -> Computation:
+def _global_average_pooling(layer_call: LayerCall) -> Computation:
     return GlobalAveragePool2D()
 
 
-def _reshape(subject: Subject) -> Computation:
+def _reshape(layer_call: LayerCall) -> Computation:
     return Reshape()
 
 
-def _zero_padding(subject: Subject) -> Computation:
-    return ZeroPad2D(subject.layer.padding)
+def _zero_padding(layer_call: LayerCall) -> Computation:
+    return ZeroPad2D(layer_call.layer.padding)
 
 
-def _identity(subject: Subject) -> Computation:
+def _identity(layer_call: LayerCall) -> Computation:
     return Identity()
 
 
-def _softmax(subject: Subject) -> Computation:
+def _softmax(layer_call: LayerCall) -> Computation:
     return Softmax()
 
 
-def _requantize(subject: Subject) -> Computation:
+def _requantize(layer_call: LayerCall) -> Computation:
     """Return the table of what a layer makes of every integer of its source."""
-    grid = subject.grid
+    grid = layer_call.grid
     steps = np.arange(grid.qmin, grid.qmax + 1) - grid.zero_point
     reals = np.float32(grid.scale) * steps.astype(np.float32)
-    values = np.asarray(subject.wrapper(reals.reshape(-1, 1, 1, 1))).reshape(-1)
+    values = np.asarray(layer_call.wrapper(reals.reshape(-1, 1, 1, 1))).reshape(-1)
     return Requantize(int(steps[0]), values)
 
 
-def _median(subject: Subject) -> Computation:
-    return Median2D(subject.layer.size)
+def _median(layer_call: LayerCall) -> Computation:
+    return Median2D(layer_call.layer.size)
 
 
-DESCRIPTIONS: dict[type, Callable[[Subject], Computation]] = {
+DESCRIPTIONS: dict[type, Callable[[LayerCall], Computation]] = {
     FusedConv2D: _conv_2d,
     FusedDepthwiseConv2D: _depthwise_conv_2d,
     FusedDense: _dense,

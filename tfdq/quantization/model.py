@@ -11,7 +11,7 @@ import tf_keras
 
 from tfdq.calibration_images import calibration_batches
 from tfdq.penalties.regularizers import Placement
-from tfdq.penalties.targets import Target
+from tfdq.penalties.singular_values import SingularValue
 from tfdq.quantization.batch_statistics import estimating_statistics
 from tfdq.quantization.graph import read_graph
 from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
@@ -26,7 +26,7 @@ def quantize_model(
     lipschitz_beta: float = 2e-3,
     *,
     on: Placement = "deployed",
-    target: Target | None = None,
+    target: SingularValue | None = None,
     regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal",
     beta_schedule: tf_keras.optimizers.schedules.LearningRateSchedule | None = None,
     weight_bits: int = 8,

@@ -17,7 +17,7 @@ from tfdq.penalties.regularizers import (
     check_beta,
     check_placement,
 )
-from tfdq.penalties.targets import Target, check_target
+from tfdq.penalties.singular_values import SingularValue, check_target
 from tfdq.quantization.layers import RELUS
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
@@ -53,7 +53,7 @@ class Settings:
 
     lipschitz_beta: float = 0.0
     on: Placement = "deployed"
-    target: Target | None = None
+    target: SingularValue | None = None
     regularizer: str | tf_keras.regularizers.Regularizer = "orthogonal"
     beta_schedule: tf_keras.optimizers.schedules.LearningRateSchedule | None = None
     weight_bits: int = 8

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.report.page import Figure
-from tfdq.report.subject import Subject
+from tfdq.report.networks import ReportedNetwork
+from tfdq.report.page import Drawing
 from tfdq.report.svg import FAINT, legend, new_figure, plain_numbers, style, to_svg
 from tfdq.robustness.plot_text import plain
 from tfdq.robustness.statistics import Proportion
@@ -16,22 +16,22 @@ from tfdq.robustness.statistics import Proportion
 _HEAT = "viridis"
 
 
-def robust_accuracy(subjects: Sequence[Subject], attack: str) -> Figure:
+def robust_accuracy(networks: Sequence[ReportedNetwork], attack: str) -> Drawing:
     """Draw accuracy under one attack against its strength, with 95 % intervals."""
     figure, axes = new_figure()
     words = []
-    for index, subject in enumerate(subjects):
+    for index, network in enumerate(networks):
         points: list[tuple[float, Proportion]] = []
-        clean = subject.clean()
+        clean = network.clean()
         if clean is not None:
             points.append((0.0, clean))
-        for strength in subject.strengths:
-            found = subject.robust(attack, strength)
+        for strength in network.strengths:
+            found = network.robust(attack, strength)
             if found is not None:
                 points.append((strength, found))
         x = [strength for strength, _ in points]
         look = style(index)
-        axes.plot(x, [share.value for _, share in points], label=plain(subject.name), **look)
+        axes.plot(x, [share.value for _, share in points], label=plain(network.name), **look)
         axes.fill_between(
             x,
             [share.low for _, share in points],
@@ -41,10 +41,10 @@ def robust_accuracy(subjects: Sequence[Subject], attack: str) -> Figure:
             linewidth=0,
         )
         said = ", ".join(f"{100 * share.value:.1f} % at {strength:g}" for strength, share in points)
-        words.append(f"{subject.name}: {said}")
+        words.append(f"{network.name}: {said}")
     axes.set(xlabel="strength (1/255)", ylabel="accuracy", ylim=(0, 1.02))
     legend(axes)
-    return Figure(
+    return Drawing(
         to_svg(figure, f"curve-{attack}".replace("+", "-")),
         f"Accuracy under {attack} against its strength, with 95 % Wilson intervals. One attack by "
         "itself is an upper bound; the worst case over a suite is in the summary.",
@@ -52,7 +52,7 @@ def robust_accuracy(subjects: Sequence[Subject], attack: str) -> Figure:
     )
 
 
-def amplification(curves: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Figure:
+def amplification(curves: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Drawing:
     """Draw how far a perturbation has grown at each layer.
 
     Args:
@@ -69,7 +69,7 @@ def amplification(curves: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -
     axes.set_yscale("log")
     plain_numbers(axes.yaxis)
     legend(axes)
-    return Figure(
+    return Drawing(
         to_svg(figure, "amplification"),
         "How the relative distance between clean and adversarial activations grows from layer to "
         "layer, over that of the images; the dashed line is no growth.",
@@ -77,7 +77,7 @@ def amplification(curves: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -
     )
 
 
-def spectra(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+def spectra(found: Mapping[str, Mapping[str, Any]]) -> Drawing:
     """Draw the largest and the median singular value of each layer.
 
     Args:
@@ -101,7 +101,7 @@ def spectra(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.set_xticks(range(len(names)), map(plain, names), rotation=60, ha="right", fontsize=7)
     axes.set(ylabel="singular value")
     legend(axes)
-    return Figure(
+    return Drawing(
         to_svg(figure, "spectra"),
         "Singular values of each layer as it is deployed (reshaped kernel, BatchNorm folded in, "
         "quantized): the largest and the median. Orthogonal layers would lie on the dashed line.",
@@ -124,7 +124,7 @@ def on_cell(value: float) -> str:
     return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
-def transfer(matrix: Any) -> Figure:
+def transfer(matrix: Any) -> Drawing:
     """Draw a transfer matrix as a heat map; the figures are written into it.
 
     Args:
@@ -155,7 +155,7 @@ def transfer(matrix: Any) -> Figure:
         )
         for i, surrogate in enumerate(matrix.surrogates)
     ]
-    return Figure(
+    return Drawing(
         to_svg(figure, "transfer"),
         f"Accuracy in percent on images made on the row's network and shown to the column's "
         f"({matrix.examples} images). The diagonal is the white-box attack.",
@@ -163,7 +163,7 @@ def transfer(matrix: Any) -> Figure:
     )
 
 
-def certified(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+def certified(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Drawing:
     """Draw certified accuracy against the radius.
 
     Args:
@@ -177,7 +177,7 @@ def certified(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
         words.append(f"{name}: {said}")
     axes.set(xlabel="L-infinity radius (1/255)", ylabel="certified accuracy", ylim=(0, 1.02))
     legend(axes)
-    return Figure(
+    return Drawing(
         to_svg(figure, "certified"),
         "Accuracy that is proven for the integer file by interval bounds: no image within the "
         "radius changes the answer.",
@@ -185,7 +185,7 @@ def certified(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
     )
 
 
-def parity(rows: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
+def parity(rows: Mapping[str, Sequence[tuple[str, float]]]) -> Drawing:
     """Draw the share of identical integers of each layer, trained network against its file.
 
     Args:
@@ -204,7 +204,7 @@ def parity(rows: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
     axes.set(ylabel="integers that differ (%)")
     axes.set_ylim(bottom=0)
     legend(axes)
-    return Figure(
+    return Drawing(
         to_svg(figure, "parity"),
         "Integers that differ between the trained network and its file, layer by layer, each given "
         "the same inputs.",

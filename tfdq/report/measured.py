@@ -11,33 +11,35 @@ from typing import Any
 import numpy as np
 
 from tfdq.experiments.classifier import open_integer_file
+from tfdq.report.networks import ReportedNetwork
 from tfdq.report.page import Picture
-from tfdq.report.subject import Subject
 from tflite_export.ir.limits import Limits
 
 STRENGTHS = (2, 4, 8, 16)
 ATTACKS = ("fgsm", "pgd")
 
 
-def with_figures(subject: Subject, x: np.ndarray, y: np.ndarray, seed: int) -> Subject:
+def with_figures(
+    network: ReportedNetwork, x: np.ndarray, y: np.ndarray, seed: int
+) -> ReportedNetwork:
     """Return a network that was not measured with the figures of two quick attacks.
 
     Args:
-        subject: returned as it is where it has figures.
+        network: returned as it is where it has figures.
         x: images in [0, 1].
         y: labels.
         seed: of the attacks.
     """
-    if subject.figures:
-        return subject
-    found = _attacked(subject.target, x, y, seed)
-    if subject.model is not None and subject.file is not None:
+    if network.figures:
+        return network
+    found = _attacked(network.target, x, y, seed)
+    if network.model is not None and network.file is not None:
         from tfdq.robustness import as_target
 
-        target = as_target(str(subject.file), limits=subject.limits)
+        target = as_target(str(network.file), limits=network.limits)
         # Gradients come from the network that the file was made of.
-        found["tflite"] = _attacked(target, x, y, seed, subject.model)
-    return replace(subject, figures=found)
+        found["tflite"] = _attacked(target, x, y, seed, network.model)
+    return replace(network, figures=found)
 
 
 def _attacked(
@@ -71,29 +73,31 @@ def _bits(mask: np.ndarray) -> str:
     return "".join("1" if value else "0" for value in mask)
 
 
-def amplification(subject: Subject, x: np.ndarray, y: np.ndarray, seed: int) -> tuple[Any, Any]:
+def amplification(
+    network: ReportedNetwork, x: np.ndarray, y: np.ndarray, seed: int
+) -> tuple[Any, Any]:
     """Return the layers and the mean relative distance at each, under FGSM at 8/255."""
-    known = subject.figures.get("amplification")
+    known = network.figures.get("amplification")
     if known:
         strength = max(known, key=float)
         return known[strength]["layers"], known[strength]["distance"]
     from tfdq.robustness import attack, error_amplification
 
-    moved = attack("fgsm", subject.target, x, y, 8 / 255, early_stop=False, seed=seed)
-    network = subject.model
-    if network is None and subject.file is not None:
-        network = open_integer_file(subject.file, twin=True, limits=subject.limits)
-        x, moved = subject.as_taken(x), subject.as_taken(moved)
-    curve = error_amplification({subject.name: network}, x, moved, progress=False).curves[0]
+    moved = attack("fgsm", network.target, x, y, 8 / 255, early_stop=False, seed=seed)
+    network = network.model
+    if network is None and network.file is not None:
+        network = open_integer_file(network.file, twin=True, limits=network.limits)
+        x, moved = network.as_taken(x), network.as_taken(moved)
+    curve = error_amplification({network.name: network}, x, moved, progress=False).curves[0]
     return curve.layers, curve.distance
 
 
-def deployed_spectra(subject: Subject) -> dict[str, np.ndarray]:
+def deployed_spectra(network: ReportedNetwork) -> dict[str, np.ndarray]:
     """Return the singular values of each layer's reshaped kernel as it is deployed."""
-    if subject.model is None and subject.file is not None:
-        return _spectra_of_file(subject.file, subject.limits)
+    if network.model is None and network.file is not None:
+        return _spectra_of_file(network.file, network.limits)
     found = {}
-    for layer in subject.model.layers:
+    for layer in network.model.layers:
         inner = getattr(layer, "layer", layer)
         kernel = getattr(inner, "kernel", None)
         if kernel is None:
@@ -122,12 +126,12 @@ def _spectra_of_file(file: Path, limits: Limits) -> dict[str, np.ndarray]:
 
 
 def pictures(
-    subject: Subject, x: np.ndarray, y: np.ndarray, strength: float, count: int, seed: int
+    network: ReportedNetwork, x: np.ndarray, y: np.ndarray, strength: float, count: int, seed: int
 ) -> tuple[tuple[Picture, ...], ...]:
     """Return clean, adversarial and difference images of the first ones that are broken.
 
     Args:
-        subject: the network that is attacked by PGD.
+        network: the network that is attacked by PGD.
         x: images in [0, 1].
         y: labels.
         strength: in 1/255.
@@ -136,8 +140,8 @@ def pictures(
     """
     from tfdq.robustness import as_target, run_attack
 
-    result = run_attack("pgd", subject.target, x, y, strength / 255, seed=seed)
-    predicted = as_target(subject.target).predict(result.x_adv)
+    result = run_attack("pgd", network.target, x, y, strength / 255, seed=seed)
+    predicted = as_target(network.target).predict(result.x_adv)
     rows = []
     for index in np.flatnonzero(result.correct & result.success)[:count]:
         difference = (result.x_adv[index] - x[index]) * (127.5 / strength) + 0.5
@@ -172,16 +176,16 @@ def to_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def transfer(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray, seed: int) -> Any:
+def transfer(networks: Sequence[ReportedNetwork], x: np.ndarray, y: np.ndarray, seed: int) -> Any:
     """Return the transfer matrix of the networks, with their files as further victims."""
     from tfdq.robustness import transfer_matrix
 
     return transfer_matrix(
-        {subject.name: subject.target for subject in subjects},
+        {network.name: network.target for network in networks},
         x,
         y,
         eps=8 / 255,
-        victims={f"{s.name} (file)": s.file for s in subjects if s.model and s.file},
+        victims={f"{s.name} (file)": s.file for s in networks if s.model and s.file},
         seed=seed,
         progress=False,
     )

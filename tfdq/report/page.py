@@ -60,11 +60,11 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A drawing.
+class Drawing:
+    """A chart with its caption.
 
     Attributes:
-        svg: the drawing, made by `tfdq.report.svg.to_svg`; the only text that is not escaped.
+        svg: the chart, made by `tfdq.report.svg.to_svg`; the only text that is not escaped.
         caption: what it shows, under it.
         alt: the same for a reader who can't see it, with the main figures in words.
     """

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfdq.report import drawings, measured
+from tfdq.report.networks import ImageSource, ReportedNetwork, open_networks
 from tfdq.report.page import Cell, Gallery, Section, Table, Text, render
-from tfdq.report.subject import ImageSource, Subject, open_subjects
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import Proportion
 from tfdq.robustness.verdict import verdict_of
@@ -82,41 +82,41 @@ def write_report(
     if strange:
         raise ValueError(f"there is an audit of {', '.join(strange)}, which is not reported on")
     source = ImageSource() if source is None else source
-    subjects, x, y = open_subjects(paths, source, images, seed, trust, limits, tell)
+    networks, x, y = open_networks(paths, source, images, seed, trust, limits, tell)
     out.parent.mkdir(parents=True, exist_ok=True)
     tell("attacks ...")
-    subjects = [measured.with_figures(subject, x, y, seed) for subject in subjects]
+    networks = [measured.with_figures(network, x, y, seed) for network in networks]
     for path, found in (audits or {}).items():
         place = paths.index(path)
-        figures = {**subjects[place].figures, "audit": found.to_dict()}
-        subjects[place] = replace(subjects[place], figures=figures)
-    sections = [_summary(subjects), _curves(subjects)]
+        figures = {**networks[place].figures, "audit": found.to_dict()}
+        networks[place] = replace(networks[place], figures=figures)
+    sections = [_summary(networks), _curves(networks)]
     tell("error amplification ...")
-    grown = {s.name: measured.amplification(s, x, y, seed) for s in subjects}
+    grown = {s.name: measured.amplification(s, x, y, seed) for s in networks}
     sections.append(
         Section("amplification", "Error amplification", (drawings.amplification(grown),))
     )
     tell("singular values ...")
-    values = {s.name: measured.deployed_spectra(s) for s in subjects}
+    values = {s.name: measured.deployed_spectra(s) for s in networks}
     sections.append(_spectra({name: found for name, found in values.items() if found}))
     tell("transfer ...")
-    matrix = measured.transfer(subjects, x, y, seed)
+    matrix = measured.transfer(networks, x, y, seed)
     sections.append(Section("transfer", "Transfer", (drawings.transfer(matrix),)))
-    sections.append(_gallery(subjects, x, y, seed))
-    deployed = [subject for subject in subjects if subject.file is not None]
+    sections.append(_gallery(networks, x, y, seed))
+    deployed = [network for network in networks if network.file is not None]
     if deployed:
         tell("parity, bits and latency of the integer files ...")
         sections += [_parity(deployed, x), _bits(deployed), _cost(deployed)]
         tell("certificates ...")
         sections.append(_certificates(deployed, x, y))
-    sections += [_audits(subjects), _cards(subjects)]
+    sections += [_audits(networks), _cards(networks)]
     sections.append(_how_to_repeat(paths, out, source, images, seed, trust, limits, bool(audits)))
-    count = "one network" if len(subjects) == 1 else f"{len(subjects)} networks"
+    count = "one network" if len(networks) == 1 else f"{len(networks)} networks"
     lead = (
         f"{count.capitalize()}. Robust accuracies hold under the attacks that are named, and under "
         "these attacks only: they are upper bounds. Certified accuracies are proofs."
     )
-    text = render("Robustness of " + ", ".join(s.name for s in subjects), lead, sections)
+    text = render("Robustness of " + ", ".join(s.name for s in networks), lead, sections)
     write_atomically(out, text)
     return out
 
@@ -132,8 +132,8 @@ _LOOKS: dict[str, tuple[float | None, str]] = {
 }
 
 
-def _audit_cell(subject: Subject) -> Cell:
-    audit = subject.figures.get("audit")
+def _audit_cell(network: ReportedNetwork) -> Cell:
+    audit = network.figures.get("audit")
     if not audit:
         return Cell("not audited", None, "unknown")
     verdict = verdict_of(audit)
@@ -141,28 +141,28 @@ def _audit_cell(subject: Subject) -> Cell:
     return Cell(str(verdict), value, look)
 
 
-def _summary(subjects: Sequence[Subject]) -> Section:
+def _summary(networks: Sequence[ReportedNetwork]) -> Section:
     rows = []
-    for subject in subjects:
-        strongest = subject.strengths[-1]
-        attack = subject.attacks[-1]
-        for source, title in subject.forms:
-            clean = subject.clean(source)
+    for network in networks:
+        strongest = network.strengths[-1]
+        attack = network.attacks[-1]
+        for source, title in network.forms:
+            clean = network.clean(source)
             if clean is None:
                 continue
-            worst = subject.worst(source)
+            worst = network.worst(source)
             rows.append(
                 (
-                    Cell(subject.name),
+                    Cell(network.name),
                     Cell(title),
                     _percent(clean),
-                    _percent(subject.robust(attack, strongest, source)),
+                    _percent(network.robust(attack, strongest, source)),
                     _percent(None if worst is None else worst[1]),
-                    _audit_cell(subject),
+                    _audit_cell(network),
                 )
             )
-    first = subjects[0]
-    found = next((s.worst() for s in subjects if s.worst() is not None), None)
+    first = networks[0]
+    found = next((s.worst() for s in networks if s.worst() is not None), None)
     suite = (
         "no suite was run"
         if found is None
@@ -190,10 +190,10 @@ def _summary(subjects: Sequence[Subject]) -> Section:
     )
 
 
-def _curves(subjects: Sequence[Subject]) -> Section:
-    attacks = list(dict.fromkeys(attack for subject in subjects for attack in subject.attacks))
+def _curves(networks: Sequence[ReportedNetwork]) -> Section:
+    attacks = list(dict.fromkeys(attack for network in networks for attack in network.attacks))
     figures = tuple(
-        drawings.robust_accuracy([s for s in subjects if attack in s.attacks], attack)
+        drawings.robust_accuracy([s for s in networks if attack in s.attacks], attack)
         for attack in attacks
     )
     return Section("curves", "Robust accuracy by strength", figures)
@@ -219,35 +219,37 @@ def _spectra(found: dict[str, dict[str, np.ndarray]]) -> Section:
     return Section("spectra", "Singular values of the deployed layers", items)
 
 
-def _gallery(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray, seed: int) -> Section:
+def _gallery(
+    networks: Sequence[ReportedNetwork], x: np.ndarray, y: np.ndarray, seed: int
+) -> Section:
     items: list[Any] = []
-    for subject in subjects:
+    for network in networks:
         strength = 8.0
-        rows = measured.pictures(subject, x, y, strength, _GALLERY_ROWS, seed)
-        caption = f"{subject.name}: images that PGD at {strength:g}/255 broke, first of {len(x)}."
+        rows = measured.pictures(network, x, y, strength, _GALLERY_ROWS, seed)
+        caption = f"{network.name}: images that PGD at {strength:g}/255 broke, first of {len(x)}."
         items.append(
             Gallery(caption, rows)
             if rows
-            else Text(f"{subject.name}: PGD at {strength:g}/255 broke none of {len(x)} images.")
+            else Text(f"{network.name}: PGD at {strength:g}/255 broke none of {len(x)} images.")
         )
     return Section("images", "Clean and adversarial images", tuple(items))
 
 
-def _parity(subjects: Sequence[Subject], x: np.ndarray) -> Section:
+def _parity(networks: Sequence[ReportedNetwork], x: np.ndarray) -> Section:
     from tflite_export import verify
 
     layers, rows = {}, []
-    for subject in subjects:
-        found = verify(subject.model, subject.file, subject.as_taken(x), limits=subject.limits)
-        left = "twin" if subject.model is None else "model"
-        layers[subject.name] = [
+    for network in networks:
+        found = verify(network.model, network.file, network.as_taken(x), limits=network.limits)
+        left = "twin" if network.model is None else "model"
+        layers[network.name] = [
             (row.tensor, row.identical) for row in found.layers if row.left == left
         ]
         for row in found.outputs:
             top1 = Cell("", None) if row.top1 is None else Cell(f"{row.top1:.2%}", row.top1)
             rows.append(
                 (
-                    Cell(subject.name),
+                    Cell(network.name),
                     Cell(f"{row.left} = {row.right}"),
                     Cell(f"{row.identical:.4%}", row.identical),
                     Cell(str(row.largest), float(row.largest)),
@@ -266,18 +268,18 @@ def _parity(subjects: Sequence[Subject], x: np.ndarray) -> Section:
     return Section("parity", "Parity of the integer file", items)
 
 
-def _bits(subjects: Sequence[Subject]) -> Section:
+def _bits(networks: Sequence[ReportedNetwork]) -> Section:
     from tflite_export.files.read import read
     from tflite_export.runtime.inspection import describe
 
     rows = []
-    for subject in subjects:
-        assert subject.file is not None
-        for row in describe(read(subject.file, limits=subject.limits)):
+    for network in networks:
+        assert network.file is not None
+        for row in describe(read(network.file, limits=network.limits)):
             bits, weights = row["activation_bits"], row["weight_bits"]
             rows.append(
                 (
-                    Cell(subject.name),
+                    Cell(network.name),
                     Cell(row["layer"]),
                     Cell(row["operator"]),
                     Cell(" x ".join(str(side) for side in row["shape"] if side != -1)),
@@ -303,24 +305,24 @@ def _bits(subjects: Sequence[Subject]) -> Section:
     return Section("bits", "Layers and bits", (table,))
 
 
-def _cost(subjects: Sequence[Subject]) -> Section:
+def _cost(networks: Sequence[ReportedNetwork]) -> Section:
     from tflite_export.runtime.timing import benchmark
 
     rows = []
-    for subject in subjects:
-        assert subject.file is not None
+    for network in networks:
+        assert network.file is not None
         for timing in benchmark(
-            subject.file,
+            network.file,
             batches=(1, 32),
             threads=(1,),
             calls=50,
             seconds=3.0,
             memory=False,
-            limits=subject.limits,
+            limits=network.limits,
         ):
             rows.append(
                 (
-                    Cell(subject.name),
+                    Cell(network.name),
                     Cell(str(timing.batch), timing.batch),
                     Cell(f"{timing.median_ms:.3f}", timing.median_ms),
                     Cell(f"{timing.p90_ms:.3f}", timing.p90_ms),
@@ -337,38 +339,38 @@ def _cost(subjects: Sequence[Subject]) -> Section:
     return Section("cost", "Latency and size", (table,))
 
 
-def _certificates(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray) -> Section:
+def _certificates(networks: Sequence[ReportedNetwork], x: np.ndarray, y: np.ndarray) -> Section:
     from tfdq.certificates import certify
 
     radii = np.arange(_CERTIFIED_STEPS + 1)
     curves, items = {}, list[Any]()
     count = min(len(x), _CERTIFIED_IMAGES)
-    for subject in subjects:
-        taken = subject.input_range
+    for network in networks:
+        taken = network.input_range
         if taken is not None and len(set(taken.span.tolist())) > 1:
-            items.append(Text(f"{subject.name}: not certified, its channels differ in range."))
+            items.append(Text(f"{network.name}: not certified, its channels differ in range."))
             continue
         span = 1.0 if taken is None else float(taken.span[0])
         low, high = (0.0, 1.0) if taken is None else (taken.low[0], taken.high[0])
         try:
             found = certify(
-                str(subject.file),
-                subject.as_taken(x[:count]),
+                str(network.file),
+                network.as_taken(x[:count]),
                 y[:count],
                 norm="linf",
                 step=span / 255,
                 bounds=(low, high),
                 max_steps=_CERTIFIED_STEPS,
-                limits=subject.limits,
+                limits=network.limits,
             )
         except ValueError as error:
-            if subject.model is not None:
+            if network.model is not None:
                 raise
             # A file of another maker may have operators that no interval rule is known of.
-            items.append(Text(f"{subject.name}: not certified: {error}."))
+            items.append(Text(f"{network.name}: not certified: {error}."))
             continue
         radius = (radii / 255 * span).tolist()
-        curves[subject.name] = (radii.tolist(), found.curve(radius).tolist())
+        curves[network.name] = (radii.tolist(), found.curve(radius).tolist())
     note = (
         f"Interval bounds through the integer operators, on {count} test images. They are loose on "
         "a network that was not trained for them (tfdq.certificates.IntervalTraining)."
@@ -378,12 +380,12 @@ def _certificates(subjects: Sequence[Subject], x: np.ndarray, y: np.ndarray) -> 
     return Section("certificates", "Certificates", tuple(items))
 
 
-def _audits(subjects: Sequence[Subject]) -> Section:
+def _audits(networks: Sequence[ReportedNetwork]) -> Section:
     items: list[Any] = []
-    for subject in subjects:
-        audit = subject.figures.get("audit")
+    for network in networks:
+        audit = network.figures.get("audit")
         if not audit:
-            items.append(Text(f"{subject.name}: not audited; run tfdq audit."))
+            items.append(Text(f"{network.name}: not audited; run tfdq audit."))
             continue
         looks = {"passed": "good", "failed": "bad"}
         rows = tuple(
@@ -397,7 +399,7 @@ def _audits(subjects: Sequence[Subject]) -> Section:
         )
         items.append(
             Table(
-                f"{subject.name}: {verdict_of(audit)}; {audit['examples']} images at "
+                f"{network.name}: {verdict_of(audit)}; {audit['examples']} images at "
                 f"{255 * audit['epsilon']:.3g}/255.",
                 ("check", "verdict", "criterion", "remark"),
                 rows,
@@ -406,17 +408,17 @@ def _audits(subjects: Sequence[Subject]) -> Section:
     return Section("audits", "Gradient-masking audits", tuple(items))
 
 
-def _cards(subjects: Sequence[Subject]) -> Section:
+def _cards(networks: Sequence[ReportedNetwork]) -> Section:
     items: list[Any] = []
-    for subject in subjects:
+    for network in networks:
         card = {
-            "network": subject.name,
-            "settings": subject.settings or "unknown: not a run of tfdq",
-            "environment": subject.environment or "unknown",
-            "integer file, SHA-256": subject.digest or "none",
+            "network": network.name,
+            "settings": network.settings or "unknown: not a run of tfdq",
+            "environment": network.environment or "unknown",
+            "integer file, SHA-256": network.digest or "none",
         }
-        if subject.input_range is not None:
-            card["what it takes for images in [0, 1]"] = subject.input_range.to_dict()
+        if network.input_range is not None:
+            card["what it takes for images in [0, 1]"] = network.input_range.to_dict()
         items.append(Text(json.dumps(card, indent=1), preformatted=True))
     return Section("cards", "Model cards", tuple(items))
 

@@ -37,7 +37,7 @@ class _Plan:
 
     targets: dict[str, Target]
     surrogates: dict[str, Target]
-    stand_ins: dict[str, Target]
+    proxies: dict[str, Target]
     attacks: tuple[AttackSpec, ...]
     radii: dict[float, Extent]
     survivors_only: bool
@@ -79,7 +79,7 @@ def evaluate(
     seed: int = 0,
     survivors_only: bool | None = None,
     surrogates: Mapping[str, Any] | None = None,
-    stand_ins: Mapping[str, Any] | None = None,
+    proxies: Mapping[str, Any] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     audits: Mapping[str, Any] | None = None,
     results: str | os.PathLike[str] | None = None,
@@ -115,7 +115,7 @@ def evaluate(
             a suite and False for a list of names, so that the list's figures can be compared.
         surrogates: `{name of a black box: differentiable model}`, from which gradient attacks on
             it take their gradients. Without one they are reported as not applicable.
-        stand_ins: `{name of a model: faster classifier with nearly its answers}`, to which random
+        proxies: `{name of a model: faster classifier with nearly its answers}`, to which random
             searches put their queries: the `.tflite` that `tflite_export.convert` made of the
             model, say. Only what breaks the model itself counts.
         options: `{attack: {option: value}}`.
@@ -134,7 +134,7 @@ def evaluate(
         ValueError: If there are no models, attacks, epsilons or examples; if an epsilon is not
             positive, an attack is unknown, images hold NaN or lie outside `clip`, labels are out
             of range, or a model returns probabilities.
-        KeyError: If `surrogates`, `stand_ins`, `audits` or `options` names something that is not
+        KeyError: If `surrogates`, `proxies`, `audits` or `options` names something that is not
             evaluated.
         RuntimeError: If an attack returns images outside the ball or the clip range.
 
@@ -147,7 +147,7 @@ def evaluate(
     """
     plan = _plan(
         models, attacks, epsilons, norm, clip, batch_size, seed, survivors_only, surrogates,
-        stand_ins, options, results,
+        proxies, options, results,
     )  # fmt: skip
     _only_known("audits", audits, plan.targets)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -185,7 +185,7 @@ def evaluate(
         "confidence": confidence,
         "options": {spec.name: _options(plan, spec) for spec in plan.attacks},
         "surrogates": {name: target.name for name, target in plan.surrogates.items()},
-        "stand_ins": {name: target.name for name, target in plan.stand_ins.items()},
+        "proxies": {name: target.name for name, target in plan.proxies.items()},
     }
     return RobustnessReport(
         tuple(_record(plan, name, correct[name], tallies, audits) for name in plan.targets),
@@ -226,7 +226,7 @@ def _plan(
     seed: int,
     survivors_only: bool | None,
     surrogates: Mapping[str, Any] | None,
-    stand_ins: Mapping[str, Any] | None,
+    proxies: Mapping[str, Any] | None,
     options: Mapping[str, Mapping[str, Any]] | None,
     results: str | os.PathLike[str] | None,
 ) -> _Plan:
@@ -247,7 +247,7 @@ def _plan(
         for radius in radii.values():
             checked_width(radius, limits)
     _only_known("surrogates", surrogates, named)
-    _only_known("stand_ins", stand_ins, named)
+    _only_known("proxies", proxies, named)
     _only_known("options", options, {spec.name: spec for spec in specs})
     chosen = {name: dict(values) for name, values in (options or {}).items()}
     for spec in specs:
@@ -264,7 +264,7 @@ def _plan(
     return _Plan(
         {name: as_target(model) for name, model in named.items()},
         sources,
-        {name: as_target(model) for name, model in (stand_ins or {}).items()},
+        {name: as_target(model) for name, model in (proxies or {}).items()},
         specs,
         radii,
         suite if survivors_only is None else survivors_only,
@@ -276,7 +276,7 @@ def _plan(
         {
             name: [
                 model_digest(given[name])
-                for given in (named, surrogates or {}, stand_ins or {})
+                for given in (named, surrogates or {}, proxies or {})
                 if name in given
             ]
             for name in named
@@ -313,11 +313,11 @@ def _radii(epsilons: Any) -> dict[float, Extent]:
 
 
 def _identity(plan: _Plan, name: str, images: np.ndarray) -> list[str]:
-    """Return what stands for a model, its surrogate and its stand-in in the key of a piece.
+    """Return what stands for a model, its surrogate and its proxy in the key of a piece.
 
     Where one can't be looked into, its answers to the images stand for it.
     """
-    every = (plan.targets, plan.surrogates, plan.stand_ins)
+    every = (plan.targets, plan.surrogates, plan.proxies)
     targets = [given[name] for given in every if name in given]
     return [
         known or digest(np.round(target.logits(images), 2))
@@ -419,7 +419,7 @@ def _piece(
         batch_size=plan.batch_size,
         seed=seed,
         surrogate=plan.surrogates.get(name) if spec.gradients else None,
-        stand_in=plan.stand_ins.get(name),
+        proxy=plan.proxies.get(name),
         **plan.options.get(spec.name, {}),
     )
     _check_inside(spec.name, images, result.x_adv, plan.radii[epsilon], plan.norm, plan.clip)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tfdq.description import repeated_shape
+from tfdq.grid import INT8_MIN, Grid
 from tflite_export.ir.graph import (
     BATCH,
     Concatenation,
@@ -33,9 +34,7 @@ from tflite_export.ir.graph import (
     Tensor,
 )
 from tflite_export.lowering.grids import (
-    INT8_LOW,
     UNIT,
-    Target,
     clamp_plan,
     covering,
     mean_takes,
@@ -103,11 +102,11 @@ class Assembler:
         self._names.add(candidate)
         return candidate
 
-    def value(self, name: str, shape: tuple[int, ...], target: Target) -> int:
+    def value(self, name: str, shape: tuple[int, ...], target: Grid) -> int:
         """A new int8 tensor on a grid; returns its index."""
         grid = Quantization.per_tensor(target.scale, target.zero_point)
         index = self.graph.add_tensor(Tensor(self.unique(name), shape, "int8", grid))
-        self.in_use[index] = (target.low, target.high)
+        self.in_use[index] = (target.qmin, target.qmax)
         return index
 
     def constant(self, name: str, data: np.ndarray, grid: Quantization | None, dtype: str) -> int:
@@ -125,17 +124,17 @@ class Assembler:
         """Shape of a tensor, the batch `BATCH`."""
         return self.graph.tensors[index].shape
 
-    def grid(self, index: int) -> Target:
+    def grid(self, index: int) -> Grid:
         """The grid of a tensor, with the integers in use."""
         tensor = self.graph.tensors[index]
-        return Target(float(tensor.scale), tensor.zero_point, *self.in_use[index])
+        return Grid(float(tensor.scale), tensor.zero_point, *self.in_use[index])
 
     def weighted(
         self,
         kind: str,
         source: int,
         affine: Affine,
-        target: Target,
+        target: Grid,
         options: Convolution | FullyConnected,
         shape: tuple[int, ...],
         label: str,
@@ -188,7 +187,7 @@ class Assembler:
     def rescale(
         self,
         source: int,
-        target: Target,
+        target: Grid,
         label: str,
         factor: np.ndarray | float = 1.0,
         offset: np.ndarray | float = 0.0,
@@ -222,10 +221,10 @@ class Assembler:
         )
         return result if len(shape) == 4 else self.reshape(result, shape, label)
 
-    def _lowered(self, source: int, target: Target, label: str) -> int:
+    def _lowered(self, source: int, target: Grid, label: str) -> int:
         """The same integers moved down so that int8 ends at the lowest wanted; nothing is above."""
-        result = self.rescale(source, Target(target.scale, target.zero_point), label)
-        self.in_use[result] = (target.low, target.high)
+        result = self.rescale(source, Grid(target.scale, target.zero_point), label)
+        self.in_use[result] = (target.qmin, target.qmax)
         return result
 
     def reshape(self, source: int, shape: tuple[int, ...], label: str) -> int:
@@ -250,7 +249,7 @@ class Assembler:
         output = self.value(label, self._pooled(source, options), self.grid(source))
         return self.emit("MAX_POOL_2D", (source,), output, options, label)
 
-    def average_pool(self, source: int, options: Pooling, target: Target, label: str) -> int:
+    def average_pool(self, source: int, options: Pooling, target: Grid, label: str) -> int:
         """The mean of each window on a grid of its own, rounded once.
 
         It is a depthwise convolution with equal weights. Where ``SAME`` padding cuts windows off at
@@ -278,7 +277,7 @@ class Assembler:
         return total
 
     def _window_means(
-        self, source: int, options: Pooling, count: int, target: Target, label: str
+        self, source: int, options: Pooling, count: int, target: Grid, label: str
     ) -> int:
         """The sum of each window over ``count``."""
         shape = self._pooled(source, options)
@@ -299,12 +298,12 @@ class Assembler:
         constant = self.constant(f"{label}/mask", mask.astype(np.int8), ones, "int8")
         grid = self.grid(source)
         grid = replace(
-            grid, low=min(grid.low, grid.zero_point), high=max(grid.high, grid.zero_point)
+            grid, qmin=min(grid.qmin, grid.zero_point), qmax=max(grid.qmax, grid.zero_point)
         )
         output = self.value(label, self.shape(source), grid)
         return self.emit("MUL", (source, constant), output, Elementwise(), label)
 
-    def mean(self, source: int, target: Target, label: str) -> int:
+    def mean(self, source: int, target: Grid, label: str) -> int:
         """The mean over height and width, ``(batch, channels)``, on a grid of its own.
 
         ``MEAN`` is many times faster than a depthwise convolution with so large a window; where its
@@ -325,10 +324,10 @@ class Assembler:
 
     def softmax(self, source: int, label: str) -> int:
         """Probabilities in units of 1/256."""
-        output = self.value(label, self.shape(source), Target(1 / 256, INT8_LOW))
+        output = self.value(label, self.shape(source), Grid(1 / 256, INT8_MIN))
         return self.emit("SOFTMAX", (source,), output, Softmax(1.0), label)
 
-    def concatenate(self, sources: list[int], axis: int, target: Target, label: str) -> int:
+    def concatenate(self, sources: list[int], axis: int, target: Grid, label: str) -> int:
         """Tensors side by side; those on another grid than ``target`` are brought onto it first."""
         goal, aligned = self._aligned(sources, target, label)
         shapes = [self.shape(s) for s in aligned]
@@ -337,7 +336,7 @@ class Assembler:
         output = self.value(label, shape, goal)
         return self.emit("CONCATENATION", tuple(aligned), output, Concatenation(axis), label)
 
-    def choose(self, kind: str, sources: list[int], target: Target, label: str) -> int:
+    def choose(self, kind: str, sources: list[int], target: Grid, label: str) -> int:
         """The ``MAXIMUM`` or ``MINIMUM`` of tensors of one shape, entry by entry, on one grid."""
         goal, (chosen, *others) = self._aligned(sources, target, label)
         for other in others:
@@ -345,7 +344,7 @@ class Assembler:
             chosen = self.emit(kind, (chosen, other), output, NoOptions(), label)
         return chosen
 
-    def _aligned(self, sources: list[int], target: Target, label: str) -> tuple[Target, list[int]]:
+    def _aligned(self, sources: list[int], target: Grid, label: str) -> tuple[Grid, list[int]]:
         """Tensors brought onto one grid, and that grid with the integers in use."""
         goal, _, _ = clamp_plan(target)
         same = [s for s in sources if on_grid(self.grid(s), target.scale, None)]
@@ -358,9 +357,9 @@ class Assembler:
             for s in sources
         ]
         low, high = zip(*(self.in_use[s] for s in aligned), strict=True)
-        return replace(goal, low=min(low), high=max(high)), aligned
+        return replace(goal, qmin=min(low), qmax=max(high)), aligned
 
-    def add(self, terms: list[tuple[int, float]], target: Target, label: str) -> int:
+    def add(self, terms: list[tuple[int, float]], target: Grid, label: str) -> int:
         """``sum(coefficient * x)`` on a grid; partial sums of more terms have 8-bit grids.
 
         Args:
@@ -381,7 +380,7 @@ class Assembler:
             total = self._add_two(total, term, goal, label)
         return total
 
-    def multiply(self, left: int, right: int, target: Target, label: str) -> int:
+    def multiply(self, left: int, right: int, target: Grid, label: str) -> int:
         """The product of two tensors of one rank; axes of size 1 repeat along the other's.
 
         Raises:
@@ -404,14 +403,14 @@ class Assembler:
         shape = repeated_shape(self.shape(left), self.shape(right))
         return tuple(BATCH if size is None else size for size in shape)
 
-    def _add_two(self, left: int, right: int, target: Target, label: str, kind: str = "ADD") -> int:
+    def _add_two(self, left: int, right: int, target: Grid, label: str, kind: str = "ADD") -> int:
         left, right = (self._within_reach(term, target, label) for term in (left, right))
         first, activation, second = clamp_plan(target)
         output = self.value(label, self._repeated(left, right), first)
         self.emit(kind, (left, right), output, Elementwise(activation), label)
         return output if second is None else self._lowered(output, second, label)
 
-    def _within_reach(self, source: int, target: Target, label: str) -> int:
+    def _within_reach(self, source: int, target: Grid, label: str) -> int:
         """A term whose step the default kernels can add.
 
         A step of 256 steps of the sum or more is more than the sum's whole range (the term was
@@ -420,12 +419,12 @@ class Assembler:
         such a term is less than half a step in all.
         """
         if self.grid(source).scale < _SMALLEST_TERM * target.scale:
-            return self.rescale(source, Target(2 * _SMALLEST_TERM * target.scale, 0), label)
+            return self.rescale(source, Grid(2 * _SMALLEST_TERM * target.scale, 0), label)
         if self.grid(source).scale <= _LARGEST_FACTOR * target.scale:
             return source
-        return self.rescale(source, Target(_LARGEST_FACTOR * target.scale, 0), label)
+        return self.rescale(source, Grid(_LARGEST_FACTOR * target.scale, 0), label)
 
-    def _loosen(self, label: str, between: Target, target: Target, roundings: int) -> None:
+    def _loosen(self, label: str, between: Grid, target: Grid, roundings: int) -> None:
         """Note ``roundings`` roundings to a grid in between, half a step each."""
         steps = math.ceil(0.5 * roundings * between.scale / target.scale)
         self.slack[label] = self.slack.get(label, 0) + steps
@@ -439,7 +438,7 @@ class Assembler:
         if coefficient < 0:
             # Counted downward from the zero point, -128..127 stays -128..127.
             zero = -1 - grid.zero_point
-            goal = replace(goal, zero_point=zero, low=-1 - grid.high, high=-1 - grid.low)
+            goal = replace(goal, zero_point=zero, qmin=-1 - grid.qmax, qmax=-1 - grid.qmin)
         return self.rescale(source, goal, label, coefficient)
 
     def _pooled(self, source: int, options: Pooling) -> tuple[int, ...]:

@@ -27,7 +27,6 @@ from tflite_export.ir.graph import (
     round_half_away,
 )
 from tflite_export.lowering.assemble import Affine, Assembler
-from tflite_export.lowering.grids import Target
 from tflite_export.lowering.squeezing import median, regrid
 
 INTERFACES = ("int8", "uint8", "float32")
@@ -69,7 +68,7 @@ class Call:
         return self.described.computation
 
     @property
-    def target(self) -> Target:
+    def target(self) -> Grid:
         """Grid of the result, clamped by the fused activation.
 
         Raises:
@@ -80,7 +79,7 @@ class Call:
             raise ValueError(
                 f"layer {self.label!r} ({type(self.computation).__name__}) has no output quantizer"
             )
-        return target_of(grid, self.described.activation)
+        return clamped_grid(grid, self.described.activation)
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Lowered:
     slack: dict[str, int]
 
 
-def target_of(grid: Grid, activation: str) -> Target:
+def clamped_grid(grid: Grid, activation: str) -> Grid:
     """A grid together with the integers that a fused activation leaves of it."""
     low, high = grid.qmin, grid.qmax
     if activation in ("relu", "relu6"):
@@ -113,7 +112,7 @@ def target_of(grid: Grid, activation: str) -> Target:
         high = min(
             high, grid.zero_point + round_half_away(np.float32(_RELU6) / np.float32(grid.scale))
         )
-    return Target(grid.scale, grid.zero_point, low, high)
+    return replace(grid, qmin=low, qmax=high)
 
 
 def lower(
@@ -192,7 +191,7 @@ def _open(shape: Shape) -> tuple[int, ...]:
 
 def _input(assembler: Assembler, entry: Input, kind: str) -> tuple[int, int]:
     """The tensor the caller fills and the int8 tensor behind it."""
-    target, shape, name = target_of(entry.grid, "linear"), _open(entry.shape), entry.label
+    target, shape, name = clamped_grid(entry.grid, "linear"), _open(entry.shape), entry.label
     if kind == "int8":
         index = assembler.value(name, shape, target)
         return index, index

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfdq.description import Requantize
+from tfdq.grid import Grid
 from tflite_export.ir.affine import quantize
 from tflite_export.ir.graph import MirrorPadding, NoOptions
 from tflite_export.lowering.assemble import Assembler
-from tflite_export.lowering.grids import Target, on_grid
+from tflite_export.lowering.grids import on_grid
 from tflite_export.runtime.reference import run_operator
 
 Node = int | None
@@ -164,7 +165,7 @@ def _cut(assembler: Assembler, source: int, axis: int, first: int, length: int, 
 def regrid(
     assembler: Assembler,
     source: int,
-    target: Target,
+    target: Grid,
     label: str,
     table: Requantize,
 ) -> int:
@@ -190,7 +191,7 @@ def regrid(
     begin = len(assembler.graph.operators)
     low, high = assembler.in_use[source]
     if on_grid(assembler.grid(source), target.scale, target.zero_point) and (
-        target.low <= low and high <= target.high
+        target.qmin <= low and high <= target.qmax
     ):
         result = source
     else:

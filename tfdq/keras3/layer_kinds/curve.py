@@ -10,11 +10,11 @@ import numpy as np
 from keras import ops
 
 from tfdq.description import Computation, Shape
+from tfdq.grid import Grid
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, register
 from tfdq.keras3.layer_kinds.registry import register_activation
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tflite_export.ir.graph import INTEGER_RANGES, NoOptions
-from tflite_export.lowering.grids import Target
 from tflite_export.lowering.lower import Call, lowering
 from tflite_export.ops import OPERATORS, logistic, tanh
 
@@ -42,7 +42,7 @@ CURVES = {"sigmoid": Curve("LOGISTIC", logistic.GRID), "tanh": Curve("TANH", tan
 def lower_curve(call: Call) -> int:
     """Return the tensor of the result."""
     operator, grid = call.computation.operator, call.computation.grid
-    output = call.assembler.value(call.label, call.shape, Target(*grid))
+    output = call.assembler.value(call.label, call.shape, Grid(*grid))
     return call.assembler.emit(operator, (call.source,), output, NoOptions(), call.label)
 
 

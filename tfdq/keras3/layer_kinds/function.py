@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from tfdq.description import Call, Computation, Shape
-from tfdq.grid import Grid
+from tfdq.grid import INT8_MIN, Grid
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, register
 from tfdq.keras3.layer_kinds.registry import register_activation
 from tfdq.keras3.ranges import OutputRange, RangeSettings
@@ -22,7 +22,6 @@ from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tfdq.keras3.settings import LINEAR_BITS
 from tflite_export.ir.graph import INTEGER_RANGES, NoOptions
 from tflite_export.lowering import lower
-from tflite_export.lowering.grids import INT8_LOW, Target
 from tflite_export.ops import OPERATORS, logistic
 
 _VALUES = 256
@@ -45,10 +44,10 @@ def lower_gated(call: lower.Call) -> int:
     """Return the tensor of the product."""
     assembler, source, label = call.assembler, call.source, call.label
     if call.computation.function == "silu":
-        gate = assembler.value(f"{label}/gate", call.shape, Target(*logistic.GRID))
+        gate = assembler.value(f"{label}/gate", call.shape, Grid(*logistic.GRID))
         assembler.emit("LOGISTIC", (source,), gate, NoOptions(), label)
     else:
-        gate = assembler.rescale(source, Target(1 / 255, INT8_LOW), label, 1 / 6, 0.5)
+        gate = assembler.rescale(source, Grid(1 / 255, INT8_MIN), label, 1 / 6, 0.5)
     return assembler.multiply(source, gate, call.target, label)
 
 

@@ -135,7 +135,7 @@ class AttackTask:
     Attributes:
         target: The classifier to break.
         surrogate: The classifier that gradients come from; the target itself unless one was given.
-        stand_in: What queries without gradients are put to; the target unless one was given.
+        proxy: What queries without gradients are put to; the target unless one was given.
         x: Clean images, float32 [n, ...].
         y: True labels, int64 [n].
         eps: Radius of the ball, in input units; in L_inf also one for each channel, float64.
@@ -161,7 +161,7 @@ class AttackTask:
     rng: np.random.Generator
     clean_logits: np.ndarray
     early_stop: bool = True
-    stand_in: Target | None = None
+    proxy: Target | None = None
     adversarial: np.ndarray = field(init=False)
     broken: np.ndarray = field(init=False)
     queries: np.ndarray = field(init=False)
@@ -242,9 +242,9 @@ class AttackTask:
         return logits
 
     def scores(self, x_adv: np.ndarray, rows: np.ndarray, *, record: bool = True) -> np.ndarray:
-        """Logits without gradients: the stand-in's where there is one, else the target's.
+        """Logits without gradients: the proxy's where there is one, else the target's.
 
-        Counted as queries. What a stand-in misclassifies is put to the target, and noted only if
+        Counted as queries. What a proxy misclassifies is put to the target, and noted only if
         that agrees; an answer in which the two differ is the target's.
 
         Args:
@@ -255,9 +255,9 @@ class AttackTask:
         Returns:
             float32 logits, [len(rows), classes].
         """
-        if self.stand_in is None:
+        if self.proxy is None:
             return self.logits(x_adv, rows, record=record)
-        logits = self.stand_in.logits(x_adv)
+        logits = self.proxy.logits(x_adv)
         np.add.at(self.queries, rows, 1)
         if not record:
             return logits
@@ -362,7 +362,7 @@ def attack(
     batch_size: int = DEFAULT_BATCH_SIZE,
     seed: int = 0,
     surrogate: Any = None,
-    stand_in: Any = None,
+    proxy: Any = None,
     early_stop: bool = True,
     **options: Any,
 ) -> np.ndarray:
@@ -378,7 +378,7 @@ def attack(
         batch_size=batch_size,
         seed=seed,
         surrogate=surrogate,
-        stand_in=stand_in,
+        proxy=proxy,
         early_stop=early_stop,
         **options,
     ).x_adv
@@ -396,7 +396,7 @@ def run_attack(
     batch_size: int = DEFAULT_BATCH_SIZE,
     seed: int = 0,
     surrogate: Any = None,
-    stand_in: Any = None,
+    proxy: Any = None,
     early_stop: bool = True,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
@@ -417,9 +417,9 @@ def run_attack(
         batch_size: Images attacked together.
         seed: Of every random choice; the same seed and batch size give the same images.
         surrogate: A differentiable model to take gradients from: another network (transfer), or a
-            differentiable stand-in of a target without useful gradients (BPDA, Athalye et al.
+            differentiable approximation of a target without useful gradients (BPDA, Athalye et al.
             2018).
-        stand_in: A faster classifier with nearly the same answers, for queries without gradients
+        proxy: A faster classifier with nearly the same answers, for queries without gradients
             (random searches, FAB's test of the side it is on): the exported ``.tflite`` of a
             quantized Keras model. Only what breaks the target itself counts.
         early_stop: Leave images alone once they are misclassified, and attack no image that is
@@ -451,7 +451,7 @@ def run_attack(
     source = target if surrogate is None else as_target(surrogate)
     if spec.gradients and not source.differentiable:
         raise ValueError(f"{name} needs gradients: " + no_gradients_message(source.name))
-    queried = None if stand_in is None else as_target(stand_in)
+    queried = None if proxy is None else as_target(proxy)
     x_adv = images.copy()
     correct = np.zeros(len(images), bool)
     success = np.zeros(len(images), bool)
@@ -496,7 +496,7 @@ def run_attack(
         "target": target.name,
         **({} if target.input_range is None else {"input_range": target.input_range}),
         "surrogate": None if source is target else source.name,
-        "stand_in": None if queried is None else queried.name,
+        "proxy": None if queried is None else queried.name,
         "eps": as_json(radius),
         "norm": norm,
         "clip": [as_json(end) for end in limits],

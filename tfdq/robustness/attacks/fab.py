@@ -79,9 +79,9 @@ def _run(
         across = np.argmax(logits, axis=1) != task.y[rows]
         inside = (current >= task.lower[rows]) & (current <= task.upper[rows])
         found = across & inside.reshape(len(rows), -1).all(axis=1)
-        if task.stand_in is None:
+        if task.proxy is None:
             task.record(current[found], logits[found], rows[found])
-        elif found.any():  # a stand-in says which side a point is on, not whether it counts
+        elif found.any():  # a proxy says which side a point is on, not whether it counts
             task.logits(current[found], rows[found])
         current[across] = x[across] + (current[across] - x[across]) * np.float32(_BACKWARD)
         if task.early_stop and found.any():

@@ -1,4 +1,4 @@
-"""Differentiable stand-ins of a quantized network, with other slopes than the straight-through.
+"""Differentiable approximations of a quantized network, with slopes other than straight-through.
 
 A k-bit activation is a staircase; its derivative is zero almost everywhere. The straight-through
 estimator puts 1 inside the clip range and 0 outside, which misleads at low bits: a unit in the

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.attacks.ranges import largest
-from tfdq.robustness.masking.subject import SINGLE_STEPS, Subject
+from tfdq.robustness.masking.task import SINGLE_STEPS, AuditTask
 from tfdq.robustness.masking.verdict import Check
 from tfdq.robustness.targets import DifferentiableTarget
 
@@ -22,17 +22,17 @@ RESTARTS = 5
 LOGIT_SCALES = (0.01, 0.1, 10.0, 100.0)
 
 
-def single_step(subject: Subject) -> Check:
+def single_step(task: AuditTask) -> Check:
     """One step of FGSM must not beat the iterated attack."""
-    limit = subject.thresholds.single_step_excess
-    one = subject.attack("fgsm").success
-    iterated = subject.pgd.success
+    limit = task.thresholds.single_step_excess
+    one = task.attack("fgsm").success
+    iterated = task.pgd.success
     figures = {
         "fgsm_accuracy": _accuracy(one),
         "pgd_accuracy": _accuracy(iterated),
         "only_fgsm_breaks": float(np.mean(one & ~iterated)),
     }
-    return subject.verdict(
+    return task.verdict(
         "single step vs iterated",
         figures["pgd_accuracy"] <= figures["fgsm_accuracy"] + limit,
         figures,
@@ -42,18 +42,18 @@ def single_step(subject: Subject) -> Check:
     )
 
 
-def black_box(subject: Subject) -> Check:
+def black_box(task: AuditTask) -> Check:
     """Square, which sees no gradient, must not break what the white-box attacks do not."""
-    limit = subject.thresholds.black_box_only
-    share = _gain(subject, "square", queries=subject.queries)
-    white = _accuracy(subject.white_box_broken)
+    limit = task.thresholds.black_box_only
+    share = _gain(task, "square", queries=task.queries)
+    white = _accuracy(task.white_box_broken)
     figures = {
         "white_box_accuracy": white,
         "accuracy_with_square": white - share,
         "only_square_breaks": share,
-        "queries": subject.queries,
+        "queries": task.queries,
     }
-    return subject.verdict(
+    return task.verdict(
         "white box vs black box",
         share <= limit,
         figures,
@@ -63,23 +63,23 @@ def black_box(subject: Subject) -> Check:
     )
 
 
-def transfer(subject: Subject) -> Check:
+def transfer(task: AuditTask) -> Check:
     """Images made on other models must not break what the white-box attacks do not."""
-    name, limit = "white box vs transfer", subject.thresholds.transfer_only
+    name, limit = "white box vs transfer", task.thresholds.transfer_only
     criterion = f"share broken by transferred images only <= {limit:g}"
-    if not subject.transfer_from:
+    if not task.transfer_from:
         remark = "no independent model was given: transfer_from=, command line: --transfer-from"
         return Check(name, "not run", {}, criterion, CARLINI, remark)
-    moved = np.zeros(len(subject.x), bool)
-    figures = {"white_box_accuracy": _accuracy(subject.white_box_broken)}
-    for other, surrogate in subject.transfer_from.items():
-        made = subject.attack("pgd", target=surrogate, early_stop=False, steps=SINGLE_STEPS)
-        hit = subject.target.predict(made.x_adv) != subject.y
+    moved = np.zeros(len(task.x), bool)
+    figures = {"white_box_accuracy": _accuracy(task.white_box_broken)}
+    for other, surrogate in task.transfer_from.items():
+        made = task.attack("pgd", target=surrogate, early_stop=False, steps=SINGLE_STEPS)
+        hit = task.target.predict(made.x_adv) != task.y
         figures[f"accuracy_under_transfer_from_{other}"] = _accuracy(hit)
         moved |= hit
-    only = float(np.mean(moved & ~subject.white_box_broken))
+    only = float(np.mean(moved & ~task.white_box_broken))
     figures["only_transfer_breaks"] = only
-    return subject.verdict(
+    return task.verdict(
         name,
         only <= limit,
         figures,
@@ -89,20 +89,20 @@ def transfer(subject: Subject) -> Check:
     )
 
 
-def unbounded(subject: Subject) -> Check:
+def unbounded(task: AuditTask) -> Check:
     """With the whole input range allowed, nothing may survive."""
-    limit = subject.thresholds.unbounded_accuracy
-    whole = np.subtract(subject.clip[1], subject.clip[0])
-    broken = np.zeros(len(subject.x), bool)
+    limit = task.thresholds.unbounded_accuracy
+    whole = np.subtract(task.clip[1], task.clip[0])
+    broken = np.zeros(len(task.x), bool)
     for loss in ("ce", "margin"):
         rows = np.flatnonzero(~broken)
         if len(rows):
-            made = subject.attack(
+            made = task.attack(
                 "pgd", eps=whole, rows=rows, loss=loss, steps=60, step_size=whole / 8
             )
             broken[rows] |= made.success
     figures = {"epsilon": largest(whole), "accuracy": _accuracy(broken)}
-    return subject.verdict(
+    return task.verdict(
         "unbounded epsilon",
         figures["accuracy"] <= limit,
         figures,
@@ -112,26 +112,26 @@ def unbounded(subject: Subject) -> Check:
     )
 
 
-def random_sampling(subject: Subject) -> Check:
+def random_sampling(task: AuditTask) -> Check:
     """Blind sampling in the ball must not break what the white-box attacks do not."""
-    limit = subject.thresholds.random_only
-    rng = np.random.default_rng([subject.seed, 101])
-    rows = subject.survivors
-    total = len(subject.x)
+    limit = task.thresholds.random_only
+    rng = np.random.default_rng([task.seed, 101])
+    rows = task.survivors
+    total = len(task.x)
     found = 0
-    for draw in range(subject.queries):
+    for draw in range(task.queries):
         if not len(rows):
             break
-        clean = subject.x[rows]
-        noise = rng.uniform(-subject.eps, subject.eps, clean.shape)
+        clean = task.x[rows]
+        noise = rng.uniform(-task.eps, task.eps, clean.shape)
         if draw % 2:  # half of the draws on the corners, where most of what there is lies
-            noise = subject.eps * np.sign(noise)
-        images = np.clip(clean + noise, *subject.clip).astype(np.float32)
-        standing = subject.target.predict(images) == subject.y[rows]
+            noise = task.eps * np.sign(noise)
+        images = np.clip(clean + noise, *task.clip).astype(np.float32)
+        standing = task.target.predict(images) == task.y[rows]
         found += int((~standing).sum())
         rows = rows[standing]
-    figures = {"only_random_breaks": found / total, "samples_per_example": subject.queries}
-    return subject.verdict(
+    figures = {"only_random_breaks": found / total, "samples_per_example": task.queries}
+    return task.verdict(
         "random sampling",
         found / total <= limit,
         figures,
@@ -141,20 +141,20 @@ def random_sampling(subject: Subject) -> Check:
     )
 
 
-def monotone(subject: Subject) -> Check:
+def monotone(task: AuditTask) -> Check:
     """A larger ball must not leave more examples standing."""
-    limit = subject.thresholds.rise_with_epsilon
-    epsilons = [largest(subject.eps * factor) for factor in EPSILON_FACTORS]
+    limit = task.thresholds.rise_with_epsilon
+    epsilons = [largest(task.eps * factor) for factor in EPSILON_FACTORS]
     accuracies = [
         _accuracy(
-            subject.pgd.success
+            task.pgd.success
             if factor == 1
-            else subject.attack("pgd", eps=subject.eps * factor, steps=SINGLE_STEPS).success
+            else task.attack("pgd", eps=task.eps * factor, steps=SINGLE_STEPS).success
         )
         for factor in EPSILON_FACTORS
     ]
     rise = float(max(0.0, *np.diff(accuracies)))
-    return subject.verdict(
+    return task.verdict(
         "monotone in epsilon",
         rise <= limit,
         {"epsilons": epsilons, "accuracies": accuracies, "largest_rise": rise},
@@ -164,13 +164,13 @@ def monotone(subject: Subject) -> Check:
     )
 
 
-def steps_plateau(subject: Subject) -> Check:
+def steps_plateau(task: AuditTask) -> Check:
     """Many more steps must not break what the white-box attacks left."""
-    limit = subject.thresholds.steps_gain
+    limit = task.thresholds.steps_gain
     counts = [SINGLE_STEPS, 2 * SINGLE_STEPS, 4 * SINGLE_STEPS, 8 * SINGLE_STEPS]
-    accuracies = [_accuracy(subject.attack("pgd", steps=n, loss="margin").success) for n in counts]
-    gain = _gain(subject, "pgd", steps=counts[-1], loss="margin")
-    return subject.verdict(
+    accuracies = [_accuracy(task.attack("pgd", steps=n, loss="margin").success) for n in counts]
+    gain = _gain(task, "pgd", steps=counts[-1], loss="margin")
+    return task.verdict(
         "plateau in steps",
         gain <= limit,
         {"steps": counts, "accuracies": accuracies, "only_more_steps_break": gain},
@@ -180,15 +180,15 @@ def steps_plateau(subject: Subject) -> Check:
     )
 
 
-def restarts_plateau(subject: Subject) -> Check:
+def restarts_plateau(task: AuditTask) -> Check:
     """Further random starts must not break what the white-box attacks left."""
-    limit = subject.thresholds.restarts_gain
-    gain = _gain(subject, "pgd", steps=2 * SINGLE_STEPS, loss="margin", restarts=RESTARTS)
-    return subject.verdict(
+    limit = task.thresholds.restarts_gain
+    gain = _gain(task, "pgd", steps=2 * SINGLE_STEPS, loss="margin", restarts=RESTARTS)
+    return task.verdict(
         "plateau in restarts",
         gain <= limit,
         {
-            "white_box_accuracy": _accuracy(subject.white_box_broken),
+            "white_box_accuracy": _accuracy(task.white_box_broken),
             "restarts": RESTARTS,
             "only_more_restarts_break": gain,
         },
@@ -198,25 +198,24 @@ def restarts_plateau(subject: Subject) -> Check:
     )
 
 
-def logit_scale(subject: Subject) -> Check:
+def logit_scale(task: AuditTask) -> Check:
     """Rescaling the logits, which changes no decision, must not break what else was left.
 
     PGD ascends the cross-entropy of the logits times several constants, among them the one that
     brings the median gap of the two largest logits to 1.
     """
-    bounds = subject.thresholds
-    ordered = np.sort(subject.source.logits(subject.x), axis=1)
+    bounds = task.thresholds
+    ordered = np.sort(task.source.logits(task.x), axis=1)
     typical = float(np.median(ordered[:, -1] - ordered[:, -2]))
     scales = sorted({1.0, *LOGIT_SCALES, 1.0 / max(typical, 1e-12)})
     broken = {
-        scale: subject.pgd.success if scale == 1.0 else _rescaled_pgd(subject, scale)
-        for scale in scales
+        scale: task.pgd.success if scale == 1.0 else _rescaled_pgd(task, scale) for scale in scales
     }
     accuracies = [_accuracy(broken[scale]) for scale in scales]
     any_scale = np.any(list(broken.values()), axis=0)
-    gain = float(np.mean(any_scale & ~subject.white_box_broken))
+    gain = float(np.mean(any_scale & ~task.white_box_broken))
     over_pgd = _accuracy(broken[1.0]) - min(accuracies)
-    return subject.verdict(
+    return task.verdict(
         "logit scale",
         gain <= bounds.logit_scale_gain and over_pgd <= bounds.logit_scale_gain_over_pgd,
         {
@@ -233,26 +232,26 @@ def logit_scale(subject: Subject) -> Check:
     )
 
 
-def _gain(subject: Subject, name: str, **options: Any) -> float:
+def _gain(task: AuditTask, name: str, **options: Any) -> float:
     """Return the share of all examples that an attack breaks and the white-box attacks did not."""
-    rows = subject.survivors
+    rows = task.survivors
     if not len(rows):
         return 0.0
-    return float(subject.attack(name, rows=rows, **options).success.sum()) / len(subject.x)
+    return float(task.attack(name, rows=rows, **options).success.sum()) / len(task.x)
 
 
-def _rescaled_pgd(subject: Subject, scale: float) -> np.ndarray:
-    source = subject.source
+def _rescaled_pgd(task: AuditTask, scale: float) -> np.ndarray:
+    source = task.source
     scaled = DifferentiableTarget(
         lambda x: scale * source.logits_tensor(x),
         name=f"{source.name} x {scale:g}",
         logits_known=True,
         batch_size=source.batch_size,
     )
-    made = subject.attack("pgd", target=scaled, steps=SINGLE_STEPS)
-    if source is subject.target:
+    made = task.attack("pgd", target=scaled, steps=SINGLE_STEPS)
+    if source is task.target:
         return made.success
-    return subject.target.predict(made.x_adv) != subject.y
+    return task.target.predict(made.x_adv) != task.y
 
 
 def _accuracy(broken: np.ndarray) -> float:

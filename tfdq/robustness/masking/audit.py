@@ -20,7 +20,7 @@ from tfdq.robustness.input_ranges import RescaledTarget
 from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
 from tfdq.robustness.masking.features import features_of
 from tfdq.robustness.masking.planted import planted_image
-from tfdq.robustness.masking.subject import Subject, WhiteBox
+from tfdq.robustness.masking.task import AuditTask, WhiteBox
 from tfdq.robustness.masking.verdict import AuditThresholds, Check, MaskingAudit
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import ResultStore, digest
@@ -36,7 +36,7 @@ _DEFAULT_FEW_CLASSES: tuple[WhiteBox, ...] = (
 )
 
 # Name, function, and whether it needs gradients; in the order of the report.
-_CHECKS: tuple[tuple[str, Callable[[Subject], Check], bool], ...] = (
+_CHECKS: tuple[tuple[str, Callable[[AuditTask], Check], bool], ...] = (
     ("determinism", deployment_checks.determinism, False),
     ("zero gradients", gradient_checks.zero_gradients, True),
     ("local linearity", gradient_checks.local_linearity, True),
@@ -147,7 +147,7 @@ def audit(
     )
     check_broadcast(radius, images.shape[1:], "eps")
     effort = _white_box(white_box, source, target.num_classes)
-    subject = Subject(
+    task = AuditTask(
         target,
         source if source.differentiable else None,
         images,
@@ -165,16 +165,16 @@ def audit(
     )
     settings = {
         **({} if target.input_range is None else {"input_range": target.input_range}),
-        "clip": [as_json(end) for end in subject.clip],
-        **({} if isinstance(subject.eps, float) else {"radius": as_json(subject.eps)}),
+        "clip": [as_json(end) for end in task.clip],
+        **({} if isinstance(task.eps, float) else {"radius": as_json(task.eps)}),
         "surrogate": None if source is target else source.name,
-        "transfer_from": sorted(subject.transfer_from),
+        "transfer_from": sorted(task.transfer_from),
         "white_box": [[attack_name, dict(options)] for attack_name, options in effort],
-        "queries": subject.queries,
+        "queries": task.queries,
         "batch_size": batch_size,
-        "seed": subject.seed,
+        "seed": task.seed,
     }
-    kept = _Kept(ResultStore(results), subject, settings)
+    kept = _Kept(ResultStore(results), task, settings)
     features = features_of(surrogate if surrogate is not None else model, source)
     done = []
     with progress_bar(f"auditing {name or target.name}", len(CHECK_NAMES), progress) as advance:
@@ -187,11 +187,11 @@ def audit(
         advance(_PLANTED)
     return MaskingAudit(
         name or target.name,
-        largest(subject.eps),
+        largest(task.eps),
         len(images),
         tuple(done),
         settings,
-        AuditThresholds(**asdict(subject.thresholds)),
+        AuditThresholds(**asdict(task.thresholds)),
         package_versions(),
         time.perf_counter() - started,
         clean_accuracy=clean,
@@ -250,7 +250,7 @@ def _named(name: str, model: Any) -> Target:
 
 def _run(
     name: str,
-    function: Callable[[Subject], Check],
+    function: Callable[[AuditTask], Check],
     needs_gradients: bool,
     wanted: bool,
     kept: _Kept,
@@ -258,7 +258,7 @@ def _run(
     """Run a check, or say why it was not."""
     if not wanted:
         return Check(name, "not run", {}, "", "", "not asked for")
-    if needs_gradients and kept.subject.surrogate is None:
+    if needs_gradients and kept.task.surrogate is None:
         return Check(
             name, "not run", {}, "", "", "the model gives no gradients and no surrogate was given"
         )
@@ -270,33 +270,33 @@ class _Kept:
 
     Args:
         store: Where they are kept.
-        subject: What is audited.
+        task: What is audited.
         settings: Of the audit.
     """
 
-    def __init__(self, store: ResultStore, subject: Subject, settings: dict[str, Any]) -> None:
-        self.subject = subject
+    def __init__(self, store: ResultStore, task: AuditTask, settings: dict[str, Any]) -> None:
+        self.task = task
         self._store = store
         self._found: float | None = None
-        others = (subject.surrogate, subject.twin, subject.runtime)
-        models = [subject.target, *others, *subject.transfer_from.values()]
+        others = (task.surrogate, task.twin, task.runtime)
+        models = [task.target, *others, *task.transfer_from.values()]
         self._key: dict[str, Any] = {}
         if store.folder is not None:
             self._key = {
-                "models": [m and digest(np.round(m.logits(subject.x), 2)) for m in models],
-                "examples": digest(subject.x, subject.y),
-                "eps": as_json(subject.eps),
+                "models": [m and digest(np.round(m.logits(task.x), 2)) for m in models],
+                "examples": digest(task.x, task.y),
+                "eps": as_json(task.eps),
                 "settings": settings,
-                "thresholds": asdict(subject.thresholds),
+                "thresholds": asdict(task.thresholds),
             }
 
     @property
     def white_box_accuracy(self) -> float | None:
         """Share of the examples that the white-box attacks leave; None if they were not run."""
-        measured = self.subject.white_box_accuracy_if_known
+        measured = self.task.white_box_accuracy_if_known
         return self._found if measured is None else measured
 
-    def get(self, name: str, function: Callable[[Subject], Check]) -> Check:
+    def get(self, name: str, function: Callable[[AuditTask], Check]) -> Check:
         """Return a check as it was kept, or run it and keep it."""
         key = {**self._key, "check": name}
         piece = self._store.get(key, _PIECE)
@@ -304,7 +304,7 @@ class _Kept:
             if isinstance(piece["white_box_accuracy"], float):
                 self._found = piece["white_box_accuracy"]
             return Check(**piece["check"])
-        check = function(self.subject)
+        check = function(self.task)
         piece = {"check": asdict(check), "white_box_accuracy": self.white_box_accuracy}
         self._store.put(key, piece)
         return check

@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from tfdq.robustness.masking.attack_checks import ATHALYE, CARLINI
-from tfdq.robustness.masking.subject import Subject
+from tfdq.robustness.masking.task import AuditTask
 from tfdq.robustness.masking.verdict import Check
 
 
-def determinism(subject: Subject) -> Check:
+def determinism(task: AuditTask) -> Check:
     """The same image must get the same logits: asked twice, and in another order."""
-    limit = subject.thresholds.nondeterminism
-    first = subject.target.logits(subject.x)
-    again = subject.target.logits(subject.x)
-    order = np.random.default_rng([subject.seed, 21]).permutation(len(subject.x))
+    limit = task.thresholds.nondeterminism
+    first = task.target.logits(task.x)
+    again = task.target.logits(task.x)
+    order = np.random.default_rng([task.seed, 21]).permutation(len(task.x))
     shuffled = np.empty_like(first)
-    shuffled[order] = subject.target.logits(subject.x[order])
+    shuffled[order] = task.target.logits(task.x[order])
     spread = max(float(np.median(np.ptp(first, axis=1))), 1e-12)
     repeated = float(np.abs(again - first).max()) / spread
     reordered = float(np.abs(shuffled - first).max()) / spread
-    flips = float(np.mean((again.argmax(1) != subject.y) | (shuffled.argmax(1) != subject.y)))
-    return subject.verdict(
+    flips = float(np.mean((again.argmax(1) != task.y) | (shuffled.argmax(1) != task.y)))
+    return task.verdict(
         "determinism",
         max(repeated, reordered) <= limit,
         {
@@ -35,16 +35,16 @@ def determinism(subject: Subject) -> Check:
     )
 
 
-def twin_and_runtime(subject: Subject) -> Check:
+def twin_and_runtime(task: AuditTask) -> Check:
     """The model, its exact integer twin and the deployed file must decide alike."""
-    bounds = subject.thresholds
+    bounds = task.thresholds
     name = "model vs twin vs runtime"
     criterion = (
         f"equal labels >= {bounds.label_agreement:g} and accuracies under the same adversarial "
         f"images within {bounds.deployed_accuracy_gap:g}"
     )
     source = "what is attacked must be what is deployed; Carlini et al. 2019, section 3.1"
-    others = {"twin": subject.twin, "runtime": subject.runtime}
+    others = {"twin": task.twin, "runtime": task.runtime}
     given = {label: target for label, target in others.items() if target is not None}
     if not given:
         remark = (
@@ -52,21 +52,21 @@ def twin_and_runtime(subject: Subject) -> Check:
             "line: --tflite)"
         )
         return Check(name, "not run", {}, criterion, source, remark)
-    images = np.concatenate([subject.x, subject.pgd.x_adv])
-    labels = subject.target.predict(images)
-    accuracy = _accuracy_on_adversarial(labels, subject.y)
+    images = np.concatenate([task.x, task.pgd.x_adv])
+    labels = task.target.predict(images)
+    accuracy = _accuracy_on_adversarial(labels, task.y)
     figures: dict[str, float] = {"model_accuracy": accuracy}
     good = True
     for label, target in given.items():
         theirs = target.predict(images)
         agreement = float(np.mean(theirs == labels))
         figures[f"{label}_label_agreement"] = agreement
-        figures[f"{label}_accuracy"] = _accuracy_on_adversarial(theirs, subject.y)
+        figures[f"{label}_accuracy"] = _accuracy_on_adversarial(theirs, task.y)
         gap = abs(figures[f"{label}_accuracy"] - accuracy)
         # A small tolerance keeps 0.98 from failing against 0.98 for a rounding error.
         good &= agreement >= bounds.label_agreement - 1e-9
         good &= gap <= bounds.deployed_accuracy_gap + 1e-9
-    return subject.verdict(
+    return task.verdict(
         name,
         good,
         figures,

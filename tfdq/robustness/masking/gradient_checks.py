@@ -7,26 +7,24 @@ import numpy as np
 from tfdq.robustness.attacks.losses import cross_entropy, margin
 from tfdq.robustness.attacks.ranges import largest
 from tfdq.robustness.masking.attack_checks import ATHALYE, CARLINI
-from tfdq.robustness.masking.subject import Subject
+from tfdq.robustness.masking.task import AuditTask
 from tfdq.robustness.masking.verdict import Check
 
 STEP_SHARE = 0.5
 NEAR_SHARE = 0.05
 
 
-def zero_gradients(subject: Subject) -> Check:
+def zero_gradients(task: AuditTask) -> Check:
     """The gradient of the cross-entropy must not vanish."""
-    limit = subject.thresholds.zero_gradients
-    _, _, clean = subject.source.loss_gradient(cross_entropy, subject.x, subject.y)
-    _, _, moved = subject.source.loss_gradient(
-        cross_entropy, _noisy(subject, 1.0, stream=11), subject.y
-    )
+    limit = task.thresholds.zero_gradients
+    _, _, clean = task.source.loss_gradient(cross_entropy, task.x, task.y)
+    _, _, moved = task.source.loss_gradient(cross_entropy, _noisy(task, 1.0, stream=11), task.y)
     shares, sizes = [], []
     for gradient in (clean, moved):
         size = np.abs(gradient.reshape(len(gradient), -1)).max(1)
         shares.append(float(np.mean(~np.isfinite(size) | (size == 0))))
         sizes.append(float(np.median(size)))
-    return subject.verdict(
+    return task.verdict(
         "zero gradients",
         max(shares) <= limit,
         {
@@ -40,7 +38,7 @@ def zero_gradients(subject: Subject) -> Check:
     )
 
 
-def local_linearity(subject: Subject) -> Check:
+def local_linearity(task: AuditTask) -> Check:
     """A short step along the gradient raises the loss, and the gradient is alike nearby.
 
     The margin of the logits is used, so that the softmax's saturation has no part in it. "Uphill":
@@ -49,20 +47,20 @@ def local_linearity(subject: Subject) -> Check:
     "Alignment": the mean cosine between the gradients at the image and at a random point within a
     twentieth of eps.
     """
-    bounds = subject.thresholds
-    source = subject.source
-    _, before, gradient = source.loss_gradient(margin, subject.x, subject.y)
-    step = STEP_SHARE * subject.eps
-    stepped = np.clip(subject.x + step * np.sign(gradient), *subject.clip).astype(np.float32)
-    _, after, _ = source.loss_gradient(margin, stepped, subject.y)
-    near = _noisy(subject, NEAR_SHARE, stream=12)
-    _, _, other = source.loss_gradient(margin, near, subject.y)
-    predicted = (gradient * (stepped - subject.x)).reshape(len(gradient), -1).sum(1)
+    bounds = task.thresholds
+    source = task.source
+    _, before, gradient = source.loss_gradient(margin, task.x, task.y)
+    step = STEP_SHARE * task.eps
+    stepped = np.clip(task.x + step * np.sign(gradient), *task.clip).astype(np.float32)
+    _, after, _ = source.loss_gradient(margin, stepped, task.y)
+    near = _noisy(task, NEAR_SHARE, stream=12)
+    _, _, other = source.loss_gradient(margin, near, task.y)
+    predicted = (gradient * (stepped - task.x)).reshape(len(gradient), -1).sum(1)
     risen = after - before
     uphill = float(np.sum(risen > 0) / max(np.sum(risen != 0), 1))
     alignment = float(np.mean(_cosine(gradient, other)))
     ratio = risen / np.where(predicted > 0, predicted, np.inf)
-    return subject.verdict(
+    return task.verdict(
         "local linearity",
         uphill >= bounds.uphill and alignment >= bounds.alignment,
         {
@@ -71,7 +69,7 @@ def local_linearity(subject: Subject) -> Check:
             "alignment": alignment,
             "median_rise_over_predicted_rise": float(np.median(ratio)),
             "step": largest(step),
-            "distance_of_near_points": NEAR_SHARE * largest(subject.eps),
+            "distance_of_near_points": NEAR_SHARE * largest(task.eps),
         },
         f"loss rises along the gradient for >= {bounds.uphill:g} of the examples, mean cosine of "
         f"near gradients >= {bounds.alignment:g}",
@@ -81,14 +79,14 @@ def local_linearity(subject: Subject) -> Check:
     )
 
 
-def _noisy(subject: Subject, share: float, stream: int) -> np.ndarray:
-    rng = np.random.default_rng([subject.seed, stream])
-    radius = share * subject.eps
-    noise = rng.uniform(-radius, radius, subject.x.shape)
+def _noisy(task: AuditTask, share: float, stream: int) -> np.ndarray:
+    rng = np.random.default_rng([task.seed, stream])
+    radius = share * task.eps
+    noise = rng.uniform(-radius, radius, task.x.shape)
     # Turned back at the ends of the range, not cut off: a pixel at the end would else not move.
-    low, high = subject.clip
-    outside = (subject.x + noise < low) | (subject.x + noise > high)
-    moved = np.where(outside, subject.x - noise, subject.x + noise)
+    low, high = task.clip
+    outside = (task.x + noise < low) | (task.x + noise > high)
+    moved = np.where(outside, task.x - noise, task.x + noise)
     return np.clip(moved, low, high).astype(np.float32)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfdq.robustness.masking.subject import Subject
+from tfdq.robustness.masking.task import AuditTask
 from tfdq.robustness.masking.verdict import Check
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STARTS = 2
 RIDGE = 1e-3
 
 
-def planted_image(subject: Subject, features: Features) -> Check:
+def planted_image(task: AuditTask, features: Features) -> Check:
     """The binarization test: find an adversarial image that is known to exist.
 
     For each example a linear readout of the model's features is fitted that tells random points
@@ -34,24 +34,24 @@ def planted_image(subject: Subject, features: Features) -> Check:
     not, the gradients of the features are masked.
 
     Args:
-        subject: What is audited.
+        task: What is audited.
         features: TensorFlow function from images (n, ...) to features (n, ...), differentiable as
             the attacks differentiate the model.
     """
-    limit = subject.thresholds.planted_found
+    limit = task.thresholds.planted_found
     name = "planted adversarial image"
     criterion = f"share of planted adversarial images found >= {limit:g}"
     source = "Zimmermann et al. 2022 (Increasing Confidence in Adversarial Robustness Evaluations)"
-    rng = np.random.default_rng([subject.seed, 31])
-    clean = subject.x[:EXAMPLES]
-    readouts, thresholds, planted = _plant(_in_batches(features, subject), clean, subject, rng)
+    rng = np.random.default_rng([task.seed, 31])
+    clean = task.x[:EXAMPLES]
+    readouts, thresholds, planted = _plant(_in_batches(features, task), clean, task, rng)
     figures: dict[str, Any] = {"tried": len(clean), "planted": int(planted.sum())}
     if planted.sum() < max(1, len(clean) // 4):
         remark = "no linear readout of the features tells corners of the ball from inner points"
         return Check(name, "not run", figures, criterion, source, remark)
-    found = _search(features, clean[planted], readouts[planted], thresholds[planted], subject, rng)
+    found = _search(features, clean[planted], readouts[planted], thresholds[planted], task, rng)
     share = float(np.mean(found))
-    return subject.verdict(
+    return task.verdict(
         name,
         share >= limit,
         {**figures, "share_found": share, "steps": STEPS, "starts": STARTS},
@@ -61,13 +61,13 @@ def planted_image(subject: Subject, features: Features) -> Check:
     )
 
 
-def _in_batches(features: Features, subject: Subject) -> Callable[[np.ndarray], np.ndarray]:
+def _in_batches(features: Features, task: AuditTask) -> Callable[[np.ndarray], np.ndarray]:
     import tensorflow as tf
 
     compiled = tf.function(features, reduce_retracing=True, autograph=False)
 
     def compute(images: np.ndarray) -> np.ndarray:
-        size = subject.batch_size
+        size = task.batch_size
         parts = [
             compiled(tf.constant(images[at : at + size])).numpy()
             for at in range(0, len(images), size)
@@ -80,7 +80,7 @@ def _in_batches(features: Features, subject: Subject) -> Callable[[np.ndarray], 
 def _plant(
     features: Callable[[np.ndarray], np.ndarray],
     clean: np.ndarray,
-    subject: Subject,
+    task: AuditTask,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit one readout per example.
@@ -94,8 +94,8 @@ def _plant(
         inner[: INNER_POINTS // 2] = np.sign(inner[: INNER_POINTS // 2])
         inner[0] = 0.0
         corners = np.sign(rng.uniform(-1, 1, (BOUNDARY_POINTS, *image.shape)))
-        moves = subject.eps * np.concatenate([INNER_RADIUS * inner, corners])
-        points = np.clip(image + moves, *subject.clip).astype(np.float32)
+        moves = task.eps * np.concatenate([INNER_RADIUS * inner, corners])
+        points = np.clip(image + moves, *task.clip).astype(np.float32)
         values = features(points)
         middle, spread = values.mean(0), values.std(0)
         scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0.0)
@@ -125,7 +125,7 @@ def _search(
     clean: np.ndarray,
     readouts: np.ndarray,
     thresholds: np.ndarray,
-    subject: Subject,
+    task: AuditTask,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Climb each readout with PGD; return which examples crossed their threshold."""
@@ -141,11 +141,11 @@ def _search(
         return scores, tape.gradient(scores, images, unconnected_gradients="zero")
 
     weights = tf.constant(readouts.astype(np.float32))
-    low = np.maximum(clean - subject.eps, subject.clip[0]).astype(np.float32)
-    high = np.minimum(clean + subject.eps, subject.clip[1]).astype(np.float32)
+    low = np.maximum(clean - task.eps, task.clip[0]).astype(np.float32)
+    high = np.minimum(clean + task.eps, task.clip[1]).astype(np.float32)
     found = np.zeros(len(clean), bool)
     for start in range(STARTS):
-        noise = rng.uniform(-subject.eps, subject.eps, clean.shape) * (start > 0)
+        noise = rng.uniform(-task.eps, task.eps, clean.shape) * (start > 0)
         images = np.clip(clean + noise, low, high).astype(np.float32)
         for step in range(STEPS + 1):
             scores, gradient = (t.numpy() for t in climb(tf.constant(images), weights))
@@ -153,6 +153,6 @@ def _search(
             if found.all():
                 return found
             # From a quarter of the radius down to a fiftieth, so that it both travels and settles.
-            size = subject.eps * 0.25 * (0.08 ** (step / STEPS))
+            size = task.eps * 0.25 * (0.08 ** (step / STEPS))
             images = np.clip(images + size * np.sign(gradient), low, high).astype(np.float32)
     return found

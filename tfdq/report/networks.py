@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReportedNetwork:
     """A network to report on.
 
     Attributes:
@@ -169,7 +169,7 @@ class ImageSource:
         return given.load(models)
 
 
-def open_subjects(
+def open_networks(
     runs: Sequence[Path],
     source: ImageSource,
     images: int,
@@ -177,7 +177,7 @@ def open_subjects(
     trust: bool = False,
     limits: Limits = DEFAULT,
     tell: Callable[[str], None] = lambda note: None,
-) -> tuple[list[Subject], np.ndarray, np.ndarray]:
+) -> tuple[list[ReportedNetwork], np.ndarray, np.ndarray]:
     """Open run folders and model files, and the test images to look at them with.
 
     Args:
@@ -213,12 +213,12 @@ def open_subjects(
         )
     runs = networks_in(runs)
     opened = [(_open_folder if run.is_dir() else _open_file)(run, trust) for run in runs]
-    names = _told_apart([subject.name for subject in opened], runs)
+    names = _told_apart([network.name for network in opened], runs)
     opened = [replace(s, name=name, limits=limits) for name, s in zip(names, opened, strict=True)]
     alone = {
-        run: open_integer_file(subject.file, limits=limits)
-        for run, subject in zip(runs, opened, strict=True)
-        if subject.model is None and subject.file is not None
+        run: open_integer_file(network.file, limits=limits)
+        for run, network in zip(runs, opened, strict=True)
+        if network.model is None and network.file is not None
     }
     if source.input_range is not None and len(alone) < len(runs):
         raise ValueError(
@@ -231,7 +231,7 @@ def open_subjects(
             "--image-size and --labels are for the images of a folder: give that with --data"
         )
     else:
-        described = [subject.settings.get("data") for subject in opened]
+        described = [network.settings.get("data") for network in opened]
         if None in described:
             raise ValueError(
                 "a file, or a folder of `tfdq train`, does not say what it is for: give its images "
@@ -243,18 +243,18 @@ def open_subjects(
         if source.directory is not None:
             settings = settings.model_copy(update={"dir": source.directory})
         dataset = load_images(settings)
-    for place, (run, subject) in enumerate(zip(runs, opened, strict=True)):
+    for place, (run, network) in enumerate(zip(runs, opened, strict=True)):
         if run in alone:
             target = fitted(run, alone[run], dataset, source.input_range, seed, limits, tell)
             taken = getattr(target, "range", None)
-            opened[place] = replace(subject, target=target, input_range=taken)
+            opened[place] = replace(network, target=target, input_range=taken)
             continue
-        opened[place] = replace(subject, target=subject.model)
-        check_weights(subject.model, str(run))
-        check_fit(subject.model, str(run), dataset)
-        if subject.file is not None:
-            opened_file = open_integer_file(subject.file, limits=limits)
-            check_fit(opened_file, str(subject.file), dataset)
+        opened[place] = replace(network, target=network.model)
+        check_weights(network.model, str(run))
+        check_fit(network.model, str(run), dataset)
+        if network.file is not None:
+            opened_file = open_integer_file(network.file, limits=limits)
+            check_fit(opened_file, str(network.file), dataset)
     x, y = evaluation_images(dataset, images)
     return opened, x, y
 
@@ -282,7 +282,7 @@ def _told_apart(names: Sequence[str], runs: Sequence[Path]) -> list[str]:
     return found
 
 
-def _open_folder(folder: Path, trust: bool) -> Subject:
+def _open_folder(folder: Path, trust: bool) -> ReportedNetwork:
     import tfdq
 
     if not (folder / "model.keras").exists():
@@ -296,7 +296,7 @@ def _open_folder(folder: Path, trust: bool) -> Subject:
         raise ValueError(f"{str(folder / 'settings.json')!r} was not written by tfdq")
     evaluations = sorted(folder.glob("evaluation-*.json"), key=lambda path: path.stat().st_mtime)
     file = folder / "model.tflite"
-    subject = Subject(
+    network = ReportedNetwork(
         _describe(settings, described.get("seed")) or folder.name,
         tfdq.load_model(folder / "model.keras", compile=False, safe_mode=not trust),
         file if file.exists() else None,
@@ -305,11 +305,11 @@ def _open_folder(folder: Path, trust: bool) -> Subject:
         _read(folder / "environment.json"),
     )
     if evaluations:
-        _check_figures(subject, evaluations[-1])
-    return subject
+        _check_figures(network, evaluations[-1])
+    return network
 
 
-def _check_figures(subject: Subject, path: Path) -> None:
+def _check_figures(network: ReportedNetwork, path: Path) -> None:
     """Check that the figures of a file are what a report reads.
 
     Raises:
@@ -317,24 +317,24 @@ def _check_figures(subject: Subject, path: Path) -> None:
     """
     try:
         for source in ("model", "tflite"):
-            subject.clean(source)
-            subject.worst(source)
-            for strength, attack in itertools.product(subject.strengths, subject.attacks):
-                subject.robust(attack, strength, source)
-        for check in (subject.figures.get("audit") or {"checks": ()})["checks"]:
+            network.clean(source)
+            network.worst(source)
+            for strength, attack in itertools.product(network.strengths, network.attacks):
+                network.robust(attack, strength, source)
+        for check in (network.figures.get("audit") or {"checks": ()})["checks"]:
             [check[key] for key in ("name", "status", "criterion", "remark")]
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} was not written by `tfdq reproduce`: {error!r}") from error
 
 
-def _open_file(path: Path, trust: bool) -> Subject:
+def _open_file(path: Path, trust: bool) -> ReportedNetwork:
     import tfdq
 
     if path.suffix == ".tflite":
-        return Subject(path.stem, None, path, {})
+        return ReportedNetwork(path.stem, None, path, {})
     model = tfdq.load_model(path, compile=False, safe_mode=not trust)
     settings = {"data": {"name": "digits"}} if is_of_demo(path) else {}
-    return Subject(path.stem, model, integer_file_of(path), {}, settings)
+    return ReportedNetwork(path.stem, model, integer_file_of(path), {}, settings)
 
 
 def _describe(settings: dict[str, Any], seed: Any) -> str:

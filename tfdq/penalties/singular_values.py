@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-Target = float | Literal["1/k"]
+SingularValue = float | Literal["1/k"]
 
 
-def check_target(target: Target) -> Target:
+def check_target(target: SingularValue) -> SingularValue:
     """Return the singular value that a penalty aims at, or say what is wrong with it.
 
     Raises:
@@ -21,7 +21,7 @@ def check_target(target: Target) -> Target:
     return float(target)
 
 
-def default_target(penalty: str) -> Target:
+def default_target(penalty: str) -> SingularValue:
     """Return what a penalty aims at unless told: a convolution that does not expand.
 
     The penalties of the reshaped kernel aim at ``"1/k"``, since the convolution's norm is up to k

@@ -19,7 +19,7 @@ SINGLE_STEPS = 20
 
 
 @dataclass
-class Subject:
+class AuditTask:
     """What every check is given.
 
     Attributes:
