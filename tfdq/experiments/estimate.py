@@ -19,16 +19,14 @@ from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import build
 from tfdq.experiments.resumable import precision, training_settings, wrapped
 from tfdq.experiments.runner import Experiment, Unit
-from tfdq.experiments.settings import EvaluationSettings, RunSettings, suite_attacks
+from tfdq.experiments.settings import RunSettings, suite_attacks
 from tfdq.experiments.training import compile_for
-from tfdq.robustness import as_target, run_attack
+from tfdq.robustness import as_target
+from tfdq.robustness.attacks import attack_spec
+from tfdq.robustness.attacks.losses import cross_entropy
 
 _BATCH = 100
 _STEPS = 3
-# Gradients and forward passes on an image that no attack breaks, at the attacks' default settings.
-_GRADIENTS = {"fgsm": 1, "r+fgsm": 1, "apgd-ce": 101, "low-bit": 606}
-_GRADIENTS_A_CLASS = {"apgd-t": 101, "fab": 200}
-_QUERIES = {"low-bit": 2000}
 _AUDIT_GRADIENTS = 1500
 _AUDIT_CHECKS_WITH_QUERIES = 2
 
@@ -128,7 +126,10 @@ def estimate(experiment: Experiment) -> Estimate:
             measured[key] = _measure(settings, experiment.images(settings))
         step, forward, gradient = measured[key]
         steps = steps_per_epoch(experiment.images(settings), settings.training.batch_size)
-        evaluation = _evaluation_seconds(settings, forward, gradient) if members[0].measured else 0
+        classes = experiment.images(settings).classes
+        evaluation = (
+            _evaluation_seconds(settings, classes, forward, gradient) if members[0].measured else 0
+        )
         # Units may share a trained network: it is counted with the first of them.
         new = {unit.folder(experiment.out) for unit in members} - counted
         counted |= new
@@ -191,9 +192,8 @@ def _measure(settings: RunSettings, dataset: Dataset) -> tuple[float, float, flo
     x, y = evaluation_images(dataset, _BATCH)
     target = as_target(model)
     forward = _seconds(lambda: target.logits(x)) / len(x)
-    attacked = _seconds(lambda: run_attack("fgsm", target, x, y, 1 / 255, early_stop=False))
-    # FGSM takes one gradient and two forward passes.
-    return step, forward, max(attacked / len(x) - 2 * forward, forward)
+    gradient = _seconds(lambda: target.loss_gradient(cross_entropy, x, y)) / len(x)
+    return step, forward, gradient
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -207,35 +207,37 @@ def _seconds(work: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def _evaluation_seconds(settings: RunSettings, forward: float, gradient: float) -> float:
+def _evaluation_seconds(
+    settings: RunSettings, classes: int, forward: float, gradient: float
+) -> float:
     asked = settings.evaluation
+
+    def attacked(images: int, suite: int, gradient: float) -> float:
+        """Return the seconds of the single attacks and of the suite, as if no image broke."""
+        single = len(asked.epsilons) * images
+        seconds = single * sum(seconds_of(name, gradient) for name in asked.attacks)
+        if asked.suite != "none":
+            names = [*suite_attacks(asked.suite), "square"]
+            several = len(asked.suite_strengths) * suite
+            seconds += several * sum(seconds_of(name, gradient) for name in names)
+        return seconds
+
+    def seconds_of(name: str, gradient: float) -> float:
+        spec = attack_spec(name)
+        if spec.quantized and not settings.quantized:
+            return 0.0
+        cost = spec.cost(asked.attack_options(name), classes)
+        # Two forward passes more give the clean verdict and the final one.
+        return cost.gradients * gradient + (cost.queries + 2) * forward
+
     files = settings.quantized and asked.export
-    seconds = _attack_seconds(asked, asked.images, forward, gradient, asked.suite_images)
+    seconds = attacked(asked.images, asked.suite_images, gradient)
     if files:
         # Gradients come from the network and every step is shown to the file as well.
-        both = gradient + forward
-        seconds += _attack_seconds(asked, asked.images, forward, both, asked.tflite_images)
+        seconds += attacked(asked.images, asked.tflite_images, gradient + forward)
     audit = _AUDIT_GRADIENTS * gradient
     audit += _AUDIT_CHECKS_WITH_QUERIES * asked.audit_queries * forward
     return seconds + asked.audit_images * audit
-
-
-def _attack_seconds(
-    asked: EvaluationSettings, images: int, forward: float, gradient: float, suite: int
-) -> float:
-    """Return the seconds of the single attacks and of the suite, as if no image broke."""
-    single = sum(_GRADIENTS.get(name, asked.pgd_steps) for name in asked.attacks)
-    seconds = len(asked.epsilons) * images * (single * gradient + 2 * forward)
-    if asked.suite != "none":
-        names = suite_attacks(asked.suite)
-        gradients = sum(
-            _GRADIENTS.get(name, 0) + asked.target_classes * _GRADIENTS_A_CLASS.get(name, 0)
-            for name in names
-        )
-        queries = asked.square_queries + sum(_QUERIES.get(name, 0) for name in names)
-        cost = gradients * gradient + queries * forward
-        seconds += len(asked.suite_strengths) * suite * cost
-    return seconds
 
 
 def _memory() -> int:

@@ -20,7 +20,7 @@ from tfdq.data.dataset import draw_stratified
 from tfdq.experiments.settings import EvaluationSettings, parse_squeezer, suite_attacks
 from tfdq.experiments.strategy import Machines
 from tfdq.experiments.training import scaled
-from tfdq.quantization import QuantizeWrapper
+from tfdq.quantization.model import is_quantized
 from tfdq.robustness import (
     BitDepthSqueeze,
     MedianSqueeze,
@@ -31,6 +31,7 @@ from tfdq.robustness import (
     run_attack,
     squeeze,
 )
+from tfdq.robustness.attacks import attack_spec
 from tflite_export import IntegerTwin, Interpreter, ParityError, convert, integer_only
 
 CHUNK = 250
@@ -39,8 +40,6 @@ CHUNK = 250
 _CALIBRATION = 256
 # The runtime computes on the CPU, one call for every step of an attack.
 _FILE_IMAGES = 1000
-_ITERATED = ("pgd", "bim")
-_TARGETED = ("apgd-t", "fab")
 
 
 def evaluation_images(
@@ -122,7 +121,7 @@ class Measurement:
             "attacks": _single(plain, settings.epsilons),
         }
         runners: dict[str, Interpreter] = {}
-        if settings.export and _is_quantized(self.model):
+        if settings.export and is_quantized(self.model):
             self.tell("integer file")
             found["tflite"], runners = self._exported()
         if settings.suite != "none" and settings.suite_images:
@@ -143,12 +142,6 @@ class Measurement:
             self.tell("audit")
             found["audit"] = self._audit()
         return found
-
-    def _options(self, attacks: Sequence[str]) -> dict[str, dict[str, Any]]:
-        known: dict[str, dict[str, Any]] = {"square": {"queries": self.settings.square_queries}}
-        known |= {name: {"steps": self.settings.pgd_steps} for name in _ITERATED}
-        known |= {name: {"target_classes": self.settings.target_classes} for name in _TARGETED}
-        return {name: known[name] for name in attacks if name in known}
 
     def _attack(
         self,
@@ -177,7 +170,7 @@ class Measurement:
                     survivors_only=survivors_only,
                     surrogates=None if surrogates is None else {"model": surrogates[device]},
                     proxies=None if proxies is None else {"model": proxies[device]},
-                    options=self._options(attacks),
+                    options={name: self.settings.attack_options(name) for name in attacks},
                     results=self.folder / "pieces",
                     progress=False,
                 )
@@ -207,11 +200,13 @@ class Measurement:
     ) -> dict[str, Any]:
         """Return which images stand the white-box attacks, and which stand Square, apart."""
         count, strengths = min(images, len(self.x)), self.settings.suite_strengths
-        white_box = list(suite_attacks(self.settings.suite))
-        layers = self.model.layers
-        if "low-bit" in white_box and not any(isinstance(x, QuantizeWrapper) for x in layers):
-            # It takes the network apart, which a float one and a squeezer in front do not let it.
-            white_box.remove("low-bit")
+        # Some attacks take the network apart, which a squeezer in front does not let them.
+        open_to_them = is_quantized(self.model) and not self.settings.squeezing
+        white_box = [
+            name
+            for name in suite_attacks(self.settings.suite)
+            if open_to_them or not attack_spec(name).quantized
+        ]
         white = self._attack(copies, white_box, strengths, count, True, surrogates, proxies)
         square = self._attack(copies, ["square"], strengths, count, True, None, proxies)
         return {
@@ -371,7 +366,3 @@ def _bits(mask: np.ndarray) -> str:
 def _squeezer(text: str) -> tf_keras.layers.Layer:
     kind, number = parse_squeezer(text)
     return BitDepthSqueeze(number) if kind == "bit_depth" else MedianSqueeze(number)
-
-
-def _is_quantized(model: tf_keras.Model) -> bool:
-    return any(isinstance(layer, QuantizeWrapper) for layer in model.submodules)

@@ -246,6 +246,20 @@ class EvaluationSettings(Section):
             parse_squeezer(text)
         return self
 
+    def attack_options(self, attack: str) -> dict[str, Any]:
+        """Return the options that these settings give an attack.
+
+        Args:
+            attack: its name.
+        """
+        if attack in ("pgd", "bim"):
+            return {"steps": self.pgd_steps}
+        if attack == "square":
+            return {"queries": self.square_queries}
+        if attack in ("apgd-t", "fab"):
+            return {"target_classes": self.target_classes}
+        return {}
+
     @property
     def suite_strengths(self) -> tuple[float, ...]:
         """Strengths for the suite in 1/255."""

@@ -165,15 +165,16 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
         suites = [figure["suite"] for figure in figures if "suite" in figure]
         queries = settings["evaluation"]["square_queries"]
         if suites:
-            # The longest: the attack on low-bit networks applies to quantized ones only.
+            # The longest: some attacks apply to quantized networks only.
             suite = max(suites, key=lambda found: len(found["attacks"]))
             parts.append(
                 f"Worst case of {', '.join(suite['attacks'])} (targeted attacks at "
                 f"{suite['target_classes']} classes, Square with {queries:,} queries): an "
                 f"image is lost if one of them breaks it; {suite['images']:,} images."
             )
-            if any(len(found["attacks"]) < len(suite["attacks"]) for found in suites):
-                parts.append("The low-bit attack is left out where a network is not quantized.")
+            for name in suite["attacks"]:
+                if any(name not in found["attacks"] for found in suites):
+                    parts.append(f"The {name} attack is left out where a network is not quantized.")
             of_files = {
                 figure["tflite"]["suite"]["images"]
                 for figure in figures

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tfdq.robustness.adversarial_training import AdversarialTraining
     from tfdq.robustness.amplification import ErrorAmplification, error_amplification
     from tfdq.robustness.attacks import (
+        AttackCost,
         AttackResult,
         AttackTask,
         attack,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AdversarialTraining": "tfdq.robustness.adversarial_training",
+    "AttackCost": "tfdq.robustness.attacks",
     "AttackResult": "tfdq.robustness.attacks",
     "AttackTask": "tfdq.robustness.attacks",
     "AuditThresholds": "tfdq.robustness.masking",
@@ -62,6 +64,7 @@ _HOME = {
 
 __all__ = [
     "AdversarialTraining",
+    "AttackCost",
     "AttackResult",
     "AttackTask",
     "AuditThresholds",

@@ -25,10 +25,7 @@ from tfdq.robustness.versions import package_versions
 
 _STANDARD = ("apgd-ce", "apgd-t", "fab", "square")
 SUITES: dict[str, tuple[str, ...]] = {"standard": _STANDARD, "record": (*_STANDARD, "low-bit")}
-# These take the network apart, so they need one made by tfdq.quantize_model.
-_FOR_QUANTIZED_MODELS = ("low-bit",)
 _PIECE = {"broken": str, "queries": int, "gradients": int, "seconds": float}
-_LEAST_CLASSES = {"apgd-t": 4, "apgd-dlr": 3}
 
 
 @dataclass(frozen=True)
@@ -199,23 +196,6 @@ def evaluate(
     )
 
 
-def why_skipped(spec: AttackSpec, source: Target, classes: int) -> str:
-    """Return why an attack does not apply to a model, or "" if it does.
-
-    Args:
-        spec: The attack.
-        source: Where gradients come from: the model, or its surrogate.
-        classes: Number of classes.
-    """
-    if spec.gradients and not source.differentiable:
-        return "no gradients"
-    if spec.name in _FOR_QUANTIZED_MODELS and not source.quantized:
-        return "not a quantized model"
-    if classes < _LEAST_CLASSES.get(spec.name, 0):
-        return f"fewer than {_LEAST_CLASSES[spec.name]} classes"
-    return ""
-
-
 def _plan(
     models: Any,
     attacks: str | Sequence[str],
@@ -372,7 +352,7 @@ def _attack_batch(
 
 def _skipped(plan: _Plan, name: str, spec: AttackSpec) -> str:
     target = plan.targets[name]
-    return why_skipped(spec, plan.surrogates.get(name, target), target.num_classes)
+    return spec.missing(plan.surrogates.get(name, target), target.num_classes)
 
 
 def _options(plan: _Plan, spec: AttackSpec) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 import tfdq
-from tfdq.robustness.attacks import run_attack, smooth_surrogate
+from tfdq.robustness.attacks import attack_spec, run_attack, smooth_surrogate
 from tfdq.robustness.targets import as_target
 
 EPS = 0.1
@@ -161,6 +161,21 @@ def test_surrogate_is_traced_once_and_follows_the_ranges(two_bit, sample):
     kept = dict(target.companions)
     run_attack("low-bit", two_bit, sample.x[:8], sample.y[:8], EPS, **options)
     assert target.companions == kept
+
+
+def test_an_image_that_stands_costs_what_the_attack_says(two_bit, sample):
+    spec, target = attack_spec("low-bit"), as_target(two_bit)
+    assert spec.missing(target, classes=2) == ""
+    options = {"steps": 3, "restarts": 2, "target_classes": 2, "queries": 20}
+    right = target.predict(sample.x) == sample.y
+    result = run_attack("low-bit", target, sample.x[right][:6], sample.y[right][:6], 0.0, **options)
+    assert not result.success.any()
+    cost = spec.cost(options, classes=10)
+    assert (result.gradients == cost.gradients).all()
+    assert (result.queries - 2 <= cost.queries).all()
+    # Of the search only its start: in a ball of radius 0 no square changes an image.
+    assert (result.queries - 2 == cost.queries - 20).all()
+    assert spec.cost(options, classes=3).gradients == 2 * 4
 
 
 @pytest.mark.parametrize(

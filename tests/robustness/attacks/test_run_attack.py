@@ -7,12 +7,14 @@ import pytest
 import tensorflow as tf
 
 from tfdq.robustness.attacks import (
+    AttackCost,
     attack,
     available_attacks,
     base,
     register_attack,
     run_attack,
 )
+from tfdq.robustness.targets import as_target
 
 # A few steps each: what is tested here does not depend on strength.
 QUICK = {
@@ -80,8 +82,6 @@ def _divided(model):
     """The same classifier for images in 0..255."""
     if id(model) not in _MODELS:
         _MODELS[id(model)] = tf.Module(name="divided")
-        from tfdq.robustness.targets import as_target
-
         _MODELS[id(model)] = as_target(
             lambda x: model(x / 255.0, training=False), differentiable=True, name="divided"
         )
@@ -107,8 +107,6 @@ def test_eps_zero_returns_the_images(float_model, sample):
 
 
 def test_counts_are_those_of_the_target(float_model, sample):
-    from tfdq.robustness.targets import as_target
-
     for name in ("pgd", "apgd-t", "fab", "square", "spsa"):
         target = as_target(float_model, name=f"counted {name}")
         result = run_attack(name, target, sample.x[:40], sample.y[:40], 0.1, **QUICK[name])
@@ -294,12 +292,45 @@ def test_bad_datasets_are_named(float_model, sample):
         run_attack("fgsm", float_model, named.batch(4), None, 0.1)
 
 
+@pytest.mark.parametrize("name", QUICK)
+def test_an_image_that_stands_costs_what_the_attack_says(name, target, sample):
+    spec, options = available_attacks()[name], QUICK[name]
+    right = target.predict(sample.x) == sample.y
+    x, y = sample.x[right][:6], sample.y[right][:6]
+    for norm in spec.norms:
+        result = run_attack(name, target, x, y, 1e-6, norm=norm, **options)
+        assert not result.success.any()
+        cost = spec.cost(options, classes=10)
+        assert (result.gradients == cost.gradients).all()
+        # The clean and the final verdict are a query each; a search asks nothing twice.
+        assert (result.queries - 2 <= cost.queries).all()
+        assert result.queries.max() - 2 >= 0.5 * cost.queries
+
+
+def test_what_an_attack_needs_and_a_model_has_not(float_model):
+    known = available_attacks()
+    network = as_target(float_model)
+    box = as_target(network.logits, differentiable=False)
+    assert known["pgd"].missing(box, 10) == "no gradients"
+    assert known["square"].missing(box, 2) == ""
+    assert known["low-bit"].missing(network, 10) == "not a quantized model"
+    assert known["apgd-t"].missing(network, 3) == "fewer than 4 classes"
+    assert known["apgd-t"].missing(network, 4) == ""
+
+
+def test_an_attack_that_says_nothing_of_its_cost(monkeypatch):
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    register_attack("walk", gradients=True)(lambda task, *, steps=4, restarts=2: task.x)
+    register_attack("ask", gradients=False)(lambda task, *, queries=7: task.x)
+    known = available_attacks()
+    assert known["walk"].cost({"steps": 5}, 10) == AttackCost(gradients=10, queries=2)
+    assert known["ask"].cost({}, 10) == AttackCost(gradients=0, queries=8)
+
+
 @pytest.mark.parametrize(("name", "classes"), [("apgd-t", 3), ("apgd-dlr", 2)])
 def test_losses_that_need_more_classes(name, classes, sample):
     def few(x):
         return tf.reshape(x, (-1, 64))[:, 20 : 20 + classes]
-
-    from tfdq.robustness.targets import as_target
 
     target = as_target(few, differentiable=True)
     y = target.predict(sample.x)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tfdq.robustness.attacks.base import (
+    AttackCost,
     AttackResult,
     AttackTask,
     attack,
@@ -28,6 +29,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AttackCost",
     "AttackResult",
     "AttackTask",
     "attack",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from tfdq.robustness.attacks.base import AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
 from tfdq.robustness.attacks.losses import (
     cross_entropy,
     difference_of_logits_ratio,
@@ -14,7 +17,12 @@ from tfdq.robustness.attacks.projections import l2_norm, linf_norm, per_image
 from tfdq.robustness.targets import LossFunction
 
 
-@register_attack("apgd-ce", gradients=True, norms=("linf", "l2"))
+def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
+    runs = min(options.get("target_classes", 1), classes - 1) * options["restarts"]
+    return AttackCost(runs * (options["steps"] + 1), 0)
+
+
+@register_attack("apgd-ce", gradients=True, norms=("linf", "l2"), cost=_cost)
 def apgd_ce(
     task: AttackTask, *, steps: int = 100, restarts: int = 1, rho: float = 0.75
 ) -> np.ndarray:
@@ -32,16 +40,15 @@ def apgd_ce(
     return _restarts(task, cross_entropy, steps, restarts, rho)
 
 
-@register_attack("apgd-dlr", gradients=True, norms=("linf", "l2"))
+@register_attack("apgd-dlr", gradients=True, norms=("linf", "l2"), least_classes=3, cost=_cost)
 def apgd_dlr(
     task: AttackTask, *, steps: int = 100, restarts: int = 1, rho: float = 0.75
 ) -> np.ndarray:
     """APGD on the difference of logits ratio; needs three classes. Arguments as `apgd_ce`."""
-    _need_classes(task, "apgd-dlr", 3)
     return _restarts(task, difference_of_logits_ratio, steps, restarts, rho)
 
 
-@register_attack("apgd-t", gradients=True, norms=("linf", "l2"))
+@register_attack("apgd-t", gradients=True, norms=("linf", "l2"), least_classes=4, cost=_cost)
 def apgd_targeted(
     task: AttackTask,
     *,
@@ -63,7 +70,6 @@ def apgd_targeted(
     Returns:
         For each example not broken, the image of highest loss of its last run.
     """
-    _need_classes(task, "apgd-t", 4)
     _check(steps, restarts, rho)
     best = task.x.copy()
     for _ in range(restarts):
@@ -191,9 +197,3 @@ def _check(steps: int, restarts: int, rho: float) -> None:
         raise ValueError(f"steps and restarts must be >= 1, got {steps} and {restarts}")
     if not 0 <= rho <= 1:
         raise ValueError(f"rho must lie in [0, 1], got {rho}")
-
-
-def _need_classes(task: AttackTask, name: str, least: int) -> None:
-    classes = task.clean_logits.shape[1]
-    if classes < least:
-        raise ValueError(f"{name} needs at least {least} classes, the model has {classes}")

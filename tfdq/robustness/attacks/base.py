@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
@@ -28,31 +29,86 @@ from tfdq.robustness.targets import (
 
 Norm = Literal["linf", "l2"]
 AttackFunction = Callable[..., np.ndarray]
+CostRule = Callable[[Mapping[str, Any], int], "AttackCost"]
 
 # Images per batch from which on the time of a small network grows in proportion.
 _EFFICIENT_BATCH = 128
 
 
 @dataclass(frozen=True)
+class AttackCost:
+    """What an attack spends on an image that it does not break.
+
+    Attributes:
+        gradients: Gradients (a forward and a backward pass), at most.
+        queries: Forward passes, at most; without those that give the clean and the final verdict.
+    """
+
+    gradients: int
+    queries: int
+
+
+def cost_of_steps(options: Mapping[str, Any], classes: int) -> AttackCost:
+    """The cost of one gradient a step and a last look at the image, in each restart."""
+    runs = options.get("restarts", 1)
+    return AttackCost(options.get("steps", 1) * runs, runs)
+
+
+def cost_of_queries(options: Mapping[str, Any], classes: int) -> AttackCost:
+    """The cost of a search of `queries` steps from a starting point, in each restart."""
+    return AttackCost(0, (options.get("queries", 0) + 1) * options.get("restarts", 1))
+
+
+@dataclass(frozen=True)
 class AttackSpec:
-    """A registered attack.
+    """A registered attack, and what it needs.
 
     Attributes:
         name: The name `attack` takes.
         function: `function(task, **options)` -> adversarial images; see `register_attack`.
         gradients: Whether it differentiates the model (or its surrogate).
         norms: The norms it works in.
+        least_classes: The fewest classes that the model may have.
+        quantized: Whether it looks inside a model of `tfdq.quantize_model` (or such a surrogate).
+        cost_rule: `cost_rule(options, classes)` -> `AttackCost`, options complete.
     """
 
     name: str
     function: AttackFunction
     gradients: bool
     norms: tuple[str, ...]
+    least_classes: int
+    quantized: bool
+    cost_rule: CostRule
 
     def defaults(self) -> dict[str, Any]:
         """The attack's own options with their default values."""
         parameters = list(inspect.signature(self.function).parameters.values())[1:]
         return {p.name: p.default for p in parameters}
+
+    def cost(self, options: Mapping[str, Any], classes: int) -> AttackCost:
+        """What the attack spends on an image that it does not break.
+
+        Args:
+            options: Of its options those that are not the defaults.
+            classes: Of the model.
+        """
+        return self.cost_rule({**self.defaults(), **options}, classes)
+
+    def missing(self, source: Target, classes: int) -> str:
+        """What the attack needs and a model has not, or "" if it applies.
+
+        Args:
+            source: Where gradients come from: the model, or its surrogate.
+            classes: Of the model.
+        """
+        if self.gradients and not source.differentiable:
+            return "no gradients"
+        if self.quantized and not source.quantized:
+            return "not a quantized model"
+        if classes < self.least_classes:
+            return f"fewer than {self.least_classes} classes"
+        return ""
 
 
 _REGISTRY: dict[str, AttackSpec] = {}
@@ -70,7 +126,13 @@ _BUILTIN = (
 
 
 def register_attack(
-    name: str, *, gradients: bool, norms: tuple[str, ...] = ("linf",)
+    name: str,
+    *,
+    gradients: bool,
+    norms: tuple[str, ...] = ("linf",),
+    least_classes: int = 2,
+    quantized: bool = False,
+    cost: CostRule | None = None,
 ) -> Callable[[AttackFunction], AttackFunction]:
     """Decorator that makes an attack callable by name.
 
@@ -87,6 +149,10 @@ def register_attack(
         name: Lower-case name; replaces nothing: a name in use raises.
         gradients: Whether the attack differentiates the model.
         norms: The norms it works in, of ``"linf"`` and ``"l2"``.
+        least_classes: The fewest classes that the model may have.
+        quantized: Whether the attack looks inside a model of `tfdq.quantize_model`.
+        cost: `cost(options, classes)` -> `AttackCost`, for estimates; by default a gradient for
+            each of its `steps` in each of its `restarts`, or `queries` where it has no gradients.
 
     Returns:
         The decorator; it leaves the function as it is.
@@ -98,7 +164,10 @@ def register_attack(
     def register(function: AttackFunction) -> AttackFunction:
         if name in _REGISTRY:
             raise ValueError(f"an attack named {name!r} is already registered")
-        _REGISTRY[name] = AttackSpec(name, function, gradients, norms)
+        rule = cost or (cost_of_steps if gradients else cost_of_queries)
+        _REGISTRY[name] = AttackSpec(
+            name, function, gradients, norms, least_classes, quantized, rule
+        )
         return function
 
     return register
@@ -179,6 +248,12 @@ class AttackTask:
         self.lower, self.upper = linf_bounds(
             self.x, self.eps if self.norm == "linf" else np.inf, self.clip
         )
+
+    def through(self, surrogate: Target) -> AttackTask:
+        """The same images and books, with the gradients of another model."""
+        other = copy(self)
+        other.surrogate = surrogate
+        return other
 
     def active(self) -> np.ndarray:
         """Indices of the examples still to be worked on, int64."""
@@ -451,6 +526,11 @@ def run_attack(
     source = target if surrogate is None else as_target(surrogate)
     if spec.gradients and not source.differentiable:
         raise ValueError(f"{name} needs gradients: " + no_gradients_message(source.name))
+    if spec.quantized and not source.quantized:
+        raise ValueError(
+            f"{name} looks inside a quantized model, which {source.name} is not; attack a model "
+            "made by tfdq.quantize_model or pass it as surrogate="
+        )
     queried = None if proxy is None else as_target(proxy)
     x_adv = images.copy()
     correct = np.zeros(len(images), bool)
@@ -461,6 +541,11 @@ def run_attack(
         batch = slice(start, start + batch_size)
         clean_logits = target.logits(images[batch])
         checked_label_range(labels[batch], clean_logits.shape[1], target.name)
+        if target.num_classes < spec.least_classes:
+            raise ValueError(
+                f"{name} needs at least {spec.least_classes} classes, {target.name} has "
+                f"{target.num_classes}"
+            )
         correct[batch] = np.argmax(clean_logits, axis=1) == labels[batch]
         queries[batch] += 1
         rows = start + np.flatnonzero(correct[batch] | (not early_stop))

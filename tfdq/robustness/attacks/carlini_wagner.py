@@ -7,10 +7,13 @@ though the search is over one number an image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from tfdq.robustness.attacks.adam import Adam
-from tfdq.robustness.attacks.base import AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
 from tfdq.robustness.attacks.losses import margin
 from tfdq.robustness.attacks.projections import l2_norm, per_image
 
@@ -19,7 +22,11 @@ _ALMOST_ONE = 0.999999
 _LARGEST_CONSTANT = 1e10
 
 
-@register_attack("cw", gradients=True, norms=("l2",))
+def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
+    return AttackCost(options["search_steps"] * options["steps"], 0)
+
+
+@register_attack("cw", gradients=True, norms=("l2",), cost=_cost)
 def carlini_wagner(
     task: AttackTask,
     *,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from tfdq.robustness.attacks.base import AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
 from tfdq.robustness.attacks.losses import targeted_margin
 from tfdq.robustness.attacks.projections import inward, linf_norm, per_image
 
@@ -13,7 +16,13 @@ _BACKWARD = 0.9
 _MOST_BIAS = 0.1
 
 
-@register_attack("fab", gradients=True)
+def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
+    aims = min(options["target_classes"], classes - 1)
+    steps = options["steps"] * options["restarts"] * aims
+    return AttackCost(steps, steps)
+
+
+@register_attack("fab", gradients=True, cost=_cost)
 def fab(
     task: AttackTask, *, steps: int = 100, restarts: int = 1, target_classes: int = 9
 ) -> np.ndarray:

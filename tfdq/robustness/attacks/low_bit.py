@@ -5,12 +5,13 @@ Found by experiment; docs/attacks.md has the figures and what did not help.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tfdq.robustness.attacks.apgd import run_apgd
-from tfdq.robustness.attacks.base import AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
 from tfdq.robustness.attacks.losses import (
     difference_of_logits_ratio,
     margin,
@@ -20,7 +21,16 @@ from tfdq.robustness.attacks.square import margin_of, search_squares
 from tfdq.robustness.targets import DifferentiableTarget, LossFunction
 
 
-@register_attack("low-bit", gradients=True)
+def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
+    # Targeted runs need four classes. Each run ends with a look at its image, the search begins
+    # with one.
+    aims = min(options["target_classes"], classes - 1) if classes > 3 else 0
+    runs = options["restarts"] + aims
+    search = options["queries"] + 1 if options["queries"] else 0
+    return AttackCost(runs * (options["steps"] + 1), runs + search)
+
+
+@register_attack("low-bit", gradients=True, quantized=True, cost=_cost)
 def low_bit(
     task: AttackTask,
     *,
@@ -55,7 +65,7 @@ def low_bit(
         The image of lowest margin for each example.
 
     Raises:
-        ValueError: No quantized model to take gradients from, or an option out of range.
+        ValueError: An option out of range.
     """
     if steps < 1 or restarts < 1 or target_classes < 0 or queries < 0:
         raise ValueError(
@@ -64,7 +74,7 @@ def low_bit(
         )
     if not 0 < p_init <= 1:
         raise ValueError(f"p_init must lie in (0, 1], got {p_init}")
-    task.surrogate = _smoothed(task.surrogate, temperature)
+    task = task.through(_smoothed(task.surrogate, temperature))
     classes = task.clean_logits.shape[1]
     untargeted = difference_of_logits_ratio if classes > 2 else margin
     best = task.x.copy()
@@ -100,11 +110,6 @@ def _smoothed(source: Any, temperature: float) -> DifferentiableTarget:
 
     if isinstance(getattr(source, "function", None), SmoothNetwork):
         return source
-    if not source.quantized:
-        raise ValueError(
-            f"low-bit looks inside a quantized model, which {source.name} is not; attack a model "
-            "made by tfdq.quantize_model or pass it as surrogate="
-        )
     made = smooth_surrogate(source.model, temperature=temperature)
     grids = made.function.grids  # type: ignore[attr-defined]
     kept_grids, kept = source.companions.get(temperature, (None, made))

@@ -6,15 +6,22 @@ and the Adam update here are the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from tfdq.robustness.attacks.adam import Adam
-from tfdq.robustness.attacks.base import AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
 from tfdq.robustness.attacks.ranges import Extent
 from tfdq.robustness.attacks.square import margin_of
 
 
-@register_attack("spsa", gradients=False)
+def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
+    return AttackCost(0, options["steps"] * (options["samples"] + 1))
+
+
+@register_attack("spsa", gradients=False, cost=_cost)
 def spsa(
     task: AttackTask,
     *,

@@ -7,16 +7,30 @@ brings the gradient back. Quantized networks, whose logits grow with their scale
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from tfdq.robustness.attacks.base import AttackTask, register_attack
+from tfdq.robustness.attacks.base import (
+    AttackCost,
+    AttackTask,
+    cost_of_steps,
+    register_attack,
+)
 from tfdq.robustness.attacks.gradient_steps import ascend, size_of_step, uniform_in_ball
 from tfdq.robustness.attacks.losses import scaled_cross_entropy, single_logit
 
 _GRID = np.geomspace(1e-4, 1e4, 97)
 
 
-@register_attack("t-pgd", gradients=True, norms=("linf", "l2"))
+def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
+    search = classes if options["scale"] is None else 0
+    ascents = cost_of_steps(options, classes)
+    return AttackCost(search + ascents.gradients, ascents.queries)
+
+
+@register_attack("t-pgd", gradients=True, norms=("linf", "l2"), cost=_cost)
 def temperature_pgd(
     task: AttackTask,
     *,

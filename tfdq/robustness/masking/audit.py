@@ -15,7 +15,7 @@ from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings
 from tfdq.robustness.attacks.ranges import as_json, check_broadcast, largest
 from tfdq.robustness.batches import iterate_batches
 from tfdq.robustness.deployed import DeployedFile
-from tfdq.robustness.evaluation import SUITES, why_skipped
+from tfdq.robustness.evaluation import SUITES
 from tfdq.robustness.input_ranges import RescaledTarget
 from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
 from tfdq.robustness.masking.features import features_of
@@ -231,13 +231,14 @@ def _white_box(
     if not isinstance(given, str):
         return tuple((name, dict(options)) for name, options in given)
     if given == "default":
-        pairs = _DEFAULT if classes >= 4 else _DEFAULT_FEW_CLASSES
+        enough = all(classes >= attack_spec(name).least_classes for name, _ in _DEFAULT)
+        pairs = _DEFAULT if enough else _DEFAULT_FEW_CLASSES
     else:
         pairs = tuple((name, {}) for name in SUITES[given] if attack_spec(name).gradients)
     return tuple(
         (name, dict(options))
         for name, options in pairs
-        if not why_skipped(attack_spec(name), source, classes)
+        if not attack_spec(name).missing(source, classes)
     )
 
 
