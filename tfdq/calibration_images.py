@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.mistakes import WrongTypeError
+
 
 def calibration_batches(model: Any, images: Any, batch_size: int) -> Iterator[list[np.ndarray]]:
     """Yield what a model is called with, one batch at a time.
@@ -126,7 +128,7 @@ def _checked(value: Any, tensor: Any) -> np.ndarray:
     """Return a batch as float32, or say what is wrong with it."""
     array = np.asarray(value)
     if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
-        raise TypeError(
+        raise WrongTypeError(
             "calibration images must be an array of numbers (n, ...), a list of images or a "
             f"tf.data.Dataset of batches, got {type(value).__name__}"
         )

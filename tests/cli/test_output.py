@@ -12,6 +12,8 @@ import pytest
 
 from tfdq.cli import main, options
 from tfdq.cli.app import app
+from tfdq.experiments.training import DivergedError
+from tfdq.mistakes import UnknownNameError, WrongTypeError
 
 TFDQ = Path(sys.executable).with_name("tfdq")
 
@@ -115,13 +117,11 @@ def test_pythons_own_error_over_our_code_is_a_fault(
     assert "a fault of tfdq" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [TypeError, KeyError, RuntimeError])
-def test_an_error_that_we_raise_is_about_the_input(
+@pytest.mark.parametrize("kind", [WrongTypeError, UnknownNameError, DivergedError])
+def test_an_error_about_the_input_is_no_fault_whatever_its_kind(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours: dict[str, object] = {"__name__": "tfdq.elsewhere", "kind": kind}
-    exec("def fail(*_):\n    raise kind('give another')", ours)
-    monkeypatch.setattr("tfdq.cli.commands.open_model", ours["fail"])
+    _command_that(monkeypatch, kind("give another"))
     assert tfdq("run", "x.keras") == 2
     assert capsys.readouterr().err == "error: give another\n"
 

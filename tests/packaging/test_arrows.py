@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     "tfdq._first_use",
     "tfdq._version",
+    "tfdq.mistakes",
     "tfdq.grid",
     "tfdq.description",
     "tfdq.which_keras",

@@ -71,7 +71,7 @@ def demo(
     from tfdq.demo.table import as_rich
 
     bits = _bit_list(sweep)
-    output.after_interrupt = (
+    output().after_interrupt = (
         f"finished attacks are kept in {out}; the same command trains again and goes on with them"
     )
     result = run_demo(
@@ -207,7 +207,7 @@ def train(
     dataset = load_data(data, data_dir, None, seed, image_size)
     if train_limit is not None and train_limit < len(dataset.y_train):
         dataset = dataset.subset(train=train_limit, seed=seed)
-    output.after_interrupt = lambda: _left_of_training(out)
+    output().after_interrupt = lambda: _left_of_training(out)
     before = (out / RECORD).exists()
     figures = train_classifier(settings, dataset, out, progress())
     text = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import os
 import sys
 import traceback
@@ -12,7 +11,8 @@ from contextlib import suppress
 import typer
 
 from tfdq.cli.app import FAULT, GOOD, INTERRUPTED, MISTAKE, app
-from tfdq.cli.output import Output, calm, output
+from tfdq.cli.output import Output, calm, output_of
+from tfdq.mistakes import Mistake
 from tflite_export.endings import Ended
 
 _ANYWHERE = ("--quiet", "-q", "--verbose", "-v", "--debug")
@@ -36,21 +36,17 @@ def _run(arguments: list[str]) -> int:
     import tfdq.cli.zoo  # noqa: F401
 
     shared, arguments = _shared_first(arguments)
-    vars(output).update(
-        vars(
-            Output(
-                quiet=bool({"--quiet", "-q"} & set(shared)),
-                verbose=bool({"--verbose", "-v", "--debug"} & set(shared)),
-                debug="--debug" in shared,
-            )
-        )
+    run = Output(
+        quiet=bool({"--quiet", "-q"} & set(shared)),
+        verbose=bool({"--verbose", "-v", "--debug"} & set(shared)),
+        debug="--debug" in shared,
     )
     # Read by TensorFlow and Keras when a command loads them.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if output.verbose else "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if run.verbose else "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     ended = Ended()
     try:
-        with calm(), ended.by_signals():
+        with output_of(run), calm(), ended.by_signals():
             status = app(
                 args=[*shared, *arguments] if arguments else shared,
                 prog_name="tfdq",
@@ -61,11 +57,11 @@ def _run(arguments: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     except Exception as error:
-        if output.debug:
+        if run.debug:
             traceback.print_exc()
         return _report(error)
     if status == INTERRUPTED:
-        left = output.after_interrupt
+        left = run.after_interrupt
         said = f"{ended.word}; {left if isinstance(left, str) else left()}"
         # Where the terminal was closed nobody reads it.
         with suppress(OSError):
@@ -102,7 +98,7 @@ def _report(error: Exception) -> int:
     text = " ".join(text.split()) or type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         text = f"out of memory; lower --batch-size or --limit ({text[:200]})"
-    elif not isinstance(error, (ValueError, OSError, ImportError)) and not _is_ours(error):
+    elif not isinstance(error, (Mistake, ValueError, OSError, ImportError)):
         print(
             f"error: {type(error).__name__}: {text} (a fault of tfdq or of a library: please "
             "report it with the output of the same command with --debug)",
@@ -111,19 +107,3 @@ def _report(error: Exception) -> int:
         return FAULT
     print(f"error: {text}", file=sys.stderr)
     return MISTAKE
-
-
-def _is_ours(error: Exception) -> bool:
-    """Return whether a raise statement of this project raised it: that is about what was given.
-
-    A TypeError that Python raised over our code, or a RuntimeError out of a library, is a fault.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return False
-    code = trace.tb_frame.f_code.co_code
-    package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-    raised = dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"
-    return raised and package in ("tfdq", "tflite_export")

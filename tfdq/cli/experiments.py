@@ -257,7 +257,7 @@ def _run(
 
     prepare_process(threads)
     machines = open_machines(strategy)
-    output.after_interrupt = "what was finished is kept; the same command goes on there"
+    output().after_interrupt = "what was finished is kept; the same command goes on there"
     count = seeds or recipe.content.seeds
     chosen = range(first_seed, first_seed + count)
     earlier = KnownResults(known) if known else None
@@ -280,7 +280,7 @@ def _run(
 
 def _tell(note: str) -> None:
     """Say on stderr what is being done."""
-    if not output.quiet:
+    if not output().quiet:
         print(note, file=sys.stderr, flush=True)
 
 

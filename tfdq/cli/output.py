@@ -13,7 +13,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TextIO
 
 import typer
@@ -42,13 +44,27 @@ class Output:
     warned: set[str] = field(default_factory=set)
 
 
-output = Output()
-"""That of this process."""
+_OUTPUT: ContextVar[Output] = ContextVar("output")
+
+
+def output() -> Output:
+    """Return how much the present run of the command line says; outside of one, the default."""
+    return _OUTPUT.get(Output())
+
+
+@contextmanager
+def output_of(run: Output) -> Iterator[None]:
+    """Let a run of the command line say as much as ``run`` allows while the block lasts."""
+    token = _OUTPUT.set(run)
+    try:
+        yield
+    finally:
+        _OUTPUT.reset(token)
 
 
 def progress() -> bool | None:
     """Return whether to show progress bars: not if quiet; None leaves it to the terminal."""
-    return False if output.quiet else None
+    return False if output().quiet else None
 
 
 def print_result(figures: Any, text: str, as_json: bool) -> None:
@@ -67,15 +83,20 @@ def print_result(figures: Any, text: str, as_json: bool) -> None:
         typer.echo(json.dumps(figures, default=str))
 
 
-def warn(text: str) -> None:
-    """Print a warning on stderr, in one line; not if quiet."""
-    if not output.quiet:
+def warn(text: str, run: Output | None = None) -> None:
+    """Print a warning on stderr, in one line; not if quiet.
+
+    Args:
+        text: the warning.
+        run: whose it is; the present one by default.
+    """
+    if not (run or output()).quiet:
         print(f"warning: {text}", file=sys.stderr)
 
 
 def note(text: str) -> None:
     """Print what was found or chosen on the way on stderr, in one line; not if quiet."""
-    if not output.quiet:
+    if not output().quiet:
         print(text, file=sys.stderr, flush=True)
 
 
@@ -83,15 +104,17 @@ def note(text: str) -> None:
 def calm() -> Iterator[None]:
     """Keep the notices and warnings of libraries from the user while the block runs."""
     with ExitStack() as stack:
-        if not output.verbose:
+        if not output().verbose:
             stack.enter_context(_loggers_at_error("tensorflow", "absl"))
             stack.enter_context(native_stderr_turned_away())
             stack.enter_context(warnings.catch_warnings())
-            warnings.showwarning = _show_warning
+            # Bound here: other threads of the run don't see its context.
+            warnings.showwarning = partial(_show_warning, output())
         yield
 
 
 def _show_warning(
+    run: Output,
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -103,9 +126,9 @@ def _show_warning(
     ours = category.__module__.split(".")[0] in ("tfdq", "tflite_export")
     text = " ".join(str(message).split())
     # Once: a command may build a model several times.
-    if text not in output.warned and (ours or any(part in filename for part in _OURS)):
-        warn(text)
-        output.warned.add(text)
+    if text not in run.warned and (ours or any(part in filename for part in _OURS)):
+        warn(text, run)
+        run.warned.add(text)
 
 
 @contextmanager

@@ -73,8 +73,8 @@ def report(
     limits = Limits.parse(cost_limit or [])
     check_declared(input_range, labels)
     check_call(data, image_size)
+    from tfdq.report.networks import ImageSource
     from tfdq.report.run_report import write_report
-    from tfdq.report.subject import ImageSource
 
     verdicts = read_audits(audits or [])
 

@@ -163,7 +163,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Compare models under a suite of attacks on the same images; --eps may be repeated."""
-    output.after_interrupt = _left_behind(out, "pieces")
+    output().after_interrupt = _left_behind(out, "pieces")
     strengths = [number(text) for text in eps or ["8/255"]]
     if out is not None:
         check_writable(out, is_folder=True)
@@ -254,7 +254,7 @@ def audit(
 
     Exit status 1 if a check failed.
     """
-    output.after_interrupt = _left_behind(out, "checks")
+    output().after_interrupt = _left_behind(out, "checks")
     strength = number(eps)
     if out is not None:
         check_writable(out, is_folder=True)

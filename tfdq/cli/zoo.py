@@ -102,5 +102,5 @@ def _shown(value: object) -> str:
 
 
 def _tell(note: str) -> None:
-    if not output.quiet:
+    if not output().quiet:
         print(note, file=sys.stderr, flush=True)

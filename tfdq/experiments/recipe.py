@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tfdq.experiments.settings import RunSettings, Section
+from tfdq.mistakes import UnknownNameError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -190,7 +191,7 @@ class Recipe:
         for variant in self.variants:
             if variant.name == name:
                 return variant
-        raise KeyError(f"no variant {name!r}; there are {[v.name for v in self.variants]}")
+        raise UnknownNameError(f"no variant {name!r}; there are {[v.name for v in self.variants]}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe with every setting spelled out, ready for JSON."""

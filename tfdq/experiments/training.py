@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfdq.data import Dataset, pipeline, steps_per_epoch
+from tfdq.mistakes import Mistake
 from tfdq.robustness import AdversarialTraining
 
 STEP_FACTOR = 0.2
@@ -20,7 +21,7 @@ SCHEDULES = ("cosine", "steps", "constant")
 AUGMENTS = ("none", "pad_crop", "pad_crop_flip")
 
 
-class DivergedError(RuntimeError):
+class DivergedError(Mistake, RuntimeError):
     """The loss of a training became NaN or infinite."""
 
 

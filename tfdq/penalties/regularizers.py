@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import tensorflow as tf
 import tf_keras
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.singular_values import SingularValue, check_target
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class KernelRegularizer(tf_keras.regularizers.Regularizer, tf.__internal__.track
         Returns:
             float32 ``(n,)``.
         """
-        raise TypeError(f"{type(self).__name__} does not say what it penalizes in {kernels}")
+        raise WrongTypeError(f"{type(self).__name__} does not say what it penalizes in {kernels}")
 
     def weigh(self, deviation: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
         """Return an unweighted penalty times a weight, by default the one that is held."""

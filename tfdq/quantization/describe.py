@@ -35,6 +35,7 @@ from tfdq.description import (
     ZeroPad2D,
 )
 from tfdq.grid import Grid
+from tfdq.mistakes import WrongTypeError
 from tfdq.quantization.graph import Graph, Node, read_graph
 from tfdq.quantization.layers import (
     ConvexCombination,
@@ -84,7 +85,7 @@ class TrainedKerasModel:
 
     def __init__(self, model: tf_keras.Model) -> None:
         if not isinstance(model, tf_keras.Model):
-            raise TypeError(
+            raise WrongTypeError(
                 f"expected a quantized model, as tfdq.quantize_model makes it, got "
                 f"{type(model).__module__}.{type(model).__name__}; a float Keras 3 model "
                 "is quantized by tfdq.quantize_model, or becomes a tf_keras model by "

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tf_keras
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.quantization.keras3_layers import (
     UnsupportedError,
     convert_input,
@@ -135,9 +136,9 @@ def from_keras3(
             layers can't cross (all are listed, with what to do), or outputs differ.
     """
     if isinstance(model, tf_keras.Model):
-        raise TypeError(f"{model.name!r} is a tf_keras model already: use it as it is.")
+        raise WrongTypeError(f"{model.name!r} is a tf_keras model already: use it as it is.")
     if not is_keras3_model(model):
-        raise TypeError(f"a Keras 3 model is wanted, but this is a {type(model).__name__}.")
+        raise WrongTypeError(f"a Keras 3 model is wanted, but this is a {type(model).__name__}.")
     if hasattr(model, "as_trained"):
         raise ValueError(
             f"{model.name!r} is quantized: convert the float model that it was made from, and "

@@ -45,8 +45,7 @@ class _Activated:
 class FusedKernel(_Activated):
     """Mixin for a Keras layer with a kernel: BatchNorm and an activation follow inside the layer.
 
-    A call uses ``present_kernel``: the trained one, or the fake-quantized one that the quantize
-    wrapper hands over for the time of the call.
+    A call multiplies by the trained kernel, or by the fake-quantized one that it is given.
     """
 
     depthwise = False
@@ -82,7 +81,7 @@ class FusedKernel(_Activated):
 
     @property
     def present_kernel(self) -> tf.Tensor:
-        """The kernel that a call uses now."""
+        """The kernel that a call uses which is given none."""
         return self.trained_kernel if self._present_kernel is None else self._present_kernel
 
     @property
@@ -94,7 +93,7 @@ class FusedKernel(_Activated):
         return self.batch_norm is not None and self.batch_norm.trainable
 
     def use_kernel(self, kernel: tf.Tensor | None) -> None:
-        """Set the kernel that the next call uses; None: the trained one."""
+        """Set the kernel for tfmot's wrapper, which cannot give a call one; None: the trained one."""
         self._present_kernel = kernel
 
     @property
@@ -128,14 +127,29 @@ class FusedKernel(_Activated):
         """Return the layer's linear part: the inputs convolved with or multiplied by a kernel."""
         return self.convolution_op(inputs, kernel)  # type: ignore[attr-defined]
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Apply kernel, bias, BatchNorm and activation."""
-        x = self.apply_kernel(inputs, tf.cast(self.present_kernel, inputs.dtype))
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, kernel: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Apply kernel, bias, BatchNorm and activation.
+
+        Args:
+            inputs: the layer's input.
+            training: whether BatchNorm normalises by the batch.
+            kernel: multiplied by in the place of the trained one: that one fake-quantized.
+        """
+        return self.activate(self.before_activation(inputs, training, kernel))
+
+    def before_activation(
+        self, inputs: tf.Tensor, training: bool | None = None, kernel: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Apply kernel, bias and BatchNorm; see `call`."""
+        kernel = self.present_kernel if kernel is None else kernel
+        x = self.apply_kernel(inputs, tf.cast(kernel, inputs.dtype))
         if self.use_bias:  # type: ignore[attr-defined]
             x = tf.nn.bias_add(x, self.bias)  # type: ignore[attr-defined]
         if self.batch_norm is not None:
             x = self.batch_norm(x, training=training)
-        return self.activate(x)
+        return x
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the affine map that bias and BatchNorm are at inference.
@@ -256,7 +270,11 @@ class FusedBatchNormalization(_Activated, tf_keras.layers.BatchNormalization):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Return the normalised and activated tensor."""
-        return self.activate(super().call(inputs, training=training))
+        return self.activate(self.before_activation(inputs, training))
+
+    def before_activation(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Return the normalised tensor."""
+        return super().call(inputs, training=training)
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the float64 factor and offset, ``(channels,)``, at inference."""
@@ -277,7 +295,11 @@ class FusedAdd(_Activated, tf_keras.layers.Add):
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         """Return the activated sum."""
-        return self.activate(super().call(inputs))
+        return self.activate(self.before_activation(inputs))
+
+    def before_activation(self, inputs: list[tf.Tensor], training: bool | None = None) -> tf.Tensor:
+        """Return the sum."""
+        return super().call(inputs)
 
 
 @register
@@ -291,6 +313,10 @@ class FusedReLU(_Activated, tf_keras.layers.Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return the activated tensor."""
         return self.activate(inputs)
+
+    def before_activation(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Return the input."""
+        return inputs
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the input."""
@@ -337,9 +363,12 @@ class ConvexCombination(_Activated, tf_keras.layers.Layer):
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         """Return the activated combination."""
+        return self.activate(self.before_activation(inputs))
+
+    def before_activation(self, inputs: list[tf.Tensor], training: bool | None = None) -> tf.Tensor:
+        """Return the combination."""
         shares = tf.unstack(tf.cast(tf.nn.softmax(self.branch_logits), inputs[0].dtype))
-        total = tf.add_n([share * x for share, x in zip(shares, inputs, strict=True)])
-        return self.activate(total)
+        return tf.add_n([share * x for share, x in zip(shares, inputs, strict=True)])
 
     def coefficients(self) -> np.ndarray:
         """Return the weights of the branches, float32 ``(branches,)``, >= 0 with sum 1."""

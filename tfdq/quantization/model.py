@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfdq.calibration_images import calibration_batches
+from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.regularizers import Placement
 from tfdq.penalties.singular_values import SingularValue
 from tfdq.quantization.batch_statistics import estimating_statistics
@@ -150,12 +151,12 @@ def check_float_model(model: Any) -> None:
             not finite.
     """
     if is_keras3_model(model):
-        raise TypeError(
+        raise WrongTypeError(
             f"{model.name!r} is a Keras 3 model: tfdq.quantize_model keeps it one; to quantize it "
             "as a tf_keras model convert it first, with tfdq.from_keras3(model)"
         )
     if not isinstance(model, tf_keras.Model):
-        raise TypeError(
+        raise WrongTypeError(
             "model must be a Functional or Sequential model of tf_keras or Keras 3, got "
             f"{type(model).__name__}"
         )

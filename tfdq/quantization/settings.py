@@ -10,6 +10,7 @@ import tf_keras
 
 from tfdq.grid import zero_aligned_range
 from tfdq.lagging_statistics import QUICK_MOMENTUM
+from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.names import get_regularizer
 from tfdq.penalties.regularizers import (
     KernelRegularizer,
@@ -98,7 +99,7 @@ class Settings:
         if self.beta_schedule is None:
             return
         if not isinstance(self.beta_schedule, tf_keras.optimizers.schedules.LearningRateSchedule):
-            raise TypeError(
+            raise WrongTypeError(
                 "beta_schedule must be a schedule of tf_keras.optimizers.schedules, such as "
                 f"PolynomialDecay(0.0, 1000, 2e-3) for a warm-up, got {self.beta_schedule!r}; "
                 "for a function of the epoch give fit the callback "

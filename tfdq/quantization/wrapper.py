@@ -179,14 +179,9 @@ class QuantizeWrapper(PortableQuantizeWrapper):
             held = self.layer_training
             mode = True if takes_batch_statistics(self.layer) else training
             kwargs["training"] = mode if held is None else held
-        if kernel is None:
-            outputs = self.layer.call(inputs, **kwargs)
-        else:
-            self.layer.use_kernel(kernel(self.layer.trained_kernel, training, {}))
-            try:
-                outputs = self.layer.call(inputs, **kwargs)
-            finally:
-                self.layer.use_kernel(None)
+        if kernel is not None:
+            kwargs["kernel"] = kernel(self.layer.trained_kernel, training, {})
+        outputs = self.layer.call(inputs, **kwargs)
         return _quantize_output(
             self.quantize_config.output, outputs, training, self._output_variables
         )

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.quantization.wrapper import penalties_together
 from tfdq.robustness.attacks.ranges import Extent, as_clip, as_extent, as_json, largest, shown
 from tfdq.robustness.catastrophic_overfitting import (
@@ -88,7 +89,7 @@ class AdversarialTraining(tf_keras.Model):
         **kwargs: Any,
     ) -> None:
         if not isinstance(model, tf_keras.Model):
-            raise TypeError(
+            raise WrongTypeError(
                 f"model must be a tf_keras model, got {type(model).__module__}."
                 f"{type(model).__name__}; tfdq.from_keras3 makes one of a Keras 3 model"
             )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfdq.mistakes import UnknownNameError
 from tfdq.robustness.plot_text import plain
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import write_atomically
@@ -87,7 +88,9 @@ class ErrorAmplification:
         ]
         if len(fits) != 1:
             known = [(c.model, c.strength) for c in self.curves]
-            raise KeyError(f"{len(fits)} curves fit {model!r} at {strength}; there are {known}")
+            raise UnknownNameError(
+                f"{len(fits)} curves fit {model!r} at {strength}; there are {known}"
+            )
         return fits[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,7 +245,7 @@ def error_amplification(
     for strength, name in itertools.product(strengths, named):
         given = strengths[strength]
         if isinstance(given, Mapping) and name not in given:
-            raise KeyError(f"x_adv has no images for {name!r}; it has {sorted(given)}")
+            raise UnknownNameError(f"x_adv has no images for {name!r}; it has {sorted(given)}")
         moved = _images(given[name] if isinstance(given, Mapping) else given, "x_adv")
         if moved.shape != images.shape:
             raise ValueError(f"x has shape {images.shape} but x_adv {moved.shape}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.mistakes import UnknownNameError
 from tfdq.robustness.attacks.base import AttackSpec, Norm, attack_spec, run_attack
 from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings, checked_width
 from tfdq.robustness.attacks.projections import l2_norm
@@ -308,7 +309,9 @@ def _identity(plan: _Plan, name: str, images: np.ndarray) -> list[str]:
 def _only_known(argument: str, given: Mapping[str, Any] | None, known: Mapping[str, Any]) -> None:
     unknown = set(given or {}) - set(known)
     if unknown:
-        raise KeyError(f"{argument} names {sorted(unknown)}, but there are only {sorted(known)}")
+        raise UnknownNameError(
+            f"{argument} names {sorted(unknown)}, but there are only {sorted(known)}"
+        )
 
 
 def _clean(plan: _Plan, name: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfdq.mistakes import UnknownNameError
 from tfdq.robustness.json_files import naming
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import PairedComparison, Proportion, holm, mcnemar, wilson
@@ -130,7 +131,9 @@ class RobustnessReport:
         for record in self.models:
             if record.name == name:
                 return record
-        raise KeyError(f"no model {name!r} in the report; it has {[m.name for m in self.models]}")
+        raise UnknownNameError(
+            f"no model {name!r} in the report; it has {[m.name for m in self.models]}"
+        )
 
     def clean(self, name: str) -> Proportion:
         """Return the clean accuracy of a model with its interval."""
@@ -157,9 +160,11 @@ class RobustnessReport:
         if epsilon == 0:
             return standing
         if not any(np.isclose(epsilon, known) for known in self.epsilons):
-            raise KeyError(f"epsilon {epsilon:g} is not in the report; it has {self.epsilons}")
+            raise UnknownNameError(
+                f"epsilon {epsilon:g} is not in the report; it has {self.epsilons}"
+            )
         if attack is not None and attack not in self.attacks:
-            raise KeyError(f"attack {attack!r} is not in the report; it has {self.attacks}")
+            raise UnknownNameError(f"attack {attack!r} is not in the report; it has {self.attacks}")
         for piece in record.attacks:
             same = bool(np.isclose(piece.epsilon, epsilon))
             if self.survivors_only:

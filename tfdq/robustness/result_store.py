@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.robustness.json_files import Entries, text_of
 
 
@@ -146,7 +147,7 @@ def _plain(value: Any) -> Any:
         return digest(value)
     if isinstance(value, (set, frozenset)):
         return sorted(value)
-    raise TypeError(
+    raise WrongTypeError(
         f"a setting of type {type(value).__name__} can't be recorded with a result: use numbers, "
         "strings, lists, dictionaries or NumPy arrays"
     )

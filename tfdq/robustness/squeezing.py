@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tf_keras
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.quantization.graph import read_graph
 from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
 from tfdq.quantization.wrapper import InputQuantizer
@@ -48,15 +49,17 @@ def squeeze(
     if not squeezers:
         raise ValueError("squeezers is empty: give at least one layer, e.g. [BitDepthSqueeze(4)]")
     if not isinstance(model, tf_keras.Model) or not getattr(model, "inputs", None):
-        raise TypeError(
+        raise WrongTypeError(
             f"squeeze needs a built tf_keras model, got {type(model).__name__}; call the model on "
             "one batch first, or convert a Keras 3 model with tfdq.from_keras3"
         )
     if len(model.inputs) != 1:
-        raise TypeError(f"squeeze needs a model with one input, this one has {len(model.inputs)}")
+        raise WrongTypeError(
+            f"squeeze needs a model with one input, this one has {len(model.inputs)}"
+        )
     for layer in squeezers:
         if not isinstance(layer, tf_keras.layers.Layer):
-            raise TypeError(f"squeezers must be tf_keras layers, got {type(layer).__name__}")
+            raise WrongTypeError(f"squeezers must be tf_keras layers, got {type(layer).__name__}")
     image = tf_keras.Input(model.input_shape[1:], name="image", dtype=model.inputs[0].dtype)
     x = image
     own = _input_quantizer(model)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.which_keras import is_keras3_model, is_tf_keras_model
 from tflite_export.ir.graph import IntegerGraph
 from tflite_export.ir.limits import DEFAULT, Limits
@@ -363,11 +364,13 @@ def as_target(
         differentiable = _is_tensorflow_callable(model)
     if differentiable:
         if not callable(model):
-            raise TypeError(f"differentiable=True needs a callable, got {type(model).__name__}")
+            raise WrongTypeError(
+                f"differentiable=True needs a callable, got {type(model).__name__}"
+            )
         return DifferentiableTarget(model, name=name, batch_size=batch_size, outputs=outputs)
     predict = model if not hasattr(model, "predict") else model.predict
     if not callable(predict):
-        raise TypeError(
+        raise WrongTypeError(
             f"cannot attack a {type(model).__name__}: give a Keras model, an IntegerTwin, the path "
             "of a .tflite file, or a function from images to logits"
         )
@@ -406,7 +409,7 @@ def _file_target(
     path: Path, name: str | None, batch_size: int, outputs: Outputs, limits: Limits
 ) -> DifferentiableTarget:
     if path.suffix != ".tflite":
-        raise TypeError(f"cannot attack the file {path}: only .tflite files are read")
+        raise WrongTypeError(f"cannot attack the file {path}: only .tflite files are read")
     if not path.is_file():
         raise FileNotFoundError(f"no such .tflite file: {path}")
     from tfdq.robustness.deployed import DeployedFile

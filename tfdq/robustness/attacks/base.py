@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.robustness.attacks.inputs import (
     checked_images_and_labels,
     checked_label_range,
@@ -517,7 +518,7 @@ def run_attack(
     defaults = spec.defaults()
     unknown = sorted(set(options) - set(defaults))
     if unknown:
-        raise TypeError(
+        raise WrongTypeError(
             f"{name} has no option {', '.join(unknown)}; it has: {', '.join(defaults) or 'none'}"
         )
     images, labels = checked_images_and_labels(x, y, limits)

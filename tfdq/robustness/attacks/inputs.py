@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.robustness.attacks.datasets import is_dataset, read_dataset
 from tfdq.robustness.attacks.ranges import Extent, as_clip, as_extent, check_broadcast, shown
 
@@ -95,7 +96,7 @@ def checked_images_and_labels(
     if images.ndim < 2 or len(images) == 0:
         raise ValueError(f"x must be a batch of at least one image, got shape {images.shape}")
     if not (np.issubdtype(images.dtype, np.floating) or np.issubdtype(images.dtype, np.integer)):
-        raise TypeError(f"x must hold numbers, got dtype {images.dtype}")
+        raise WrongTypeError(f"x must hold numbers, got dtype {images.dtype}")
     images = np.ascontiguousarray(images, dtype=np.float32)
     if not np.isfinite(images).all():
         raise ValueError("x holds NaN or infinite values; clean the images first")
@@ -135,12 +136,12 @@ def _class_numbers(y: Any, n: int) -> np.ndarray:
     if labels.ndim == 2:
         one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
         if not one_hot:
-            raise TypeError("labels of shape [n, classes] must be one-hot; got something else")
+            raise WrongTypeError("labels of shape [n, classes] must be one-hot; got something else")
         return np.argmax(labels, axis=1)
     if labels.ndim != 1:
         raise ValueError(f"labels must have shape [n] or one-hot [n, classes], got {labels.shape}")
     if not np.issubdtype(labels.dtype, np.number) or not (labels == np.floor(labels)).all():
-        raise TypeError(f"labels must be class numbers, got {labels.dtype} values")
+        raise WrongTypeError(f"labels must be class numbers, got {labels.dtype} values")
     labels = labels.astype(np.int64)
     if labels.min() < 0:
         raise ValueError(f"labels must be >= 0, got {int(labels.min())}")

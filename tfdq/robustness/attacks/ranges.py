@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.mistakes import WrongTypeError
+
 Extent = float | np.ndarray
 """A number, or float64 numbers that broadcast over an image, such as `(channels,)`."""
 
@@ -24,7 +26,7 @@ def as_extent(value: Any, name: str) -> Extent:
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(
+        raise WrongTypeError(
             f"{name} must be a number, or one for each channel, got {value!r}"
         ) from error
     if array.size == 0 or not np.isfinite(array).all():

@@ -207,16 +207,9 @@ def _before_activation(wrapper: QuantizeWrapper, inputs: Any) -> tf.Tensor:
     if is_lean(wrapper):
         return before_activation(wrapper, inputs)
     layer = wrapper.layer
-    takes_kernel = wrapper.kernel_quantizer is not None
-    activation = getattr(layer, "fused_activation", None)
-    if takes_kernel:
-        layer.use_kernel(wrapper.kernel_quantizer(layer.trained_kernel, False, {}))
-    if activation is not None:
-        layer.fused_activation = "linear"
-    try:
-        return layer(inputs, training=False)
-    finally:
-        if activation is not None:
-            layer.fused_activation = activation
-        if takes_kernel:
-            layer.use_kernel(None)
+    if wrapper.kernel_quantizer is not None:
+        kernel = wrapper.kernel_quantizer(layer.trained_kernel, False, {})
+        return layer.before_activation(inputs, False, kernel)
+    if hasattr(layer, "before_activation"):
+        return layer.before_activation(inputs, False)
+    return layer(inputs, training=False)

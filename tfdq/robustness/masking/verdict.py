@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from tfdq.mistakes import UnknownNameError
 from tfdq.robustness.json_files import naming
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.verdict import Verdict, verdict_of
@@ -150,7 +151,9 @@ class MaskingAudit:
         for check in self.checks:
             if check.name == name:
                 return check
-        raise KeyError(f"no check {name!r}; there are {[check.name for check in self.checks]}")
+        raise UnknownNameError(
+            f"no check {name!r}; there are {[check.name for check in self.checks]}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as plain data."""
