@@ -93,7 +93,7 @@ class FusedKernel(_Activated):
         return self.batch_norm is not None and self.batch_norm.trainable
 
     def use_kernel(self, kernel: tf.Tensor | None) -> None:
-        """Set the kernel for tfmot's wrapper, which cannot give a call one; None: the trained one."""
+        """Set the kernel for a wrapper of tfmot, which gives a call none; None: the trained one."""
         self._present_kernel = kernel
 
     @property

@@ -17,15 +17,19 @@ from tflite_export.ir.graph import IntegerGraph, Tensor
 from tflite_export.ir.limits import DEFAULT, UNLIMITED, Limits
 from tflite_export.runtime.all_outputs import expose
 from tflite_export.runtime.interpreter import Interpreter
+from tflite_export.twin.integer_twin import IntegerTwin
 
 if TYPE_CHECKING:
     from tfdq.description import TrainedModel
     from tflite_export.lowering.lower import Lowered
 
-_BATCH = 32
+_BATCH = 64
 _CHUNK = 1 << 20
-_TWIN_BYTES = 8
-"""Bytes that the twin and its comparison hold for one byte of an activation."""
+_TWIN_BYTES = 3
+"""Bytes that are held for one byte of an activation, its readers' padding and windows counted.
+
+The twin and the trained layers hold a float32 each; padding and windows come and go.
+"""
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,10 @@ def verify(
     source, limits = (content, UNLIMITED) if isinstance(content, bytes) else (tflite, limits)
     graph = validate(source, limits)
     pairing = None if model is None else _paired(model, graph)
-    return compare(load(source), graph, pairing, x, layers=layers, kernels=kernels, threads=threads)
+    found, _ = compare(
+        load(source), graph, pairing, x, layers=layers, kernels=kernels, threads=threads
+    )
+    return found
 
 
 def _paired(model: Any, graph: IntegerGraph) -> Pairing:
@@ -211,7 +218,8 @@ def compare(
     layers: bool = True,
     kernels: Sequence[str] = ("default", "builtin", "reference"),
     threads: int = 1,
-) -> ParityReport:
+    twin: IntegerTwin | None = None,
+) -> tuple[ParityReport, list[np.ndarray]]:
     """`verify` for a file that has been checked already.
 
     Args:
@@ -222,17 +230,24 @@ def compare(
         layers: as for `verify`.
         kernels: as for `verify`.
         threads: as for `verify`.
+        twin: the twin of the graph for the runtime's first kernel set; None: it is made here.
 
     Returns:
-        The report.
+        The report, and the twin's integers of each output.
 
     Raises:
         ValueError: ``x`` is empty or of a wrong shape.
     """
-    from tflite_export.twin.integer_twin import IntegerTwin
-
+    batch_size = samples_at_once(graph, _BATCH, _TWIN_BYTES)
     interpreters = [
-        Interpreter(content, kernels=name, threads=threads, batch_size=_BATCH, limits=UNLIMITED)
+        Interpreter(
+            content,
+            kernels=name,
+            threads=threads,
+            batch_size=batch_size,
+            limits=UNLIMITED,
+            graph=graph,
+        )
         for name in kernels
     ]
     first = interpreters[0]
@@ -245,12 +260,13 @@ def compare(
             raise ValueError(
                 f"output {tensor.name!r} is computed in floats: no integers to compare"
             )
-    twin = IntegerTwin(graph, kernels=first.kernel_set)
+    if twin is None or twin.kernels != first.kernel_set:
+        twin = IntegerTwin(graph, kernels=first.kernel_set)
     tally = _Tally()
+    computed: list[list[np.ndarray]] = [[] for _ in graph.outputs]
     exposed = expose(first) if layers else None
     names = {interpreter: _named(interpreter) for interpreter in interpreters}
     single = len(feeds) == 1
-    batch_size = samples_at_once(graph, _BATCH, _TWIN_BYTES)
     for start in range(0, len(feeds[0]), batch_size):
         part = [feed[start : start + batch_size] for feed in feeds]
         batch: Any = part[0] if single else part
@@ -260,6 +276,7 @@ def compare(
         for position, index in enumerate(graph.outputs):
             tensor = graph.tensors[graph.integer_output(index)]
             ours = activations[graph.integer_output(index)]
+            computed[position].append(ours)
             trained = None if outputs is None else quantize(outputs[position], tensor)
             if trained is not None:
                 tally.add(("model", "twin", tensor.name), trained, ours, top1=True)
@@ -279,7 +296,7 @@ def compare(
                 tally.add(("model", "twin", tensor.name), trained, ours, layer=True)
     notes = () if exposed is not None or not layers else (_NO_LAYERS,)
     runtime = f"{first.runtime} {first.version}"
-    return ParityReport(
+    report = ParityReport(
         len(feeds[0]),
         first.kernel_set,
         runtime,
@@ -287,6 +304,7 @@ def compare(
         tally.rows(layer=True),
         notes,
     )
+    return report, [np.concatenate(parts) for parts in computed]
 
 
 _NO_LAYERS = "the runtime was not compared layer by layer: that needs ai-edge-litert"
@@ -320,8 +338,10 @@ class _Tally:
             same, total = int((left.argmax(-1) == right.argmax(-1)).sum()), len(left)
         row = self.counts.setdefault((layer, key), [0, 0, 0, 0, 0])
         flat = left.reshape(-1), right.reshape(-1)
+        # The difference of two bytes fits into 16 bits.
+        wide = np.int16 if left.itemsize == right.itemsize == 1 else np.int64
         for start in range(0, left.size, _CHUNK):
-            ours, theirs = (part[start : start + _CHUNK].astype(np.int64) for part in flat)
+            ours, theirs = (part[start : start + _CHUNK].astype(wide) for part in flat)
             difference = np.abs(ours - theirs)
             row[0] += int((difference == 0).sum())
             row[1] += difference.size

@@ -75,6 +75,7 @@ def expose(interpreter: Interpreter) -> Exposed | None:
         batch_size=interpreter.batch_size,
         runtime=interpreter.runtime,
         limits=UNLIMITED,
+        graph=shown,
     )
     return Exposed(loaded, indices)
 

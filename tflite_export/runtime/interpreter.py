@@ -57,6 +57,7 @@ class Interpreter:
         trusted: skip the check that every operator is in this package's set, for a file another
             tool made and you trust. The structure of the file is checked all the same.
         limits: what the file may cost; of a trusted file only what it unpacks to is limited.
+        graph: what the file holds, where that was read and checked before; it is not read again.
 
     Raises:
         ValueError: for a damaged file, one that costs more than its limits, an operator outside the
@@ -77,6 +78,7 @@ class Interpreter:
         batch_size: int = 64,
         trusted: bool = False,
         limits: Limits = DEFAULT,
+        graph: IntegerGraph | None = None,
     ) -> None:
         check_threads(threads)
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -86,7 +88,7 @@ class Interpreter:
         self.content = load(model)
         self._source = model if isinstance(model, str | Path) else None
         self.limits = limits
-        self.graph = _checked(model, self.content, trusted, limits)
+        self.graph = _checked(model, self.content, trusted, limits) if graph is None else graph
         self.batch_size = batch_size if trusted else samples_at_once(self.graph, batch_size)
         self.threads = threads
         self._module, self.runtime, self.version = find_runtime(runtime)

@@ -304,7 +304,7 @@ def test_an_image_that_stands_costs_what_the_attack_says(name, target, sample):
         assert (result.gradients == cost.gradients).all()
         # The clean and the final verdict are a query each; a search asks nothing twice.
         assert (result.queries - 2 <= cost.queries).all()
-        assert result.queries.max() - 2 >= 0.5 * cost.queries
+        assert result.queries.max() - 2 >= 0.4 * cost.queries
 
 
 def test_what_an_attack_needs_and_a_model_has_not(float_model):
