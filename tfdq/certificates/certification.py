@@ -16,7 +16,7 @@ from tfdq.certificates.interval_certificate import interval_certificate
 from tfdq.certificates.margin import lipschitz_certificate
 from tfdq.certificates.norm_cost import check_norms
 from tfdq.certificates.smoothing import Predict, SmoothingSettings, randomized_smoothing
-from tfdq.quantization.graph import read_graph
+from tfdq.quantization.model import is_quantized
 from tflite_export.files.cost import samples_at_once
 from tflite_export.ir.graph import IntegerGraph
 from tflite_export.ir.limits import DEFAULT, UNLIMITED, Limits
@@ -90,7 +90,7 @@ def certify(
     if norm not in get_args(Norm):
         raise ValueError(f"norm must be 'l2' or 'linf', got {norm!r}")
     if method is None:
-        quantized = not isinstance(model, tf_keras.Model) or _is_quantized(model)
+        quantized = not isinstance(model, tf_keras.Model) or is_quantized(model)
         method = "interval" if norm == "linf" and quantized else "lipschitz"
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
@@ -115,16 +115,11 @@ def certify(
     return found if norm == "l2" else _in_linf(found, check_examples(x, y)[0])
 
 
-def _is_quantized(model: tf_keras.Model) -> bool:
-    """Tell whether a model was made by ``tfdq.quantize_model``."""
-    return any(hasattr(node.layer, "output_grid") for node in read_graph(model).nodes)
-
-
 def _as_graph(model: Any, limits: Limits) -> IntegerGraph:
     """Return the integer graph of whatever has one."""
     from tflite_export.twin.integer_twin import graph_of
 
-    if isinstance(model, tf_keras.Model) and not _is_quantized(model):
+    if isinstance(model, tf_keras.Model) and not is_quantized(model):
         raise ValueError(
             f"model {model.name!r} is a float model: interval bounds are of integers. Quantize it "
             "(tfdq.quantize_model), or use method='lipschitz'"

@@ -10,6 +10,7 @@ from keras import ops
 from tfdq.calibration_images import calibration_batches
 from tfdq.keras3.layer_kinds.base import Estimates, estimates, observing
 from tfdq.keras3.quantized_model import QuantizedModel
+from tfdq.mistakes import WrongTypeError
 
 
 def calibrate(
@@ -39,7 +40,7 @@ def calibrate(
             or there is no BatchNormalization to estimate.
     """
     if not isinstance(model, QuantizedModel):
-        raise TypeError(
+        raise WrongTypeError(
             f"expected a model of tfdq.keras3.quantize_model, got {type(model).__name__}"
         )
     if batch_norm:

@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from tfdq.mistakes import WrongTypeError
+
 
 @dataclass(frozen=True)
 class Node:
@@ -88,7 +90,7 @@ def functional(model: Any) -> Any:
         ValueError: it is subclassed, or not built.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(
+        raise WrongTypeError(
             f"expected a Functional or Sequential model of Keras 3, got {type(model).__name__}"
         )
     if isinstance(model, keras.Sequential):

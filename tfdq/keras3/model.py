@@ -27,6 +27,7 @@ from tfdq.keras3.quantized_model import QuantizedModel
 from tfdq.keras3.ranges import RangeSettings
 from tfdq.keras3.settings import ActivationRange, BetaSchedule, LayerBits, Placement, Settings
 from tfdq.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
+from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.singular_values import SingularValue
 
 
@@ -132,7 +133,7 @@ def quantize_model(
         skip=frozenset([skip] if isinstance(skip, str) else skip),
     )
     if type(model).__module__.partition(".")[0] == "tf_keras":
-        raise TypeError(
+        raise WrongTypeError(
             f"{model.name!r} is a tf_keras model; quantize it with tfdq.quantize_model, or build "
             "it with keras"
         )

@@ -13,6 +13,7 @@ from tfdq.grid import nudged_grid, zero_aligned_range
 from tfdq.keras3.penalty import NAMES
 from tfdq.keras3.ranges import RangeSettings
 from tfdq.lagging_statistics import QUICK_MOMENTUM
+from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.singular_values import SingularValue, check_target, default_target
 
 Placement = Literal["kernel", "folded", "deployed"]
@@ -184,7 +185,7 @@ class Settings:
         if self.beta_schedule is None:
             return
         if not callable(self.beta_schedule):
-            raise TypeError(
+            raise WrongTypeError(
                 "beta_schedule must be a schedule of keras.optimizers.schedules, such as "
                 "PolynomialDecay(0.0, 1000, 2e-3) for a warm-up, or a registered function of the "
                 f"step, got {self.beta_schedule!r}"

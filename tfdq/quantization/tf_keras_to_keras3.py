@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.quantization.graph import Graph, Node, read_graph
 from tfdq.quantization.keras3_layers import SAME_NAMED, UnsupportedError
 from tfdq.which_keras import is_tf_keras_model
@@ -62,7 +63,7 @@ def to_keras3(model: Any, rtol: float = 1e-5) -> keras.Model:
             layers can't cross (all are listed), or outputs differ.
     """
     if not is_tf_keras_model(model):
-        raise TypeError(
+        raise WrongTypeError(
             f"expected a tf_keras model, got {type(model).__module__}.{type(model).__name__}"
         )
     if keras.backend.backend() != "tensorflow":

@@ -339,7 +339,7 @@ class _Tally:
         row = self.counts.setdefault((layer, key), [0, 0, 0, 0, 0])
         flat = left.reshape(-1), right.reshape(-1)
         # The difference of two bytes fits into 16 bits.
-        wide = np.int16 if left.itemsize == right.itemsize == 1 else np.int64
+        wide: Any = np.int16 if left.itemsize == right.itemsize == 1 else np.int64
         for start in range(0, left.size, _CHUNK):
             ours, theirs = (part[start : start + _CHUNK].astype(wide) for part in flat)
             difference = np.abs(ours - theirs)
