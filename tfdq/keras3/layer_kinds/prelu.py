@@ -31,7 +31,6 @@ from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tfdq.keras3.settings import LINEAR_BITS
 from tflite_export.ir.graph import INTEGER_RANGES
 from tflite_export.lowering import lower
-from tflite_export.lowering.grids import Target
 
 _VALUES = 256
 _SMALLEST_SLOPE = 2.0**-8
@@ -55,11 +54,11 @@ def lower_sloped(call: lower.Call) -> int:
     assembler, label, slopes = call.assembler, call.label, call.computation.slopes
     low, high = INTEGER_RANGES["int8"]
     step = assembler.grid(call.source).scale
-    above = assembler.rescale(call.source, Target(step, low), label)
-    below = assembler.rescale(call.source, Target(step, high), label)
+    above = assembler.rescale(call.source, Grid(step, low), label)
+    below = assembler.rescale(call.source, Grid(step, high), label)
     largest = step * max(float(np.abs(slopes).max()), _SMALLEST_SLOPE)
     # Slopes of both signs take twice the range.
-    goal = Target(largest, high) if (slopes >= 0).all() else Target(2 * largest, 0)
+    goal = Grid(largest, high) if (slopes >= 0).all() else Grid(2 * largest, 0)
     sloped = assembler.rescale(below, goal, label, slopes)
     return assembler.add([(above, 1.0), (sloped, 1.0)], call.target, label)
 
