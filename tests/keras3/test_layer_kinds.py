@@ -200,6 +200,12 @@ class TestAveragePooling2DWithCutWindows(LayerContract):
         assert np.abs(found - wanted).max() <= self.tolerance * np.abs(wanted).max()
 
 
+class TestAveragePooling2DOfTwoStrides(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.AveragePooling2D((1, 2))(L.ReLU()(image))
+        return L.AveragePooling2D((3, 2), strides=(2, 1))(x)
+
+
 class TestAveragePooling2DOfTheWholeImage(LayerContract):
     def build(self, image: Any) -> Any:
         return L.AveragePooling2D(8)(image)

@@ -19,7 +19,8 @@ class Behaviour:
     Attributes:
         outputs: in inference mode.
         zeros: share of the outputs that are 0 in training mode, which Dropout makes.
-        moving: moving means and variances after one call in training mode, sorted.
+        moving: sum of the magnitudes of each moving mean and variance, after one call in training
+            mode, sorted.
         losses: sum of ``model.losses``.
         trainable: sizes of the trainable weights, sorted.
         frozen: sizes of the others, without those of quantizers, sorted.
@@ -70,13 +71,14 @@ def behaviour(model: Any, x: np.ndarray) -> Behaviour:
         constrained.append(
             float(np.sum(np.asarray(twos if constraint is None else constraint(twos))))
         )
-    quantizers = ("_low", "_high", "_seen", "seed_generator")
+    quantizers = ("_low", "_high", "_seen", "seed_generator", "deployed_")
     for weight in model.non_trainable_weights:
         path = getattr(weight, "path", weight.name)
         if not any(part in path for part in quantizers):
             frozen.append(int(np.prod(weight.shape)))
     trained = np.asarray(model(x, training=True))
-    moving = [np.asarray(w).sum() for w in model.weights if "moving" in getattr(w, "path", w.name)]
+    paths = [(getattr(w, "path", w.name), np.asarray(w)) for w in model.weights]
+    moving = [np.abs(values).sum() for path, values in paths if "moving" in path]
     return Behaviour(
         outputs,
         float(np.mean(trained == 0)),

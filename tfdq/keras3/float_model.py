@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import keras
+
 from tfdq.keras3.graph import Graph, Node
 
 
@@ -41,6 +43,12 @@ def _layer_problem(node: Node) -> str | None:
             f"weights of type {', '.join(sorted(wide))}; build it with float32 weights, as "
             "under the policies float32, mixed_bfloat16 and mixed_float16"
         )
+    unknown = _unregistered(layer)
+    if unknown is not None:
+        return (
+            f"its {unknown} cannot be made again from its configuration, as a saved model needs: "
+            "register it with keras.saving.register_keras_serializable"
+        )
     alone = [v.name for v in getattr(layer, "_trainable_variables", ()) if not v.trainable]
     if getattr(layer, "trainable", False) and alone:
         return f"its {' and '.join(alone)} alone is not trainable; set trainable of the layer"
@@ -50,3 +58,16 @@ def _layer_problem(node: Node) -> str | None:
 def _is_seed(weight: Any) -> bool:
     """Return whether a variable is the state of a random generator."""
     return "seed_generator" in weight.path
+
+
+def _unregistered(layer: Any) -> str | None:
+    """Return the name of a regularizer or a constraint that Keras does not find again, or None."""
+    kinds = {"_regularizer": keras.regularizers, "_constraint": keras.constraints}
+    for name, value in vars(layer).items():
+        for ending, kind in kinds.items():
+            if value is not None and name.endswith(ending):
+                try:
+                    kind.get(kind.serialize(value))
+                except (TypeError, ValueError, NotImplementedError):
+                    return name
+    return None

@@ -54,6 +54,8 @@ def holds_quantized_keras3(path: str | Path) -> bool:
 
 def is_keras3_file(path: str | Path) -> bool:
     """Tell whether a file is a `.keras` archive written by Keras 3 (tf_keras writes them too)."""
+    if not Path(path).is_file():
+        return False
     try:
         with zipfile.ZipFile(path) as archive, archive.open("metadata.json") as stored:
             metadata = json.loads(stored.read(_LARGEST_METADATA))

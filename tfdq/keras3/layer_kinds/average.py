@@ -111,6 +111,19 @@ class QuantizedAveragePooling2D(_Average):
 
     def sums(self, q: Any) -> Any:
         """Return the sum of each window."""
+        if self.strides[0] != self.strides[1]:
+            # TensorFlow's depthwise convolutions have one stride: each channel is an image.
+            _, height, width, channels = q.shape
+            images = ops.reshape(ops.transpose(q, (0, 3, 1, 2)), (-1, height, width, 1))
+            sums = ops.conv(
+                images,
+                ops.ones((*self.pool_size, 1, 1)),
+                strides=self.strides,
+                padding=self.padding,
+                data_format="channels_last",
+            )
+            by_channel = ops.reshape(sums, (-1, channels, *sums.shape[1:3]))
+            return ops.transpose(by_channel, (0, 2, 3, 1))
         return ops.depthwise_conv(
             q,
             ops.ones((*self.pool_size, self._channels, 1)),

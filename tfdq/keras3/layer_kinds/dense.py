@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfdq.description import Computation, Dense, Shape
+from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.base import register
 from tfdq.keras3.layer_kinds.kernel import (
     KernelLayer,
@@ -18,7 +19,7 @@ from tfdq.keras3.layer_kinds.kernel import (
     load_kernel,
 )
 from tfdq.keras3.layer_kinds.registry import Kind, Request, register_kind
-from tfdq.keras3.layer_kinds.sequence import dense_parts
+from tfdq.keras3.layer_kinds.sequence import axes_problem, dense_parts
 from tflite_export.ir.graph import Operator
 
 
@@ -75,11 +76,16 @@ def _dense(request: Request) -> QuantizedDense:
     )
 
 
+def _problem(node: Node) -> str | None:
+    on_pixels = len(node.shape) > 2
+    return convolution_problem(node) or (axes_problem(node.layer) if on_pixels else None)
+
+
 register_kind(
     Kind(
         (keras.layers.Dense,),
         _dense,
-        convolution_problem,
+        _problem,
         role="kernel",
         takes_in=("norm", "activation"),
         load=load_kernel,

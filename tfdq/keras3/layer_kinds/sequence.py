@@ -20,6 +20,12 @@ from tfdq.keras3.layer_kinds.scaling import Scaling
 from tfdq.keras3.layer_kinds.shape import quantized_reshape
 
 Parts = list[keras.layers.Layer]
+_OF_EACH_WEIGHT = (
+    keras.constraints.NonNeg,
+    keras.regularizers.L1,
+    keras.regularizers.L2,
+    keras.regularizers.L1L2,
+)
 
 
 @register
@@ -70,12 +76,20 @@ def _like(node: Node, kind: type[keras.layers.Layer], **changes: Any) -> keras.l
     config = {**layer.get_config(), **changes, "dtype": "float32"}
     made: Any = kind.from_config(config)
     made.trainable = layer.trainable
+    _say_likewise(layer, made)
     if layer.weights:
         kernels = [ops.convert_to_numpy(weight) for weight in layer.weights]
         made.build((None, None, None, node.arguments[0].shape[-1]))
         # A bias has one axis, and a kernel gets that of the rows.
         made.set_weights([w if w.ndim == 1 else w.reshape((1, *w.shape)) for w in kernels])
     return made
+
+
+def _say_likewise(layer: Any, made: Any) -> None:
+    """Give a layer the functions of another, which a configuration knows by their names only."""
+    for name in vars(layer):
+        if name == "activation" or name.endswith(("_regularizer", "_constraint")):
+            setattr(made, name, getattr(layer, name))
 
 
 def _row(window: Any) -> tuple[int, int]:
@@ -163,6 +177,7 @@ def dense_parts(node: Node) -> Parts | None:
         trainable=layer.trainable,
         **{name: config[name] for name in ("activation", "use_bias", *regularized)},
     )
+    _say_likewise(layer, made)
     inputs = node.arguments[0].shape[-1]
     made.build((None, None, None, inputs))
     kernel, *bias = (ops.convert_to_numpy(weight) for weight in layer.weights)
@@ -176,9 +191,24 @@ def _between_shapes(node: Node, parts: Parts) -> Parts:
     return [AsImage(name=f"{name}_image"), *parts, AsSequence(name=name)]
 
 
+def axes_problem(layer: Any) -> str | None:
+    """Return what of a layer may depend on the axes of its kernel, which gets more, or None."""
+    for name, value in vars(layer).items():
+        of_kernel = name.endswith(("_regularizer", "_constraint")) and not name.startswith(
+            ("bias", "activity")
+        )
+        if of_kernel and not isinstance(value, (type(None), *_OF_EACH_WEIGHT)):
+            known = ", ".join(kind.__name__ for kind in _OF_EACH_WEIGHT)
+            return (
+                f"its {name}, {type(value).__name__}, may depend on the axes of the kernel, which "
+                f"becomes that of a Conv2D; use one of {known}, or the layer on images"
+            )
+    return None
+
+
 def _problem(node: Node) -> str | None:
     layer = node.layer
-    problem = channels_problem(layer)
+    problem = channels_problem(layer) or axes_problem(layer)
     if problem is None and getattr(layer, "activity_regularizer", None) is not None:
         return "an activity_regularizer, which acts on a result that is folded away"
     return problem
