@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -145,3 +146,12 @@ def test_target_of_the_exact_penalty_is_the_convolutions_own() -> None:
     )
     assert default == one
     assert default[0] != third[0]
+
+
+def test_a_keras_3_model_has_another_schedule() -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = tfdq.quantize_model(model)
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 4), np.float32), np.ones((4, 3), np.float32)
+    with pytest.raises(TypeError, match=r"Keras 3 model.* give tfdq\.quantize_model a beta"):
+        model.fit(x, y, callbacks=[PenaltySchedule(lambda epoch: 0.1)], verbose=0)

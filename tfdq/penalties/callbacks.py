@@ -11,10 +11,21 @@ import tf_keras
 from tfdq.penalties.kernel_layers import has_kernel, unwrap
 from tfdq.penalties.regularizers import KernelRegularizer, kernel_matrix
 from tfdq.penalties.schedules import Schedule
+from tfdq.which_keras import is_keras3_model
 
 
 def _layers(model: tf_keras.Model) -> list[tf_keras.layers.Layer]:
-    """Return a model's layers, those inside wrappers and nested models too, in a fixed order."""
+    """Return a model's layers, those inside wrappers and nested models too, in a fixed order.
+
+    Raises:
+        TypeError: it is a Keras 3 model.
+    """
+    if is_keras3_model(model):
+        raise TypeError(
+            f"{model.name!r} is a Keras 3 model, and the callbacks of tfdq.penalties work on "
+            "tf_keras models: for the penalty's weight give tfdq.quantize_model a beta_schedule, "
+            "or quantize tfdq.from_keras3(model)"
+        )
     return [module for module in model.submodules if isinstance(module, tf_keras.layers.Layer)]
 
 
