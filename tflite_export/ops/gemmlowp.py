@@ -1,4 +1,4 @@
-"""Exponential, logistic function and tanh in fixed point, as the reference kernels compute them.
+"""Exponential, softmax, logistic function and tanh in fixed point, as reference kernels compute.
 
 The arithmetic is that of gemmlowp (``fixedpoint/fixedpoint.h``): raw 32-bit numbers with a number
 of integer bits, products that round half away from zero. Arrays are int64 that hold 32-bit values.
@@ -18,8 +18,8 @@ _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 _EXPONENTIALS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
 _EXP_OF_MINUS_EIGHTH = 1895147668
 _THIRD = 715827883
-# 48/17 and -32/17 with two integer bits: the line that starts Newton's division.
-_DIVISION_START = (1515870810, -1010580540)
+DIVISION_START = (1515870810, -1010580540)
+"""48/17 and -32/17 with two integer bits: the line that starts Newton's division."""
 
 
 def _product(a: np.ndarray, b: np.ndarray | int) -> np.ndarray:
@@ -68,7 +68,7 @@ def exponential(a: np.ndarray, integer_bits: int) -> np.ndarray:
 def _twice_inverse(a: np.ndarray) -> np.ndarray:
     """Return ``2 / (1 + a)`` with two integer bits; ``a`` in [0, 1] has none."""
     half_denominator = _half_sum_with_one(a)
-    x = _DIVISION_START[0] + _product(half_denominator, _DIVISION_START[1])
+    x = DIVISION_START[0] + _product(half_denominator, DIVISION_START[1])
     for _ in range(3):
         error = (1 << 29) - _product(half_denominator, x)
         x = x + _shifted(_product(x, error), 2)
@@ -112,3 +112,44 @@ def tanh(centred: np.ndarray, scale: np.float32) -> np.ndarray:
     """Return 128 times the tanh of scaled integers, rounded."""
     raw, beyond = _sixteenths(centred, scale)
     return np.where(beyond, np.where(centred > 0, 128, -128), _shifted(_tanh(raw), -24))
+
+
+def softmax_exponentials(scale: float) -> np.ndarray:
+    """Return ``exp(-scale * d)`` for the distances ``d = 0..255``, with no integer bits, int64.
+
+    What lies beyond the five integer bits of the exponent is 0.
+
+    Args:
+        scale: the logits' step times the factor in front of them.
+    """
+    multiplier, shift = fixed_point(min(scale * 2.0**26, 2.0**31 - 1))
+    radius = int(np.floor((2**5 - 1) * 2.0 ** (31 - 5) / 2.0**shift))
+    distances = np.arange(256)
+    inside = distances <= radius
+    raw = _product(-np.where(inside, distances, 0) << shift, multiplier)
+    return np.where(inside, exponential(raw, 5), 0)
+
+
+def for_sum(exponentials: np.ndarray) -> np.ndarray:
+    """Return exponentials as the summands of `softmax`, with twelve integer bits."""
+    return _shifted(exponentials, -12)
+
+
+MOST_CLASSES = 2**12 - 1
+"""Sums of more summands might not have room in twelve integer bits."""
+
+
+def softmax(exponentials: np.ndarray) -> np.ndarray:
+    """Return 256 times the shares that exponentials have in their sum, rounded.
+
+    Args:
+        exponentials: of `softmax_exponentials`, classes last.
+    """
+    total = for_sum(exponentials).sum(axis=-1, keepdims=True)
+    bits = np.frexp(total.astype(np.float64))[1]
+    reciprocal = _shifted(_twice_inverse((total << (32 - bits)) - 2**31), 1)
+    product = _product(reciprocal, exponentials)
+    # The sum was divided by 2**(bits - 20) of its unit; 23 more bits leave multiples of 1/256.
+    right = bits - 20 + 23
+    mask = (np.int64(1) << right) - 1
+    return (product >> right) + ((product & mask) > (mask >> 1) + (product < 0))

@@ -6,7 +6,7 @@ import numpy as np
 
 from tflite_export.ir.graph import INTEGER_RANGES, Operator, Softmax, Tensor
 from tflite_export.ir.schema import OperatorSchema, OptionField
-from tflite_export.ops import spec
+from tflite_export.ops import gemmlowp, spec
 from tflite_export.ops.checks import operands_of, quantized_or_float, require
 
 _SMALLEST_LOGIT_STEP = 2.0**-25
@@ -46,12 +46,32 @@ def softmax_table(scale: np.float32, beta: float) -> np.ndarray:
     return np.exp((factor * distances).astype(np.float64)).astype(np.float32)
 
 
+def fixed_point_table(step: spec.Step) -> np.ndarray:
+    """The same as the reference kernels have it: int64, in fixed point.
+
+    Raises:
+        ValueError: there are more classes than their sums have room for.
+    """
+    options, source = step.operator.options, step.inputs[0]
+    assert isinstance(options, Softmax)
+    if source.shape[-1] > gemmlowp.MOST_CLASSES:
+        raise ValueError(
+            f"operator SOFTMAX, which computes {step.output.name!r}: the sums of "
+            f"{source.shape[-1]} classes may overflow in the reference kernels; take the kernels "
+            "'default' or 'builtin'"
+        )
+    return gemmlowp.softmax_exponentials(float(source.scale) * float(np.float32(options.beta)))
+
+
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
     options = step.operator.options
     assert isinstance(options, Softmax)
-    table = softmax_table(step.inputs[0].scale, options.beta)
     values = operands[0].astype(np.int64)
-    weights = table[values.max(axis=-1, keepdims=True) - values]
+    distances = values.max(axis=-1, keepdims=True) - values
+    if step.kernels.divides:
+        return step.finish(gemmlowp.softmax(fixed_point_table(step)[distances]))
+    table = softmax_table(step.inputs[0].scale, options.beta)
+    weights = table[distances]
     total = np.zeros(weights.shape[:-1], np.float32)
     for channel in range(weights.shape[-1]):
         total += weights[..., channel]
