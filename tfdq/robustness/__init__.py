@@ -20,13 +20,13 @@ if TYPE_CHECKING:
         run_attack,
         smooth_surrogate,
     )
-    from tfdq.robustness.catastrophic_overfitting import (
-        CatastrophicOverfittingMonitor,
+    from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMonitor
+    from tfdq.robustness.evaluation import SUITES, evaluate
+    from tfdq.robustness.masking import AuditThresholds, MaskingAudit, audit
+    from tfdq.robustness.overfitting_watch import (
         CatastrophicOverfittingWarning,
         GradientMaskingWarning,
     )
-    from tfdq.robustness.evaluation import SUITES, evaluate
-    from tfdq.robustness.masking import AuditThresholds, MaskingAudit, audit
     from tfdq.robustness.report import RobustnessReport
     from tfdq.robustness.squeezing import BitDepthSqueeze, MedianSqueeze, squeeze
     from tfdq.robustness.targets import Target, as_target
@@ -40,9 +40,9 @@ _HOME = {
     "AuditThresholds": "tfdq.robustness.masking",
     "BitDepthSqueeze": "tfdq.robustness.squeezing",
     "CatastrophicOverfittingMonitor": "tfdq.robustness.catastrophic_overfitting",
-    "CatastrophicOverfittingWarning": "tfdq.robustness.catastrophic_overfitting",
+    "CatastrophicOverfittingWarning": "tfdq.robustness.overfitting_watch",
     "ErrorAmplification": "tfdq.robustness.amplification",
-    "GradientMaskingWarning": "tfdq.robustness.catastrophic_overfitting",
+    "GradientMaskingWarning": "tfdq.robustness.overfitting_watch",
     "MaskingAudit": "tfdq.robustness.masking",
     "MedianSqueeze": "tfdq.robustness.squeezing",
     "RobustnessReport": "tfdq.robustness.report",

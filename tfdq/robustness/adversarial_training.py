@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from tfdq.mistakes import WrongTypeError
 from tfdq.quantization.wrapper import penalties_together
-from tfdq.robustness.attacks.ranges import Extent, as_clip, as_extent, as_json, largest, shown
-from tfdq.robustness.catastrophic_overfitting import (
-    CatastrophicOverfittingMonitor,
-    monitor_examples,
-)
+from tfdq.robustness.attacks.ranges import as_extent, as_json
+from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMonitor
+from tfdq.robustness.overfitting_watch import monitor_examples
+from tfdq.robustness.training_attacks import checked_settings
+from tfdq.which_keras import is_keras3_model
 
-TRAINING_ATTACKS = ("r+fgsm", "fgsm", "pgd")
 _GRADIENT_SCALE = 128.0
 
 
@@ -44,7 +42,9 @@ class AdversarialTraining(tf_keras.Model):
     `catastrophic_overfitting` and `gradient_masking`.
 
     Args:
-        model: The tf_keras model to train, float or quantized; it is trained in place.
+        model: The model to train, float or quantized; it is trained in place. Of a Keras 3 model
+            `tfdq.robustness.keras3_adversarial_training.Keras3AdversarialTraining` is made, a Keras
+            3 model, with the same arguments.
         attack: `"r+fgsm"`, `"fgsm"` or `"pgd"`, in the L_inf norm.
         eps: Radius in input units, > 0; `8/255` for images in [0, 1]; or one for each channel.
         ratio: Share of each batch that is perturbed, in (0, 1]. The batches must be shuffled.
@@ -64,7 +64,7 @@ class AdversarialTraining(tf_keras.Model):
 
     Raises:
         ValueError: If an argument is out of range.
-        TypeError: If `model` is not a tf_keras model.
+        TypeError: If `model` is no model of either Keras.
 
     Example:
         >>> trainer = AdversarialTraining(qat, attack="r+fgsm", eps=8 / 255)
@@ -75,6 +75,14 @@ class AdversarialTraining(tf_keras.Model):
     Source: Goodfellow et al. 2015 (FGSM), Tramer et al. 2018 (R+FGSM, label leaking and masking),
     Madry et al. 2018 (PGD), Kurakin et al. 2017 (mixed batches).
     """
+
+    def __new__(cls, model: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Return a trainer of the Keras that the model is of."""
+        if is_keras3_model(model):
+            from tfdq.robustness.keras3_adversarial_training import Keras3AdversarialTraining
+
+            return Keras3AdversarialTraining(model, *args, **kwargs)
+        return super().__new__(cls, model, *args, **kwargs)
 
     def __init__(
         self,
@@ -90,10 +98,10 @@ class AdversarialTraining(tf_keras.Model):
     ) -> None:
         if not isinstance(model, tf_keras.Model):
             raise WrongTypeError(
-                f"model must be a tf_keras model, got {type(model).__module__}."
-                f"{type(model).__name__}; tfdq.from_keras3 makes one of a Keras 3 model"
+                f"model must be a tf_keras or Keras 3 model, got {type(model).__module__}."
+                f"{type(model).__name__}"
             )
-        radius, limits = _checked_settings(attack, eps, ratio, clip, steps, step_size)
+        radius, limits = checked_settings(attack, eps, ratio, clip, steps, step_size)
         super().__init__(**{"name": f"adversarial_{model.name}", **kwargs})
         self.model = model
         self.attack = attack
@@ -306,29 +314,3 @@ def _right(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     else:
         labels = tf.reshape(tf.cast(y, tf.int64), [-1])
     return tf.cast(tf.equal(labels, tf.argmax(outputs, axis=-1)), tf.float32)
-
-
-def _checked_settings(
-    attack: str, eps: Any, ratio: float, clip: Sequence[Any], steps: int, step_size: Any
-) -> tuple[Extent, tuple[Extent, Extent]]:
-    """Return radius and range, or raise a ValueError that names what is out of range."""
-    if attack not in TRAINING_ATTACKS:
-        raise ValueError(f"attack must be one of {TRAINING_ATTACKS}, got {attack!r}")
-    limits = as_clip(clip)
-    width = np.subtract(limits[1], limits[0])
-    radius = as_extent(eps, "eps")
-    if np.min(radius) < 0 or largest(radius) == 0 or np.any(radius > width):
-        raise ValueError(
-            f"eps is in input units and must lie in (0, {largest(width):g}] for inputs in "
-            f"({shown(limits[0])}, {shown(limits[1])}), e.g. 8/255 of the range; got "
-            f"{shown(radius)}"
-        )
-    if not 0 < ratio <= 1:
-        raise ValueError(
-            f"ratio is the share of the batch that is attacked, in (0, 1]; got {ratio}"
-        )
-    if int(steps) != steps or steps < 1:
-        raise ValueError(f"steps must be a whole number, at least 1; got {steps}")
-    if step_size is not None and not np.min(as_extent(step_size, "step_size")) > 0:
-        raise ValueError(f"step_size must be positive, got {step_size}")
-    return radius, limits

@@ -1,97 +1,18 @@
-"""Notice when adversarial training stops training robustness."""
+"""Notice when adversarial training of tf_keras models stops training robustness."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
-MONITOR_EXAMPLES = 256
-# By how much a short random search must be stronger than PGD for its gradients to count as hidden.
-_MASKING = 0.02
+from tfdq.robustness.overfitting_watch import Watch, is_one_hot, single_step
 
 
-class CatastrophicOverfittingWarning(UserWarning):
-    """Single-step adversarial training has collapsed: its attack no longer attacks."""
-
-
-class GradientMaskingWarning(UserWarning):
-    """Adversarial training has hidden the gradients instead of moving the decisions."""
-
-
-class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
-    """Compare the attack that is trained with to PGD after every epoch, and say when they part.
-
-    Catastrophic overfitting: the network learns a loss surface on which the single step does
-    nothing, so the accuracy under the training attack is high while PGD breaks nearly everything.
-    It is declared when the single-step accuracy is `gap` above the PGD accuracy and the latter is
-    below half of its best so far, or below a fifth of the single-step accuracy. (A gap alone is
-    not enough: under a large eps the two are apart from the start, and PGD's rises all the same.)
-    Then a `CatastrophicOverfittingWarning` is raised as a warning, the epoch is added to
-    `trainer.catastrophic_overfitting`, and, on request, training stops.
-
-    Adds `monitor_single_step_accuracy` and `monitor_pgd_accuracy` to the epoch's logs.
-
-    PGD can be fooled, too: a quantized network can learn to stand it on plateaus of its loss. So at
-    the end of training Square, which asks no gradients, tries the same examples with a few queries.
-    Where it breaks more of them than PGD does, by 2 points, a `GradientMaskingWarning` says so and
-    `trainer.gradient_masking` is True (else False; None if a diverged network, or one with a single
-    output, could not be asked). Of seven networks trained with R+FGSM on Fashion-MNIST, PGD-20 was
-    stronger than 300 queries on the three that kept 63 % and more in the worst case of the suite,
-    by 2 to 7 points, and weaker on the four that kept 0.4 to 34 %, by 5 to 52.
-
-    Args:
-        x: Held-out inputs, shape (n, ...), inside the trainer's `clip`; some hundreds do.
-        y: Their labels, in the form the loss takes.
-        steps: Steps of PGD, at least 2.
-        gap: Difference of the two accuracies that counts as a collapse, in (0, 1).
-        stop: Stop training at the first collapse and put back the weights of the epoch that had
-            the best PGD accuracy.
-        batch_size: Examples per forward pass.
-        queries: Of Square at the end, for each example; 0 leaves it out.
-
-    Raises:
-        ValueError: If an argument is out of range.
-
-    Source: Wong, Rice, Kolter, Fast is better than free, ICLR 2020, section 5.4; Andriushchenko
-    and Flammarion, Understanding and improving fast adversarial training, NeurIPS 2020.
-    """
-
-    def __init__(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        steps: int = 20,
-        gap: float = 0.3,
-        stop: bool = False,
-        batch_size: int = 128,
-        queries: int = 300,
-    ) -> None:
-        super().__init__()
-        if len(x) == 0 or len(x) != len(y):
-            raise ValueError(
-                f"the monitor needs as many labels as examples, got {len(x)} and {len(y)}"
-            )
-        if steps < 2:
-            raise ValueError(f"steps of PGD must be at least 2, got {steps}")
-        if not 0 < gap < 1:
-            raise ValueError(f"gap is a difference of accuracies, in (0, 1); got {gap}")
-        if queries < 0:
-            raise ValueError(f"queries of the random search must be 0 or more, got {queries}")
-        self.x = np.asarray(x)
-        self.y = np.asarray(y)
-        self.steps = int(steps)
-        self.gap = float(gap)
-        self.stop = stop
-        self.batch_size = int(batch_size)
-        self.queries = int(queries)
-        self._best = -1.0
-        self._best_weights: list[np.ndarray] | None = None
-        self._accuracy: dict[str, Any] = {}
+class CatastrophicOverfittingMonitor(Watch, tf_keras.callbacks.Callback):
+    """Watch adversarial training of a tf_keras model: what for and when is said by `Watch`."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Trace one accuracy function per attack, so that epochs after the first are quick."""
@@ -103,142 +24,26 @@ class CatastrophicOverfittingMonitor(tf_keras.callbacks.Callback):
                 seed = tf.constant([trainer.seed, 0], tf.int32)
                 x_adv = trainer.perturb(x, y, seed, attack, steps)
                 classes = tf.argmax(trainer.model(x_adv, training=False), axis=-1)
-                labels = tf.argmax(y, -1) if _one_hot(y) else y
+                labels = tf.argmax(y, -1) if is_one_hot(y) else y
                 return tf.equal(tf.reshape(tf.cast(labels, tf.int64), [-1]), classes)
 
             return right
 
-        single = trainer.attack if trainer.attack != "pgd" else "r+fgsm"
-        self._accuracy = {
-            "monitor_single_step_accuracy": compiled(single, 0),
-            "monitor_pgd_accuracy": compiled("pgd", self.steps),
+        self._right = {
+            attack: compiled(attack, steps)
+            for attack, steps in ((single_step(trainer), 0), ("pgd", self.steps))
         }
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure both accuracies, log them, and declare a collapse if there is one."""
-        measured = {name: self._measure(right) for name, right in self._accuracy.items()}
-        if logs is not None:
-            logs.update(measured)
-        single, iterated = measured.values()
-        collapsed = iterated < 0.5 * self._best or iterated < 0.2 * single
-        if iterated > self._best:
-            self._best = iterated
-            if self.stop:
-                self._best_weights = self.model.get_weights()
-        if single - iterated < self.gap or not collapsed:
-            return
-        self.model.catastrophic_overfitting = (*self.model.catastrophic_overfitting, epoch)
-        warnings.warn(
-            f"catastrophic overfitting at epoch {epoch}: accuracy {single:.1%} under "
-            f"{self.model.attack}, which it trains with, but {iterated:.1%} under "
-            f"PGD-{self.steps}. The single-step figures mean nothing from here on; train with "
-            "attack='r+fgsm' or 'pgd', a smaller eps, or a Lipschitz penalty, and stop earlier",
-            CatastrophicOverfittingWarning,
-            stacklevel=2,
-        )
-        if self.stop:
-            self.model.stop_training = True
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Put back the best weights if a collapse stopped the training; ask the random search."""
-        if self.stop and self.model.catastrophic_overfitting and self._best_weights is not None:
-            self.model.set_weights(self._best_weights)
-        if self.queries == 0:
-            return
-        searched = self._under_random_search()
-        if searched is None:
-            return
-        iterated = self._measure(self._accuracy["monitor_pgd_accuracy"])
-        self.model.gradient_masking = searched < iterated - _MASKING
-        if self.model.gradient_masking:
-            warnings.warn(
-                f"gradient masking: accuracy {iterated:.1%} under PGD-{self.steps}, but "
-                f"{searched:.1%} under {self.queries} queries of Square, which needs no gradients. "
-                "The gradient attacks' figures mean nothing; give a quantized network a Lipschitz "
-                "penalty and an observed range of activations, and audit it (tfdq audit)",
-                GradientMaskingWarning,
-                stacklevel=2,
-            )
-
-    def _under_random_search(self) -> float | None:
-        """Return the accuracy under Square; None for outputs that it cannot attack."""
-        from tfdq.robustness.attacks import run_attack
-        from tfdq.robustness.targets import as_target, looks_like_probabilities
-
-        trainer = self.model
-        x = np.clip(self.x.astype(np.float32), *trainer.clip)
-        few = trainer.model(x[: self.batch_size], training=False).numpy()
-        if few.shape[-1] < 2 or not np.isfinite(few).all():
-            return None
-        found = run_attack(
-            "square",
-            as_target(
-                trainer.model,
-                outputs="probabilities" if looks_like_probabilities(few) else "logits",
-            ),
-            x,
-            self.y.argmax(-1) if _one_hot(self.y) else self.y.reshape(-1),
-            trainer.eps,
-            clip=trainer.clip,
-            batch_size=self.batch_size,
-            seed=trainer.seed,
-            queries=self.queries,
-        )
-        return float(found.robust_accuracy)
-
-    def _measure(self, right: Any) -> float:
+    def accuracy(self, attack: str, steps: int) -> float:
+        """Return the accuracy on the examples under an attack against the trained model."""
         hits = 0
         for at in range(0, len(self.x), self.batch_size):
             x = tf.convert_to_tensor(self.x[at : at + self.batch_size])
             x = x if x.dtype.is_floating else tf.cast(x, tf.float32)
             y = tf.convert_to_tensor(self.y[at : at + self.batch_size])
-            hits += int(tf.reduce_sum(tf.cast(right(x, y), tf.int32)))
+            hits += int(tf.reduce_sum(tf.cast(self._right[attack](x, y), tf.int32)))
         return hits / len(self.x)
 
-
-def _one_hot(y: Any) -> bool:
-    return len(y.shape) > 1 and y.shape[-1] > 1
-
-
-def monitor_examples(x: Any, y: Any, validation_data: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return up to 256 examples to monitor on, without using up the data.
-
-    Args:
-        x: Training data as given to `fit`.
-        y: Training labels as given to `fit`.
-        validation_data: Validation data as given to `fit`, or None.
-
-    Returns:
-        Inputs and labels as arrays, or None (with a warning) where the data can be read only once.
-    """
-    source = x if validation_data is None else validation_data
-    if validation_data is None and y is not None:
-        source = (x, y)
-    if isinstance(source, (tuple, list)) and len(source) >= 2:
-        first, labels = source[0], source[1]
-        return np.asarray(first[:MONITOR_EXAMPLES]), np.asarray(labels[:MONITOR_EXAMPLES])
-    if isinstance(source, tf_keras.utils.Sequence):
-        batches = (source[i] for i in range(len(source)))
-    elif isinstance(source, tf.data.Dataset):
-        batches = iter(source.as_numpy_iterator())
-    else:
-        warnings.warn(
-            f"not watched for catastrophic overfitting: {type(source).__name__} cannot be read "
-            "without using it up; pass validation_data=(x, y) or a CatastrophicOverfittingMonitor",
-            CatastrophicOverfittingWarning,
-            stacklevel=3,
-        )
-        return None
-    inputs: list[np.ndarray] = []
-    labels = []
-    for batch in batches:
-        inputs.append(np.asarray(batch[0]))
-        labels.append(np.asarray(batch[1]))
-        if sum(len(part) for part in inputs) >= MONITOR_EXAMPLES:
-            break
-    if not inputs:
-        return None
-    return (
-        np.concatenate(inputs)[:MONITOR_EXAMPLES],
-        np.concatenate(labels)[:MONITOR_EXAMPLES],
-    )
+    def answers(self, x: np.ndarray) -> np.ndarray:
+        """Return what the trained model says at inference."""
+        return self.model.model(x, training=False).numpy()
