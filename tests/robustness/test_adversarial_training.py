@@ -385,7 +385,7 @@ def test_bad_settings_are_named(build_network: Any, settings: dict[str, Any], me
 
 
 def test_bad_use_is_named(build_network: Any, digits: Any) -> None:
-    with pytest.raises(TypeError, match="tf_keras model"):
+    with pytest.raises(TypeError, match="a tf_keras or Keras 3 model"):
         AdversarialTraining(lambda x: x)  # type: ignore[arg-type]
     trainer = AdversarialTraining(build_network(seed=0))
     with pytest.raises(ValueError, match="one loss"):
