@@ -505,3 +505,9 @@ class TestPReLU(LayerContract):
         x = L.PReLU(steep, shared_axes=[1, 2])(L.Conv2D(6, 3)(image))
         x = L.PReLU(gentle, shared_axes=[1, 2])(L.Conv2D(6, 3)(x))
         return L.Dense(5)(L.PReLU()(L.Dense(8)(L.Flatten()(x))))
+
+
+class TestGelu(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.Conv2D(5, 3, activation="gelu")(image)
+        return L.Conv2D(4, 3)(keras.ops.gelu(L.Conv2D(5, 3)(x), approximate=False))

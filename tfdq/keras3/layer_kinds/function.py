@@ -1,7 +1,7 @@
-"""SiLU (swish) and hard SiLU (hard swish): a value times its own gate, a table of 256 at inference.
+"""SiLU (swish), hard SiLU (hard swish), GELU: a value times its own gate, a table at inference.
 
-The deployed form is two operators, the gate and a product; the model looks up what these make of
-each of the 256 integers.
+The deployed form is two operators, the gate and a product, or GELU; the model looks up what these
+make of each of the 256 integers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tfdq.keras3.settings import LINEAR_BITS
 from tflite_export.ir.graph import INTEGER_RANGES, NoOptions
 from tflite_export.lowering import lower
 from tflite_export.ops import OPERATORS, logistic
+from tflite_export.ops.gelu import Gelu
 
 _VALUES = 256
 _GATE_STEPS = {"silu": 256.0, "hard_silu": 255.0}
@@ -33,7 +34,8 @@ class Gated(Computation):
     """Each value times a gate that it opens itself.
 
     Attributes:
-        function: ``"silu"``, whose gate is a sigmoid, or ``"hard_silu"``, ``relu6(x + 3) / 6``.
+        function: ``"silu"``, whose gate is a sigmoid, ``"hard_silu"``, ``relu6(x + 3) / 6``, or
+            ``"gelu"``, the normal distribution.
     """
 
     function: str
@@ -43,6 +45,9 @@ class Gated(Computation):
 def lower_gated(call: lower.Call) -> int:
     """Return the tensor of the product."""
     assembler, source, label = call.assembler, call.source, call.label
+    if call.computation.function == "gelu":
+        output = assembler.value(label, call.shape, call.target)
+        return assembler.emit("GELU", (source,), output, Gelu(approximate=False), label)
     if call.computation.function == "silu":
         gate = assembler.value(f"{label}/gate", call.shape, Grid(*logistic.GRID))
         assembler.emit("LOGISTIC", (source,), gate, NoOptions(), label)
@@ -53,10 +58,10 @@ def lower_gated(call: lower.Call) -> int:
 
 @register
 class QuantizedGated(QuantizedLayer):
-    """SiLU or hard SiLU, on a grid of its own.
+    """SiLU, hard SiLU or GELU, on a grid of its own.
 
     Args:
-        function: ``"silu"`` or ``"hard_silu"``.
+        function: ``"silu"``, ``"hard_silu"`` or ``"gelu"``.
         output: `RangeSettings` of the result.
     """
 
@@ -83,10 +88,13 @@ class QuantizedGated(QuantizedLayer):
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the product in training, the gate rounded as it is deployed."""
         q, step = flow
-        values, levels = q * step, _GATE_STEPS[self.function]
-        gate = ops.sigmoid(values) if self.function == "silu" else ops.hard_sigmoid(values)
-        gate = round_through(between(gate * levels, 0.0, 255.0)) * (1.0 / levels)
-        values = values * gate
+        values = q * step
+        if self.function == "gelu":
+            values = ops.gelu(values, approximate=False)
+        else:
+            levels = _GATE_STEPS[self.function]
+            gate = ops.sigmoid(values) if self.function == "silu" else ops.hard_sigmoid(values)
+            values = values * (round_through(between(gate * levels, 0.0, 255.0)) * (1.0 / levels))
         seen = ops.stop_gradient(values)
         steps = self.range.observe(ops.min(seen), ops.max(seen), phase.ranges)
         return round_through(
@@ -101,7 +109,10 @@ class QuantizedGated(QuantizedLayer):
         result = self.deployed_step(step)
         bounds = ops.convert_to_tensor(self.sealed_bounds)
         values = q * step
-        smooth = ops.silu(values) if self.function == "silu" else ops.hard_silu(values)
+        if self.function == "gelu":
+            smooth = ops.gelu(values, approximate=False)
+        else:
+            smooth = ops.silu(values) if self.function == "silu" else ops.hard_silu(values)
         smooth = between(smooth * (1.0 / ops.maximum(self.sealed_result, 1e-30)), *_ends(bounds))
         return with_gradient_of(exact, smooth), result
 
@@ -164,5 +175,5 @@ def table_of(sealing: Sealing) -> np.ndarray:
     return values[sealing.result][:, 0, 0]
 
 
-for _name in _GATE_STEPS:
+for _name in (*_GATE_STEPS, "gelu"):
     register_activation(_name, partial(QuantizedGated, _name, RangeSettings(LINEAR_BITS)))

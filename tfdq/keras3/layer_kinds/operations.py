@@ -176,6 +176,16 @@ def _softmax(node: Node) -> Layers:
     return [keras.layers.Softmax(node.layer.axis, name=node.layer.name)]
 
 
+def _gelu(node: Node) -> Layers:
+    return [keras.layers.Activation("gelu", name=node.layer.name)]
+
+
+def _gelu_problem(node: Node) -> str | None:
+    if node.layer.approximate:
+        return "approximate=True; use approximate=False"
+    return None
+
+
 def _leaky_relu(node: Node) -> Layers:
     return [keras.layers.LeakyReLU(node.layer.negative_slope, name=node.layer.name)]
 
@@ -194,6 +204,7 @@ for _symbol, _parts, _problem in (
     (keras.ops.clip(_IMAGE, 0, 1), _clipped, _clip_problem),
     (keras.ops.softmax(_IMAGE, axis=1), _softmax, lambda node: None),
     (keras.ops.leaky_relu(_IMAGE), _leaky_relu, lambda node: None),
+    (keras.ops.gelu(_IMAGE), _gelu, _gelu_problem),
 ):
     register_kind(Kind((operation_of(_symbol),), None, _problem, parts=_parts))
 register_kind(Kind((operation_of(_IMAGE[:, 1:]),), _quantize_slice, _slice_problem))
