@@ -10,6 +10,7 @@ import tf_keras
 
 from tfdq.certificates.linear_maps import Array, ConvolutionMap, dense_map, padding_amounts
 from tfdq.penalties.kernel_layers import has_kernel, unwrap
+from tfdq.quantization.layers import batch_norm_affine
 from tflite_export.ops.windows import average_pool_axis, max_pool_axis
 
 KernelChoice = Literal["float", "fake_quantized"]
@@ -256,14 +257,6 @@ def activation_constant(activation: Any) -> float:
     return _ACTIVATIONS[name]
 
 
-def batch_norm_factor(layer: Any) -> Array:
-    """Return what a BatchNormalization multiplies each channel by at inference, float64."""
-    factor = 1.0 / np.sqrt(np.asarray(layer.moving_variance, np.float64) + layer.epsilon)
-    if layer.scale:
-        factor = factor * np.asarray(layer.gamma, np.float64)
-    return factor
-
-
 def lipschitz_constant(layer: Any, input_shape: tuple[int | None, ...]) -> float:
     """Return the L2 Lipschitz constant of a layer without a kernel and with one input.
 
@@ -283,7 +276,7 @@ def lipschitz_constant(layer: Any, input_shape: tuple[int | None, ...]) -> float
     if isinstance(inner, _ISOMETRIES) or type(inner).__name__ in ("InputQuantizer", "FusedReLU"):
         return 1.0
     if isinstance(inner, _layers.BatchNormalization):
-        return float(np.max(np.abs(batch_norm_factor(inner)))) * _ROUNDING
+        return float(np.max(np.abs(batch_norm_affine(inner)[0]))) * _ROUNDING
     if isinstance(inner, (_layers.Activation, _layers.Softmax)):
         return activation_constant(
             layer_activation(layer) if isinstance(inner, _layers.Activation) else "softmax"

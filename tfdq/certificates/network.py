@@ -11,7 +11,6 @@ import tf_keras
 from tfdq.certificates.layer_maps import (
     KernelChoice,
     activation_constant,
-    batch_norm_factor,
     check_kernel_choice,
     check_known_call,
     layer_activation,
@@ -25,6 +24,7 @@ from tfdq.certificates.norms import measure
 from tfdq.certificates.singular import singular_values
 from tfdq.penalties.kernel_layers import has_kernel, unwrap
 from tfdq.quantization.graph import Graph, Node, read_graph
+from tfdq.quantization.layers import batch_norm_affine
 from tflite_export.ir.limits import DEFAULT, Limits
 
 
@@ -148,7 +148,7 @@ class _Measurement:
     def _measure_kernel(self, node: Node) -> tuple[float, float, float]:
         scale = None
         if node.index in self.folded:
-            scale = batch_norm_factor(self.graph.nodes[self.folded[node.index]].layer)
+            scale = batch_norm_affine(self.graph.nodes[self.folded[node.index]].layer)[0]
         shape = self.graph.nodes[node.inputs[0]].shape[1:]
         convolution = linear_map(node.layer, self.kernel, shape, scale)
         norm = measure(convolution, self.tolerance, self.certify)
