@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,34 @@ def trip() -> list[Block]:
     start = lines.index("## Your own model, your own images") + 1
     ends = [n for n, line in enumerate(lines, 1) if line.startswith("## ") and n > start]
     return [block for block in blocks("README.md") if start < block.line < ends[0]]
+
+
+def test_the_first_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the README shows first, on a Keras 3 model and images of one's own."""
+    import keras
+    from sklearn.datasets import load_digits
+
+    import tfdq.robustness
+
+    images, labels = load_digits(return_X_y=True)
+    x = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((8, 8, 1)),
+            keras.layers.Conv2D(8, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    full = tfdq.robustness.audit
+    monkeypatch.setattr(tfdq.robustness, "audit", partial(full, checks=CHECKS, progress=False))
+    monkeypatch.chdir(tmp_path)
+    block = next(block.text for block in blocks("README.md") if block.language == "python")
+    names = {"model": model, "x_train": x[:1000], "y_train": labels[:1000]}
+    names |= {"x_test": x[1000:1200], "y_test": labels[1000:1200]}
+    run(block.replace("epochs=30", "epochs=2, verbose=0"), names)
+    assert isinstance(names["qat"], keras.Model)
+    assert (tmp_path / "model.tflite").stat().st_size > 1000
 
 
 def python_blocks() -> list[str]:
