@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.kernel_layers import has_kernel, unwrap
 from tfdq.penalties.regularizers import KernelRegularizer, kernel_matrix
 from tfdq.penalties.schedules import Schedule
@@ -21,7 +22,7 @@ def _layers(model: tf_keras.Model) -> list[tf_keras.layers.Layer]:
         TypeError: it is a Keras 3 model.
     """
     if is_keras3_model(model):
-        raise TypeError(
+        raise WrongTypeError(
             f"{model.name!r} is a Keras 3 model, and the callbacks of tfdq.penalties work on "
             "tf_keras models: for the penalty's weight give tfdq.quantize_model a beta_schedule, "
             "or quantize tfdq.from_keras3(model)"
