@@ -216,6 +216,32 @@ def test_what_fine_tuning_keeps() -> None:
             assert (means[1] >= means[0] - 0.01).all()
 
 
+def test_what_beta_buys() -> None:
+    """Every row of the table of two seeds, and the point that fine-tuning may lose."""
+    found = read_results_file(RESULTS / "fine_tuning.json")
+    text = (ROOT / "docs" / "lipschitz.md").read_text(encoding="utf-8")
+    rows = text.partition("<!-- beta -->")[2].partition("<!-- /beta -->")[0].splitlines()
+
+    def files(name: str, momentum: str, beta: str) -> np.ndarray:
+        keys = [f"{name}, momentum {momentum}, beta {beta}, seed {seed}" for seed in (0, 1)]
+        return np.mean([found["fine_tuning"][key]["file"] for key in keys], axis=0)
+
+    for beta in ("0", "0.001", "0.002", "0.005"):
+        seeds = [found["robustness"][f"beta {beta}, seed {seed}"] for seed in (0, 1)]
+        cells = [" ".join(f"{100 * seed[key]:.1f}" for seed in seeds) for key in ("clean", "worst")]
+        lost = {"0": "", "0.001": "not measured"}.get(beta)
+        if lost is None:
+            most = max(
+                float((files(name, momentum, "0") - files(name, momentum, beta)).max())
+                for name in ("DS-CNN", "EfficientNet-Lite", "MobileNetV2")
+                for momentum in ("0.9", "0.99")
+            )
+            assert most <= 0.01
+            lost = f"{100 * most:.1f}"
+        line = f"| {beta} | {' | '.join(cells)} | {lost} |"
+        assert line.replace("|  |", "| |") in rows
+
+
 def cell_of(share: dict[str, float]) -> str:
     return "{value:.1f} [{low:.1f}, {high:.1f}]".format(
         **{key: 100 * share[key] for key in ("value", "low", "high")}

@@ -68,9 +68,9 @@ class Target(abc.ABC):
 
     @property
     def quantized(self) -> bool:
-        """Whether a model of `tfdq.quantize_model`, which attacks can look into, is behind it."""
+        """Whether a quantized tf_keras model, which attacks can look into, is behind it."""
         model: Any = getattr(self, "model", None)
-        layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+        layers = model._flatten_layers() if is_tf_keras_model(model) else ()
         return any(hasattr(layer, "quantized_kernel") for layer in layers)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
