@@ -10,17 +10,16 @@ import tf_keras
 
 from tfdq.mistakes import WrongTypeError
 from tfdq.quantization.wrapper import penalties_together
-from tfdq.robustness.attacks.ranges import as_extent, as_json
 from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMonitor
 from tfdq.robustness.overfitting_watch import monitor_examples
-from tfdq.robustness.training_attacks import checked_settings
+from tfdq.robustness.training_attacks import AttackSettings
 from tfdq.which_keras import is_keras3_model
 
 _GRADIENT_SCALE = 128.0
 
 
 @tf_keras.utils.register_keras_serializable(package="tfdq")
-class AdversarialTraining(tf_keras.Model):
+class AdversarialTraining(AttackSettings, tf_keras.Model):
     """Train a model on batches of which a share is replaced by adversarial examples.
 
     Each step perturbs the first `ratio` of the batch against the model as it stands, inside the
@@ -101,20 +100,9 @@ class AdversarialTraining(tf_keras.Model):
                 f"model must be a tf_keras or Keras 3 model, got {type(model).__module__}."
                 f"{type(model).__name__}"
             )
-        radius, limits = checked_settings(attack, eps, ratio, clip, steps, step_size)
         super().__init__(**{"name": f"adversarial_{model.name}", **kwargs})
         self.model = model
-        self.attack = attack
-        self.eps = radius
-        self.ratio = float(ratio)
-        self.clip = limits
-        self.steps = int(steps)
-        self.step_size = (
-            2.5 * self.eps / self.steps if step_size is None else as_extent(step_size, "step_size")
-        )
-        self.seed = int(seed)
-        self.catastrophic_overfitting: tuple[int, ...] = ()
-        self.gradient_masking: bool | None = None
+        self.set_attack(attack, eps, ratio, clip, steps, step_size, seed)
         # With no clean examples in the batch there is no clean accuracy to report.
         self._clean_accuracy = (
             tf_keras.metrics.Mean(name="clean_accuracy") if self.ratio < 1 else None
@@ -289,13 +277,7 @@ class AdversarialTraining(tf_keras.Model):
         return {
             "name": self.name,
             "model": tf_keras.saving.serialize_keras_object(self.model),
-            "attack": self.attack,
-            "eps": as_json(self.eps),
-            "ratio": self.ratio,
-            "clip": [as_json(end) for end in self.clip],
-            "steps": self.steps,
-            "step_size": as_json(self.step_size),
-            "seed": self.seed,
+            **self.attack_config(),
         }
 
     @classmethod

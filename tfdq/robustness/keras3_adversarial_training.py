@@ -10,16 +10,15 @@ import numpy as np
 from keras import ops
 
 from tfdq.keras3.input_gradients import input_gradient
-from tfdq.robustness.attacks.ranges import as_extent, as_json
 from tfdq.robustness.overfitting_watch import Watch, is_one_hot, monitor_examples
-from tfdq.robustness.training_attacks import checked_settings
+from tfdq.robustness.training_attacks import AttackSettings
 
 # In float16 a small gradient would be flushed to zero and its sign lost.
 _GRADIENT_SCALE = 128.0
 
 
 @keras.saving.register_keras_serializable(package="tfdq")
-class Keras3AdversarialTraining(keras.Model):
+class Keras3AdversarialTraining(AttackSettings, keras.Model):
     """Train a Keras 3 model on batches of which a share is replaced by adversarial examples.
 
     What `tfdq.AdversarialTraining` makes of a Keras 3 model; the attacks are described there. Each
@@ -62,21 +61,10 @@ class Keras3AdversarialTraining(keras.Model):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        radius, limits = checked_settings(attack, eps, ratio, clip, steps, step_size)
         super().__init__(**{"name": f"adversarial_{model.name}", **kwargs})
         self.model = model
-        self.attack = attack
-        self.eps = radius
-        self.ratio = float(ratio)
-        self.clip = limits
-        self.steps = int(steps)
-        self.step_size = (
-            2.5 * self.eps / self.steps if step_size is None else as_extent(step_size, "step_size")
-        )
-        self.seed = int(seed)
+        self.set_attack(attack, eps, ratio, clip, steps, step_size, seed)
         self.starts = keras.random.SeedGenerator(self.seed)
-        self.catastrophic_overfitting: tuple[int, ...] = ()
-        self.gradient_masking: bool | None = None
         self._attack_loss: Any = None
         self.build(model.input_shape)
 
@@ -244,13 +232,7 @@ class Keras3AdversarialTraining(keras.Model):
         return {
             "name": self.name,
             "model": keras.saving.serialize_keras_object(self.model),
-            "attack": self.attack,
-            "eps": as_json(self.eps),
-            "ratio": self.ratio,
-            "clip": [as_json(end) for end in self.clip],
-            "steps": self.steps,
-            "step_size": as_json(self.step_size),
-            "seed": self.seed,
+            **self.attack_config(),
         }
 
     @classmethod
