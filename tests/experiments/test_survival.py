@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,31 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         open_folder(tmp_path / "run", "train"),
     ):
         pass
+
+
+def test_a_folder_that_another_process_joins_meanwhile_is_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mark is not there yet, its files are: half a mark, or a lock a moment later."""
+    (tmp_path / ".tfdq-run.json.0123456789abcdef").write_text("")
+    join_folder(tmp_path, "reproduce")
+    (tmp_path / "tfdq-run.json").unlink()
+    (tmp_path / ".lock").touch()
+    listed = Path.iterdir
+
+    def joined_by(kind: str) -> None:
+        def iterdir(path: Path) -> Iterator[Path]:
+            write_json(tmp_path / "tfdq-run.json", {"kind": kind})
+            return listed(path)
+
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+
+    joined_by("reproduce")
+    join_folder(tmp_path, "reproduce")
+    (tmp_path / "tfdq-run.json").unlink()
+    joined_by("train")
+    with pytest.raises(ValueError, match="holds a run of `tfdq train`"):
+        join_folder(tmp_path, "reproduce")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

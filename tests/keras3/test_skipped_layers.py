@@ -106,6 +106,27 @@ def test_it_trains_between_quantized_layers(fitted: QuantizedModel) -> None:
     assert len(np.unique(integers)) > 32
 
 
+def test_a_call_at_inference_stays_one_in_fit(tmp_path: Path) -> None:
+    """Also of a model around; what is trained of the layer goes on being trained."""
+    image = keras.Input((6, 6, 4))
+    inner = keras.Sequential([L.Input((6, 6, 4)), L.BatchNormalization(name="within")])
+    x = L.BatchNormalization(name="direct")(image, training=False)
+    x = L.Conv2D(6, 3, name="conv")(inner(x, training=False))
+    model = keras.Model(image, L.Dense(3)(L.Flatten()(x)))
+    quantized = quantize_model(model, 0.0, skip=["direct", "within"])
+    quantized.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    quantized.fit(images(), np.arange(16) % 3, verbose=0)
+    for name in ("direct", "within"):
+        gamma, _, mean, variance = quantized.get_layer(name).get_weights()
+        assert (gamma != 1).any()
+        np.testing.assert_array_equal(mean, 0)
+        np.testing.assert_array_equal(variance, 1)
+    quantized.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    expected = quantized.predict(images(), verbose=0)
+    np.testing.assert_array_equal(again.predict(images(), verbose=0), expected)
+
+
 def test_it_does_not_export(fitted: QuantizedModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'norm', 'own', 'shares', and does not export"):
         convert(fitted, tmp_path / "model.tflite")

@@ -166,7 +166,8 @@ def build(kind: type, arguments: dict[str, Any], fused: bool, call: dict[str, An
     taken = [x, L.Rescaling(0.5, 0.1, name="other")(x)] if kind in MERGING else x
     x = kind(**{"name": "it", **arguments})(taken, **call)
     if fused and kind in KERNELS:
-        x = L.ReLU(name="after")(L.BatchNormalization(name="norm")(x))
+        # Of one batch its statistics are to show what was before.
+        x = L.ReLU(name="after")(L.BatchNormalization(momentum=0.5, name="norm")(x))
     return randomize(tf_keras.Model(image, x))
 
 

@@ -430,12 +430,15 @@ def test_what_counts_as_a_collapse(
     )
     trainer = StubTrainer()
     monitor.set_model(trainer)
-    monitor._accuracy = {"single": 0, "pgd": 1}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for epoch, accuracies in enumerate(epochs):
             trainer.weights = epoch
-            monkeypatch.setattr(monitor, "_measure", accuracies.__getitem__)
+            monkeypatch.setattr(
+                monitor,
+                "accuracy",
+                lambda attack, steps, found=accuracies: found[attack == "pgd"],
+            )
             monitor.on_epoch_end(epoch)
         monitor.on_train_end()
     assert trainer.catastrophic_overfitting == collapses

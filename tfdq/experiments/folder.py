@@ -79,10 +79,19 @@ def check_folder(path: Path, kind: str) -> None:
             raise ValueError(
                 f"{str(path)!r} holds a run of `tfdq {found}`; give another folder with --out"
             )
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and any(not _is_mark_to_be(entry) for entry in path.iterdir()):
+        if mark.exists():
+            # Another process has joined meanwhile.
+            check_folder(path, kind)
+            return
         raise ValueError(
             f"{str(path)!r} has files that tfdq did not write; give another folder with --out"
         )
+
+
+def _is_mark_to_be(path: Path) -> bool:
+    """Tell whether a file is the mark of a process that is writing it just now."""
+    return path.name.startswith(f".{_MARK}.")
 
 
 def folder_kind(path: Path) -> str | None:

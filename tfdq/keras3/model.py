@@ -259,7 +259,11 @@ class _Builder:
         node = step.node
         layer = self.floats.get(id(node.layer))
         if layer is None:
-            layer = copy_in_float(node.layer, self._unique(node.layer.name))
+            layer = copy_in_float(
+                node.layer,
+                self._unique(node.layer.name),
+                inference=node.inference and len(node.inputs) == 1,
+            )
             self.floats[id(node.layer)] = layer
         args, kwargs = node.called_with({index: self._real(index) for index in node.inputs})
         found = self.reals[node.index] = layer(*args, **kwargs)
