@@ -164,3 +164,22 @@ def test_what_runs_on_a_board_knows_no_training(package: str) -> None:
 
 def test_no_circle_between_files() -> None:
     assert not circle(ARROWS)
+
+
+def test_every_module_that_is_imported_is_there() -> None:
+    """Also where a function imports it, which no other test may call."""
+    packages = ("tfdq", "tflite_export", "tests", "benchmarks")
+    others = {name: path for name in packages[2:] for name, path in modules_of(name).items()}
+    known = {*MODULES, *others}
+    known |= {name.rpartition(".")[0] for name in known}
+    missing: dict[str, list[str]] = {}
+    for name, path in {**MODULES, **others}.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            if isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            for target in named:
+                ours = target is not None and target.partition(".")[0] in packages
+                if ours and target not in known:
+                    missing.setdefault(name, []).append(target)
+    assert not missing

@@ -306,8 +306,8 @@ def audit(
         found.plot(out / "audit.png")
         (out / "audit.md").write_text(found.to_markdown(), encoding="utf-8")
     if html is not None:
+        from tfdq.report.networks import ImageSource
         from tfdq.report.run_report import write_report
-        from tfdq.report.subject import ImageSource
 
         write_report(
             [model],
