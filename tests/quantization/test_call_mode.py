@@ -98,6 +98,7 @@ def test_without_the_argument_statistics_move_and_dropout_drops(library: Any) ->
     for layer in backbone(layers):
         x = layer(x)
     model = library.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    model = tfdq.from_keras3(model) if library is keras else model
     model = tfdq.quantize_model(model, 0.0)
     before = statistics(model)
     trained(model)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.exhaustive import only
 from tfdq.robustness.attacks import (
     AttackCost,
     attack,
@@ -292,7 +293,11 @@ def test_bad_datasets_are_named(float_model, sample):
         run_attack("fgsm", float_model, named.batch(4), None, 0.1)
 
 
-@pytest.mark.parametrize("name", QUICK)
+# Half a minute each is what these take to trace.
+_LONG = {"apgd-ce", "apgd-dlr", "t-pgd"}
+
+
+@pytest.mark.parametrize("name", only([*QUICK], *(QUICK.keys() - _LONG)))
 def test_an_image_that_stands_costs_what_the_attack_says(name, target, sample):
     spec, options = available_attacks()[name], QUICK[name]
     right = target.predict(sample.x) == sample.y
