@@ -207,6 +207,9 @@ def test_calibration_on_black_images_is_refused() -> None:
         calibrate(quantize_model(small_cnn()), np.zeros((4, 8, 8, 1), np.float32))
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="Keras refuses it itself on this backend"
+)
 def test_synchronized_statistics_are_refused() -> None:
     image = keras.Input((4,))
     norm = L.BatchNormalization(synchronized=True, name="it")
