@@ -84,11 +84,11 @@ def amplification(
     from tfdq.robustness import attack, error_amplification
 
     moved = attack("fgsm", network.target, x, y, 8 / 255, early_stop=False, seed=seed)
-    network = network.model
-    if network is None and network.file is not None:
-        network = open_integer_file(network.file, twin=True, limits=network.limits)
+    measured = network.model
+    if measured is None and network.file is not None:
+        measured = open_integer_file(network.file, twin=True, limits=network.limits)
         x, moved = network.as_taken(x), network.as_taken(moved)
-    curve = error_amplification({network.name: network}, x, moved, progress=False).curves[0]
+    curve = error_amplification({network.name: measured}, x, moved, progress=False).curves[0]
     return curve.layers, curve.distance
 
 
