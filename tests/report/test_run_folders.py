@@ -1,15 +1,19 @@
 """Which networks the folders that commands leave stand for."""
 
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.report.conftest import HOSTILE
+from tfdq.data import load
 from tfdq.experiments.folder import join_folder
 from tfdq.report.networks import ImageSource, open_networks
 from tfdq.report.run_folders import integer_file_of, networks_in
 from tfdq.report.run_report import write_report
+from tfdq.robustness import audit
 
 
 @pytest.fixture
@@ -60,3 +64,49 @@ def test_the_folder_of_a_report_is_made_when_its_networks_are_there(
     assert not out.parent.exists()
     write_report(models[:1], out, source=ImageSource("digits"), images=8)
     assert out.stat().st_size > 10_000
+
+
+def test_an_audit_is_of_the_network_that_it_names(demo: Path, tmp_path: Path) -> None:
+    """A folder that stands for several networks comes before it."""
+    from tflite_export import IntegerTwin
+
+    digits = load("digits")
+    x, y = digits.x_test[:40] / np.float32(255), digits.y_test[:40]
+    alone = tmp_path / "alone.tflite"
+    shutil.copy(next(demo.glob("*.tflite")), alone)
+    found = audit(IntegerTwin(alone), x, y, eps=0.1, examples=8, checks=["zero gradients"])
+    out, source = tmp_path / "report.html", ImageSource("digits")
+    page = write_report([demo, alone], out, source=source, images=8, audits={alone: found})
+    text = page.read_text(encoding="utf-8")
+    audits = text[text.index('id="audits"') : text.index('id="cards"')]
+    assert "alone: " in audits[audits.index("<table") :]
+    assert audits.count("not audited; run tfdq audit") == 2
+    with pytest.raises(ValueError, match="demo, which is not reported on"):
+        write_report([demo, alone], out, source=source, images=8, audits={demo: found})
+
+
+def test_a_quantized_keras_3_model_is_reported_on(tmp_path: Path) -> None:
+    import keras
+
+    import tfdq
+    from tflite_export import convert
+
+    digits = load("digits")
+    x = digits.x_train[:200] / np.float32(255)
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    features = keras.layers.Conv2D(4, 3, activation="relu", name="features")(image)
+    logits = keras.layers.Dense(10, name="logits")(keras.layers.Flatten()(features))
+    model = tfdq.quantize_model(keras.Model(image, logits), input_range=(0, 1))
+    convert(tfdq.calibrate(model, x), tmp_path / "mine.tflite")
+    model.save(tmp_path / "mine.keras")
+    out = tmp_path / "report.html"
+    page = write_report([tmp_path / "mine.keras"], out, source=ImageSource("digits"), images=8)
+    text = page.read_text(encoding="utf-8")
+    spectra = text[text.index('id="spectra"') : text.index('id="transfer"')]
+    # Of the kernel as it is deployed, on 8 bits.
+    kernel = np.asarray(model.get_layer("features").kernel).reshape(9, 4)
+    largest = np.linalg.svd(kernel, compute_uv=False)[0]
+    shown = [float(value) for value in re.findall(r'data-value="([\d.]+)"', spectra)]
+    assert shown[0] == pytest.approx(largest, rel=0.01)
+    assert "model = twin" in text

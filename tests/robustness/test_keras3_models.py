@@ -10,10 +10,10 @@ import pytest
 
 from tests.tflite_export.trained import digits
 from tfdq.keras3 import quantize_model
-from tfdq.robustness import audit, evaluate
+from tfdq.robustness import audit, error_amplification, evaluate
 from tfdq.robustness.attacks import run_attack
 from tfdq.robustness.targets import as_target
-from tflite_export import convert
+from tflite_export import IntegerTwin, convert
 
 L = keras.layers
 HEADS = {"linear": (10, None), "softmax": (10, "softmax"), "sigmoid": (1, "sigmoid")}
@@ -75,6 +75,18 @@ def test_it_is_evaluated_and_followed_through_training(trained: Any) -> None:
     assert not np.array_equal(before, after)
     report = evaluate({"quantized": model}, x[:32], y[:32], attacks=["fgsm"], epsilons=[0.05])
     assert report.clean("quantized").total == 32
+
+
+def test_its_errors_grow_as_in_its_file(trained: Any) -> None:
+    _, model, x, _ = trained
+    moved = np.clip(x + np.random.default_rng(0).uniform(-0.1, 0.1, x.shape), 0, 1)
+    twin = IntegerTwin(convert(model, golden=0, min_agreement=0.0).content)
+    found = error_amplification({"model": model, "file": twin}, x, moved.astype(np.float32))
+    ours, theirs = found.curve("model"), found.curve("file")
+    assert ours.layers == theirs.layers
+    assert len(ours.layers) == 3  # the input, the convolution, the dense layer
+    assert ours.distance == theirs.distance
+    assert min(ours.distance) > 0
 
 
 def test_it_is_audited() -> None:

@@ -20,6 +20,14 @@ class Destroyed:
         time.sleep(0.01)
 
 
+@pytest.fixture
+def heard():
+    """Signals as in a terminal: under nohup a process ignores SIGHUP, and so would the block."""
+    kept = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, kept)
+
+
 @pytest.mark.parametrize(
     ("number", "word", "status"),
     [
@@ -29,7 +37,7 @@ class Destroyed:
     ],
 )
 @pytest.mark.parametrize("where", ["in the command", "in a destructor"])
-def test_a_signal_ends_the_block_wherever_it_arrives(where, number, word, status):
+def test_a_signal_ends_the_block_wherever_it_arrives(where, number, word, status, heard):
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
     ended = Ended()
     began = time.monotonic()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfdq.experiments.classifier import open_integer_file
 from tfdq.report.networks import ReportedNetwork
 from tfdq.report.page import Picture
-from tflite_export.ir.limits import Limits
+from tfdq.which_keras import is_keras3_model
+
+if TYPE_CHECKING:
+    from tflite_export.ir.graph import IntegerGraph
 
 STRENGTHS = (2, 4, 8, 16)
 ATTACKS = ("fgsm", "pgd")
@@ -94,8 +96,10 @@ def amplification(
 
 def deployed_spectra(network: ReportedNetwork) -> dict[str, np.ndarray]:
     """Return the singular values of each layer's reshaped kernel as it is deployed."""
-    if network.model is None and network.file is not None:
-        return _spectra_of_file(network.file, network.limits)
+    from tflite_export.twin.integer_twin import graph_of
+
+    if network.model is None or is_keras3_model(network.model):
+        return _integer_spectra(graph_of(network.model or network.file, network.limits))
     found = {}
     for layer in network.model.layers:
         inner = getattr(layer, "layer", layer)
@@ -109,19 +113,17 @@ def deployed_spectra(network: ReportedNetwork) -> dict[str, np.ndarray]:
     return found
 
 
-def _spectra_of_file(file: Path, limits: Limits) -> dict[str, np.ndarray]:
-    from tflite_export.files.read import read
-    from tflite_export.ir.affine import dequantize
+def _integer_spectra(graph: IntegerGraph) -> dict[str, np.ndarray]:
+    from tflite_export.ir.affine import constant_values
 
-    graph, found = read(file, limits=limits), {}
+    found = {}
     for operator in graph.operators:
         if operator.kind in ("CONV_2D", "FULLY_CONNECTED"):
             # Output channels come first.
             kernel = graph.tensors[operator.inputs[1]]
-            assert kernel.data is not None
-            matrix = dequantize(kernel.data, kernel).reshape(kernel.shape[0], -1)
+            matrix = constant_values(kernel).reshape(kernel.shape[0], -1)
             name = graph.tensors[operator.outputs[0]].name
-            found[name] = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
+            found[name] = np.linalg.svd(matrix, compute_uv=False)
     return found
 
 

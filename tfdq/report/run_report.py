@@ -14,6 +14,7 @@ import numpy as np
 from tfdq.report import drawings, measured
 from tfdq.report.networks import ImageSource, ReportedNetwork, open_networks
 from tfdq.report.page import Cell, Gallery, Section, Table, Text, render
+from tfdq.report.run_folders import networks_in
 from tfdq.robustness.result_store import write_atomically
 from tfdq.robustness.statistics import Proportion
 from tfdq.robustness.verdict import verdict_of
@@ -54,7 +55,7 @@ def write_report(
         out: the HTML file to write; folders on the way to it are made.
         source: of the images; None: those that the runs were trained on.
         audits: verdicts by the path of the run that they are of, in the place of those that the
-            runs hold. Only of runs that stand for one network.
+            runs hold; of a network in a folder of several by its own path.
         images: test images for what is measured now, >= 8.
         seed: of the attacks.
         trust: run code that the models hold.
@@ -78,7 +79,8 @@ def write_report(
     paths, out = [Path(run) for run in runs], Path(out)
     if out.is_dir():
         raise ValueError(f"{str(out)!r} is a folder; name the HTML file to write")
-    strange = [str(path) for path in audits or {} if path not in paths]
+    named = networks_in(paths)
+    strange = [str(path) for path in audits or {} if path not in named]
     if strange:
         raise ValueError(f"there is an audit of {', '.join(strange)}, which is not reported on")
     source = ImageSource() if source is None else source
@@ -87,7 +89,7 @@ def write_report(
     tell("attacks ...")
     networks = [measured.with_figures(network, x, y, seed) for network in networks]
     for path, found in (audits or {}).items():
-        place = paths.index(path)
+        place = named.index(path)
         figures = {**networks[place].figures, "audit": found.to_dict()}
         networks[place] = replace(networks[place], figures=figures)
     sections = [_summary(networks), _curves(networks)]

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfdq.either_keras import is_quantized
 from tfdq.mistakes import UnknownNameError
 from tfdq.robustness.plot_text import plain
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import write_atomically
+from tfdq.which_keras import is_keras3_model
 
 if TYPE_CHECKING:
     import tf_keras
@@ -35,7 +37,14 @@ _FOLLOWERS = (
 )
 _MERGES = ("Add", "Average", "ConvexCombination", "FusedAdd")
 _PREFIX = "quant_"
-_INTEGER_LAYERS = ("ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_INTEGER_LAYERS = (
+    "ADD",
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "SUB",
+    "TRANSPOSE_CONV",
+)
 
 
 @dataclass(frozen=True)
@@ -213,12 +222,13 @@ def error_amplification(
     after its BatchNormalization, its ReLU and its quantizer. The depth axis is the same for a float
     model and for the models quantized from it: the input (after its quantizer), then every
     convolution, depthwise convolution, dense layer and residual sum, each with the normalization
-    and activation that follow it. In an integer file these are its operators with weights and its
-    sums, their integers in the units of the tensor.
+    and activation that follow it. In an integer file, and in a quantized Keras 3 model, which at
+    inference computes what its file does, these are the operators with weights and the sums, their
+    integers in the units of the tensor.
 
     Args:
-        models: `{name: model}`, or one model: tf_keras models, float or quantization-aware, and
-            `tflite_export.IntegerTwin`.
+        models: `{name: model}`, or one model: tf_keras models, float or quantization-aware,
+            quantized Keras 3 models, and `tflite_export.IntegerTwin`.
         x: Clean images, shape (n, ...).
         x_adv: Their adversarial versions: an array like `x`; `{name of model: array}` for a
             white-box attack on each; `{epsilon: array}` or `{epsilon: {name: array}}` for several
@@ -310,6 +320,9 @@ def _activations(model: Any) -> tuple[tuple[str, ...], Callable[[np.ndarray], li
 
     if isinstance(model, IntegerTwin):
         return _integer_activations(model)
+    if is_keras3_model(model) and is_quantized(model):
+        # At inference it computes the integers of its file.
+        return _integer_activations(IntegerTwin(model))
     points = depth_axis(read_graph(model))
     outputs = LayerOutputs(model, [position for _, position in points])
     compiled = tf.function(outputs, reduce_retracing=True, autograph=False)
@@ -324,24 +337,26 @@ def _activations(model: Any) -> tuple[tuple[str, ...], Callable[[np.ndarray], li
 def _integer_activations(
     twin: IntegerTwin,
 ) -> tuple[tuple[str, ...], Callable[[np.ndarray], list[np.ndarray]]]:
+    from tflite_export.files.cost import samples_at_once
     from tflite_export.ir.affine import dequantize
 
     graph, first = twin.graph, twin.graph.inputs[0]
     if graph.tensors[first].quantization is None:
         first = next(op.outputs[0] for op in graph.operators if first in op.inputs)
+    # Of each byte of an activation the twin holds eight.
+    at_once = samples_at_once(graph, 256, 8)
     points = [("input", first)]
     for operator in graph.operators:
         if operator.kind in _INTEGER_LAYERS:
             points.append((graph.tensors[operator.outputs[0]].name, operator.outputs[0]))
 
     def compute(images: np.ndarray) -> list[np.ndarray]:
-        found = twin.activations(images)
-        return [
-            dequantize(found[i].numpy(), graph.tensors[i])
-            .reshape(len(images), -1)
-            .astype(np.float64)
-            for _, i in points
-        ]
+        parts = []
+        for start in range(0, len(images), at_once):
+            found = twin.activations(images[start : start + at_once])
+            parts.append([dequantize(found[i].numpy(), graph.tensors[i]) for _, i in points])
+        values = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return [value.reshape(len(images), -1).astype(np.float64) for value in values]
 
     return tuple(name for name, _ in points), compute
 

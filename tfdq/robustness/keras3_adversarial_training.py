@@ -161,10 +161,11 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
             )
         x = ops.cast(x, "float32")
         count = ops.shape(x)[0]
-        share = ops.cast(ops.round(self.ratio * ops.cast(count, "float32")), "int32")
-        share = ops.clip(share, 1, count)
         if isinstance(count, int):
             share = min(max(round(self.ratio * count), 1), count)
+        else:
+            share = ops.cast(ops.round(self.ratio * ops.cast(count, "float32")), "int32")
+            share = ops.clip(share, 1, count)
         attacked = self.perturb(x[:share], y[:share])
         return ops.concatenate([attacked, x[share:]]), y, weights
 

@@ -61,3 +61,23 @@ def quantize_by_division(values: np.ndarray, grid: Tensor) -> np.ndarray:
 def dequantize(integers: np.ndarray, grid: Tensor) -> np.ndarray:
     """Integers to floats: ``scale * (q - zero_point)``, float32."""
     return grid.scale * (integers.astype(np.int32) - grid.zero_point).astype(np.float32)
+
+
+def constant_values(tensor: Tensor) -> np.ndarray:
+    """The integers of a symmetric constant times their scales, of the tensor or of each channel.
+
+    Args:
+        tensor: quantized weights.
+
+    Returns:
+        float64, in the tensor's layout.
+
+    Raises:
+        ValueError: it is not a quantized constant.
+    """
+    grid = tensor.quantization
+    if tensor.data is None or grid is None:
+        raise ValueError(f"the weights {tensor.name!r} are not a quantized constant")
+    shape = [1] * tensor.data.ndim
+    shape[grid.axis] = grid.scale.size
+    return tensor.data.astype(np.float64) * grid.scale.astype(np.float64).reshape(shape)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tflite_export.ir.affine import constant_values
 from tflite_export.ir.graph import BATCH, Convolution, Tensor
 from tflite_export.ir.requantization import (
     Rescale,
@@ -190,17 +191,13 @@ def real_weights(step: spec.Step) -> np.ndarray:
         ValueError: they are not a quantized constant, or a size of the input is open.
     """
     tensor, source = step.inputs[1], step.inputs[0]
-    if tensor.data is None or tensor.quantization is None:
-        raise ValueError(f"the weights {tensor.name!r} are not a quantized constant")
+    values = constant_values(tensor)
     if any(size < 1 for size in source.shape[1:]):
         raise ValueError(
             f"the input {source.name!r} of {step.operator.kind} has an open size "
             f"{source.shape[1:]}; fix it first"
         )
-    grid = tensor.quantization
-    shape = [1] * tensor.data.ndim
-    shape[grid.axis] = grid.scale.size
-    return tensor.data.astype(np.float64) * grid.scale.astype(np.float64).reshape(shape)
+    return values
 
 
 def rounding_error(step: spec.Step) -> float:
