@@ -22,8 +22,7 @@ from tflite_export.ir.graph import (
 )
 from tflite_export.ops.gelu import Gelu
 from tflite_export.ops.leaky_relu import LeakyRelu
-from tflite_export.ops.resize_bilinear import Bilinear
-from tflite_export.ops.resize_nearest_neighbor import NearestNeighbor
+from tflite_export.ops.resizing import Resizing
 from tflite_export.ops.transpose_conv import TransposedConvolution
 
 
@@ -281,7 +280,7 @@ def resize_nearest_neighbor(seed):
     size = np.array([draw.integer(1, 20), draw.integer(1, 20)], np.int32)
     if seed % 3 == 0:  # as a layer that repeats each pixel has it
         size = np.array([height, width], np.int32) * draw.integer(2, 4)
-    options = NearestNeighbor(align_corners=seed % 4 == 1, half_pixel_centers=seed % 4 > 1)
+    options = Resizing(align_corners=seed % 4 == 1, half_pixel_centers=seed % 4 > 1)
     output = like(draw, source, (-1, *map(int, size), draw.graph.tensors[source].shape[3]))
     constant = draw.constant("size", size, None, "int32")
     return draw.done("RESIZE_NEAREST_NEIGHBOR", (source, constant), output, options)
@@ -290,7 +289,7 @@ def resize_nearest_neighbor(seed):
 def resize_bilinear(seed):
     graph = resize_nearest_neighbor(seed)
     (operator,) = graph.operators
-    options = Bilinear(operator.options.align_corners, operator.options.half_pixel_centers)
+    options = Resizing(operator.options.align_corners, operator.options.half_pixel_centers)
     graph.operators = [dataclasses.replace(operator, kind="RESIZE_BILINEAR", options=options)]
     return graph
 

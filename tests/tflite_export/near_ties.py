@@ -20,7 +20,7 @@ from tflite_export.ir.graph import (
 )
 from tflite_export.ops.gelu import Gelu
 from tflite_export.ops.leaky_relu import LeakyRelu
-from tflite_export.ops.resize_bilinear import Bilinear
+from tflite_export.ops.resizing import Resizing
 from tflite_export.ops.transpose_conv import TransposedConvolution
 
 grid = Quantization.per_tensor
@@ -228,7 +228,7 @@ def resize_bilinear(seed: int):
     x = Tensor("x", (-1, 2, 1, len(pairs)), "int8", step)
     size = Tensor("size", (2,), "int32", None, np.array([height, 1], np.int32))
     y = Tensor("y", (-1, height, 1, len(pairs)), "int8", step)
-    options = Bilinear(align_corners=seed % 2 == 1, half_pixel_centers=seed % 4 == 2)
+    options = Resizing(align_corners=seed % 2 == 1, half_pixel_centers=seed % 4 == 2)
     return one_operator("RESIZE_BILINEAR", [x, size], y, options), [images]
 
 

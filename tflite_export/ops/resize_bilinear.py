@@ -7,20 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite_export.ir.graph import Operator, Options, Tensor
+from tflite_export.ir.graph import Operator, Tensor
 from tflite_export.ir.schema import OperatorSchema, OptionField
 from tflite_export.ops import spec
-from tflite_export.ops.checks import LARGEST_STEP, image, operands_of, require, same_grid
+from tflite_export.ops.checks import operands_of, require
+from tflite_export.ops.resizing import Resizing, check_resizing
 
 _BITS, _BITS_OF_XNNPACK = 10, 11
-
-
-@dataclass(frozen=True)
-class Bilinear(Options):
-    """Options of ``RESIZE_BILINEAR``: where the pixels of the two images lie."""
-
-    align_corners: bool = False
-    half_pixel_centers: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ class Mix:
     unit: int
 
 
-def _in_fixed_point(size: int, result: int, options: Bilinear) -> Mix:
+def _in_fixed_point(size: int, result: int, options: Resizing) -> Mix:
     """The built-in and reference kernels' arithmetic; a position has ten fraction bits."""
     unit = 1 << _BITS
     corners = options.align_corners and result > 1
@@ -55,7 +48,7 @@ def _in_fixed_point(size: int, result: int, options: Bilinear) -> Mix:
     return Mix(first, second, np.where(first == second, 0, places - unit * first), unit)
 
 
-def in_float32(size: int, result: int, options: Bilinear) -> Mix:
+def in_float32(size: int, result: int, options: Resizing) -> Mix:
     """XNNPACK's arithmetic: positions in float32, shares of eleven bits."""
     corners = options.align_corners and result > 1
     factor = np.float32(size - corners) / np.float32(result - corners)
@@ -72,7 +65,7 @@ def in_float32(size: int, result: int, options: Bilinear) -> Mix:
 def mixes(step: spec.Step) -> tuple[Mix, Mix]:
     """What the rows and the columns of the result are mixed of."""
     options = step.operator.options
-    assert isinstance(options, Bilinear)
+    assert isinstance(options, Resizing)
     along = in_float32 if step.xnnpack else _in_fixed_point
     source, output = step.inputs[0], step.output
     rows, columns = (along(source.shape[i], output.shape[i], options) for i in (1, 2))
@@ -80,35 +73,18 @@ def mixes(step: spec.Step) -> tuple[Mix, Mix]:
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
-    options = operator.options
-    assert isinstance(options, Bilinear)
-    source, size = operands_of(operands, 2, 2)
-    same_grid([source, output])
-    batch, *pixels, channels = image(source)
-    require(not source.is_constant, "the image is a constant")
+    shape, options = check_resizing(operator, operands, output), operator.options
+    assert isinstance(options, Resizing)
+    source, _ = operands_of(operands, 2, 2)
     require(output.dtype == "int8", f"type {output.dtype}; only int8 is known")
-    require(
-        size.dtype == "int32" and size.data is not None and size.shape == (2,),
-        "the size is not a constant of two int32",
-    )
-    assert size.data is not None
-    height, width = (int(number) for number in size.data)
-    require(
-        1 <= height <= LARGEST_STEP and 1 <= width <= LARGEST_STEP,
-        f"the size ({height}, {width}) is out of range",
-    )
-    require(
-        not (options.align_corners and options.half_pixel_centers),
-        "align_corners and half_pixel_centers exclude each other",
-    )
-    for count, result in zip(pixels, (height, width), strict=True):
+    for count, result in zip(source.shape[1:3], shape[1:3], strict=True):
         reached = int(_in_fixed_point(count, result, options).first.max())
         require(
             reached < count,
             f"{count} pixels become {result}: built-in kernels would read pixel {reached}, beyond "
             "the image",
         )
-    return (batch, height, width, channels)
+    return shape
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
@@ -142,7 +118,7 @@ def _norm(step: spec.Step) -> float:
 SPEC = spec.OperatorSpec(
     kind="RESIZE_BILINEAR",
     schema=OperatorSchema(
-        Bilinear,
+        Resizing,
         15,
         "ResizeBilinearOptions",
         (OptionField("align_corners", 2, "bool"), OptionField("half_pixel_centers", 3, "bool")),

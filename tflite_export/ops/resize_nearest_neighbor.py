@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from tflite_export.ir.graph import Operator, Options, Tensor
+from tflite_export.ir.graph import Options, Tensor
 from tflite_export.ir.schema import OperatorSchema, OptionField
 from tflite_export.ops import spec
-from tflite_export.ops.checks import LARGEST_STEP, image, operands_of, require, same_grid
+from tflite_export.ops.resizing import Resizing, check_resizing
 
 
-@dataclass(frozen=True)
-class NearestNeighbor(Options):
-    """Options of ``RESIZE_NEAREST_NEIGHBOR``: where the pixels of the two images lie."""
-
-    align_corners: bool = False
-    half_pixel_centers: bool = False
-
-
-def nearest(size: int, result: int, options: NearestNeighbor) -> np.ndarray:
+def nearest(size: int, result: int, options: Resizing) -> np.ndarray:
     """Return for each pixel along an axis of the result the one of the source, as LiteRT computes.
 
     Args:
@@ -39,39 +29,17 @@ def nearest(size: int, result: int, options: NearestNeighbor) -> np.ndarray:
     return np.minimum(places.astype(np.int64), size - 1)
 
 
-def sources(source: Tensor, output: Tensor, options: Options) -> tuple[np.ndarray, np.ndarray]:
+def sources(
+    source: Tensor, output: Tensor, options: Options | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows and the columns of the source that the result is made of."""
-    assert isinstance(options, NearestNeighbor)
+    assert isinstance(options, Resizing)
     rows, columns = (nearest(source.shape[i], output.shape[i], options) for i in (1, 2))
     return rows, columns
 
 
-def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
-    source, size = operands_of(operands, 2, 2)
-    same_grid([source, output])
-    batch, _, _, channels = image(source)
-    require(not source.is_constant, "the image is a constant")
-    require(
-        size.dtype == "int32" and size.data is not None and size.shape == (2,),
-        "the size is not a constant of two int32",
-    )
-    assert size.data is not None
-    height, width = (int(number) for number in size.data)
-    require(
-        1 <= height <= LARGEST_STEP and 1 <= width <= LARGEST_STEP,
-        f"the size ({height}, {width}) is out of range",
-    )
-    options = operator.options
-    assert isinstance(options, NearestNeighbor)
-    require(
-        not (options.align_corners and options.half_pixel_centers),
-        "align_corners and half_pixel_centers exclude each other",
-    )
-    return (batch, height, width, channels)
-
-
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
-    rows, columns = sources(step.inputs[0], step.output, step.operator.options or NearestNeighbor())
+    rows, columns = sources(step.inputs[0], step.output, step.operator.options or Resizing())
     return operands[0][:, rows][:, :, columns]
 
 
@@ -79,7 +47,7 @@ def _norm(step: spec.Step) -> float:
     """How often the pixel that is repeated most often stands in the result, as a root."""
     repeats = [
         int(np.bincount(axis).max())
-        for axis in sources(step.inputs[0], step.output, step.operator.options or NearestNeighbor())
+        for axis in sources(step.inputs[0], step.output, step.operator.options or Resizing())
     ]
     return float(np.sqrt(repeats[0] * repeats[1])) * spec.ROUND_UP
 
@@ -87,12 +55,12 @@ def _norm(step: spec.Step) -> float:
 SPEC = spec.OperatorSpec(
     kind="RESIZE_NEAREST_NEIGHBOR",
     schema=OperatorSchema(
-        NearestNeighbor,
+        Resizing,
         74,
         "ResizeNearestNeighborOptions",
         (OptionField("align_corners", 0, "bool"), OptionField("half_pixel_centers", 1, "bool")),
     ),
-    check=_check,
+    check=check_resizing,
     xnnpack=lambda inputs, output: False,
     reference=_reference,
     macs=spec.no_macs,

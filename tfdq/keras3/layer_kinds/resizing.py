@@ -17,9 +17,10 @@ from tfdq.keras3.layer_kinds.shape import MovingLayer
 from tfdq.keras3.layer_kinds.upsampling import QuantizedUpSampling2D
 from tfdq.keras3.rounding import with_gradient_of
 from tflite_export.lowering import lower
-from tflite_export.ops.resize_bilinear import Bilinear, Mix, in_float32
+from tflite_export.ops.resize_bilinear import Mix, in_float32
+from tflite_export.ops.resizing import Resizing
 
-_PLACES = Bilinear(half_pixel_centers=True)
+_PLACES = Resizing(half_pixel_centers=True)
 
 
 @dataclass(frozen=True)

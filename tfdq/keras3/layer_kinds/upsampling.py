@@ -12,7 +12,7 @@ from tfdq.description import Computation, Shape
 from tfdq.keras3.layer_kinds.base import register
 from tfdq.keras3.layer_kinds.shape import MovingLayer
 from tflite_export.lowering.lower import Call, lowering
-from tflite_export.ops.resize_nearest_neighbor import NearestNeighbor
+from tflite_export.ops.resizing import Resizing
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def lower_repeat_pixels(call: Call) -> int:
     constant = assembler.constant(f"{label}/size", size, None, "int32")
     output = assembler.value(label, call.shape, assembler.grid(call.source))
     # Of half-pixel centers no place lies between two pixels, whatever float32 makes of the ratio.
-    options = NearestNeighbor(half_pixel_centers=True)
+    options = Resizing(half_pixel_centers=True)
     return assembler.emit(
         "RESIZE_NEAREST_NEIGHBOR", (call.source, constant), output, options, label
     )
