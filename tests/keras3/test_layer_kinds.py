@@ -325,6 +325,15 @@ class TestRescalingAndNormalization(LayerContract):
         assert kinds == ["DEPTHWISE_CONV_2D", "CONV_2D"]
 
 
+class TestAdaptedNormalization(LayerContract):
+    """It counts the images that it has seen: an integer beside its weights."""
+
+    def build(self, image: Any) -> Any:
+        normalization = L.Normalization()
+        normalization.adapt(np.random.default_rng(0).normal(0.5, 2.0, (64, *image.shape[1:])))
+        return L.Conv2D(4, 3)(normalization(image))
+
+
 class TestNumbers(LayerContract):
     def build(self, image: Any) -> Any:
         x = keras.ops.relu(2.0 * image - np.array([0.1, 0.2, 0.3], np.float32))

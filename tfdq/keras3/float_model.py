@@ -36,7 +36,7 @@ def _layer_problem(node: Node) -> str | None:
     wide = {
         str(weight.dtype)
         for weight in getattr(layer, "weights", ())
-        if str(weight.dtype) != "float32" and not _is_seed(weight)
+        if "float" in str(weight.dtype) and str(weight.dtype) != "float32"
     }
     if wide:
         return (
@@ -53,11 +53,6 @@ def _layer_problem(node: Node) -> str | None:
     if getattr(layer, "trainable", False) and alone:
         return f"its {' and '.join(alone)} alone is not trainable; set trainable of the layer"
     return None
-
-
-def _is_seed(weight: Any) -> bool:
-    """Return whether a variable is the state of a random generator."""
-    return "seed_generator" in weight.path
 
 
 def _unregistered(layer: Any) -> str | None:
