@@ -391,6 +391,17 @@ def quantize_to_uint8(seed):
     return draw.done("QUANTIZE", (source,), draw.value("y", (-1, 500), 0.02, zero, "uint8"))
 
 
+def requantize(seed):
+    """To the same type and to the other one, up to steps that XNNPACK leaves to other kernels."""
+    draw = Draw(seed)
+    kinds = (("int8", "int8"), ("uint8", "uint8"), ("int8", "uint8"), ("uint8", "int8"))[seed % 4]
+    shape = (-1, draw.integer(1, 40), draw.integer(1, 3))
+    source = draw.value("x", shape, dtype=kinds[0])
+    factor = float(np.exp(draw.rng.uniform(-3, 1))) if seed % 8 < 6 else 1 / 300
+    output = draw.value("y", shape, draw.scale_of(source) / factor, dtype=kinds[1])
+    return draw.done("QUANTIZE", (source,), output)
+
+
 def dequantize(seed):
     draw = Draw(seed)
     source = draw.value("x", (-1, 500))
@@ -439,6 +450,7 @@ GRAPHS = {
     "quantize": quantize,
     "quantize_uint8": quantize_uint8,
     "quantize_to_uint8": quantize_to_uint8,
+    "requantize": requantize,
     "dequantize": dequantize,
     **MOVING_GRAPHS,
 }

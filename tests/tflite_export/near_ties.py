@@ -257,6 +257,29 @@ def quantization(seed: int):
     return graph, [values.astype(np.float32)[:, None]]
 
 
+def requantization(seed: int):
+    """Every integer; the steps' quotient is a binary fraction if the seed is even: exact ties.
+
+    Built-in kernels round whole vectors of 16 otherwise than what is left over: rows of 250.
+    """
+    rng = np.random.default_rng(seed)
+    types = (("int8", "int8"), ("int8", "uint8"), ("uint8", "int8"), ("uint8", "uint8"))
+    low = {"int8": -128, "uint8": 0}
+    kinds = types[seed // 2 % 4]
+    source = 2.0 ** int(rng.integers(-6, -1)) if seed % 2 == 0 else _scale(rng, 1e-3, 0.5)
+    factor = int(rng.integers(1, 9)) / 16 if seed % 2 == 0 else np.exp(rng.uniform(-5, 2))
+    grids = [
+        grid(float(np.float32(scale)), low[kind] + int(rng.integers(0, 256)))
+        for scale, kind in zip((source, source / factor), kinds, strict=True)
+    ]
+    x, y = (
+        Tensor(name, (-1, 250), kind, step)
+        for name, kind, step in zip("xy", kinds, grids, strict=True)
+    )
+    values = (np.arange(3 * 250).reshape(3, 250) % 256 + low[kinds[0]]).astype(kinds[0])
+    return one_operator("QUANTIZE", [x], y, NoOptions()), [values]
+
+
 def leaky_relu(seed: int):
     """Every integer; with even seeds both factors are binary fractions, so that ties are exact."""
     rng = np.random.default_rng(seed)
@@ -333,4 +356,5 @@ NEAR_TIES = {
     "resize_bilinear": resize_bilinear,
     "softmax": softmax,
     "quantize": quantization,
+    "requantize": requantization,
 }

@@ -338,7 +338,7 @@ _MARGINS = np.array([(0, 0), (6, 0), (0, 0), (0, 0)], np.int32)
         (_altered("minimum", tensor1={"shape": (-1, 5, 5, 1)}), "differ"),
         (_altered("maximum", tensor1={"quantization": _grid(9.0)}), "one scale"),
         (_altered("concatenation", options={"axis": 0}), "axis"),
-        (_altered("quantize_uint8", tensor0={"quantization": _grid(0.3, 3)}), "requantizes"),
+        (_altered("requantize", tensor0={"quantization": _grid(1e3, 3)}), "a step of the source"),
     ],
 )
 def test_graphs_that_make_no_sense_are_refused(graph, message):

@@ -163,7 +163,7 @@ def _renames(graph: IntegerGraph, operator: Operator) -> bool:
     if operator.kind != "QUANTIZE":
         return operator.kind in ("DEQUANTIZE", "RESHAPE")
     source, target = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
-    if source.dtype == "float32":
+    if source.dtype == "float32" or source.scale != target.scale:
         return False
     shift = target.zero_point - source.zero_point
     (low, high), (lowest, highest) = (INTEGER_RANGES[t.dtype] for t in (source, target))
