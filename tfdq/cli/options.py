@@ -25,6 +25,8 @@ DATA_NAMES = (
     "cifar100",
     "svhn_cropped",
     "svhn_cropped+extra",
+    "gtsrb",
+    "gtsrb+roi",
 )
 MODEL_NAMES = ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet")
 ATTACK_NAMES = (
@@ -85,8 +87,8 @@ DataOption = Annotated[
     str,
     typer.Option(
         "--data",
-        help="digits, fashion_mnist, mnist, cifar10, cifar100, svhn_cropped, a FILE.npz with "
-        "x_train, y_train, x_test, y_test, or a folder of images.",
+        help="digits, fashion_mnist, mnist, cifar10, cifar100, svhn_cropped, gtsrb, a FILE.npz "
+        "with x_train, y_train, x_test, y_test, or a folder of images.",
         metavar="NAME|PATH",
         autocompletion=complete_data,
     ),

@@ -12,6 +12,7 @@ import numpy as np
 from tfdq.data.dataset import Dataset
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_OPTIONAL = ("class_names", "track_train")
 # Up to here a data set may have more classes than images, as a small part of a large one has.
 _MANY_CLASSES = 1000
 
@@ -19,8 +20,9 @@ _MANY_CLASSES = 1000
 def load_npz(path: Path) -> Dataset:
     """Read a data set from an .npz file with `x_train`, `y_train`, `x_test` and `y_test`.
 
-    An optional array `class_names` (strings) names the classes. Pickled objects are refused: a
-    file from elsewhere can't run code.
+    An optional array `class_names` (strings) names the classes; another, `track_train` (integers),
+    says which training images show the same thing: those of one label and one number. Pickled
+    objects are refused: a file from elsewhere can't run code.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -42,11 +44,13 @@ def load_npz(path: Path) -> Dataset:
                     f"{path} has no {', '.join(missing)}: it must hold {', '.join(_ARRAYS)} "
                     f"(it holds {', '.join(archive.files) or 'nothing'})."
                 )
-            wanted = [*_ARRAYS, *(["class_names"] if "class_names" in archive.files else [])]
+            wanted = [*_ARRAYS, *(name for name in _OPTIONAL if name in archive.files)]
             arrays = {name: _read(archive, name, path) for name in wanted}
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
     class_names = tuple(str(name) for name in arrays.pop("class_names", ()))
+    if "track_train" in arrays:
+        arrays["track_train"] = _numbered(arrays["y_train"], arrays["track_train"], path)
     classes = len(class_names) or _count_classes(arrays, path)
     return Dataset(
         **arrays,
@@ -82,6 +86,21 @@ def _read(archive: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarra
         return archive[name]
     except (MemoryError, ValueError) as error:
         raise ValueError(f"{path}: the array {name} can't be read ({error}).") from error
+
+
+def _numbered(labels: np.ndarray, tracks: np.ndarray, path: Path) -> np.ndarray:
+    """Return a number for each track, whether or not each class counts its own from 0.
+
+    Raises:
+        ValueError: there are not as many numbers as labels.
+    """
+    if tracks.shape != labels.shape:
+        raise ValueError(
+            f"{path}: track_train has shape {tracks.shape}, but y_train {labels.shape}: store one "
+            "number for each training image."
+        )
+    pairs = np.stack([labels, tracks], axis=-1).reshape(-1, 2)
+    return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _count_classes(arrays: dict[str, np.ndarray], path: Path) -> int:

@@ -27,6 +27,9 @@ class Dataset:
         name: How results made with it are to be called, for example `"cifar10"`.
         source: Where the images came from and what was done to them, one line.
         class_names: One name per class, or empty where the source has none.
+        track_train: int64, shape `(n,)`: training images with one number show the same thing
+            (frames of one traffic sign), and `held_out` keeps them together. None where each
+            stands for itself.
 
     Raises:
         ValueError: If shapes, types or labels do not fit together; says which and what to do.
@@ -40,6 +43,7 @@ class Dataset:
     name: str
     source: str
     class_names: tuple[str, ...] = ()
+    track_train: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check the arrays and bring them to their canonical shape and type."""
@@ -60,6 +64,20 @@ class Dataset:
             # The dataclass is frozen; this is the one place that writes its fields.
             object.__setattr__(self, f"x_{part}", x)
             object.__setattr__(self, f"y_{part}", y)
+        if self.track_train is not None:
+            tracks = np.asarray(self.track_train)
+            if tracks.shape != self.y_train.shape or not np.issubdtype(tracks.dtype, np.integer):
+                raise ValueError(
+                    f"{self.name}: track_train is {tracks.dtype} of shape {tracks.shape}, but must "
+                    f"hold an integer for each of the {len(self.y_train)} training images."
+                )
+            pairs = np.unique(np.stack([tracks, self.y_train]), axis=1)
+            if len(np.unique(tracks)) < pairs.shape[1]:
+                raise ValueError(
+                    f"{self.name}: images of one track have different labels: number the tracks "
+                    "over all classes, or correct the labels."
+                )
+            object.__setattr__(self, "track_train", tracks.astype(np.int64))
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise ValueError(
                 f"{self.name}: training images are {self.x_train.shape[1:]}, but test images "
@@ -103,10 +121,51 @@ class Dataset:
                 )
             chosen = draw_stratified(y, count, seed)
             changes |= {f"x_{part}": x[chosen], f"y_{part}": y[chosen]}
+            if part == "train" and self.track_train is not None:
+                changes["track_train"] = self.track_train[chosen]
             notes.append(f"{count} of {len(y)} {part} images (seed {seed})")
         if not notes:
             return self
         return replace(self, **changes, source=f"{self.source}; {', '.join(notes)}")
+
+    def held_out(self, share: float = 0.1, seed: int = 0) -> Dataset:
+        """Return the training images alone, a share of them as the test part.
+
+        For what must not see the test images: early stopping, choosing settings. Of each class the
+        same share is drawn, and images of one track (`track_train`) are never parted: frames of
+        one traffic sign on both sides would make the held-out figure that of memory.
+
+        Args:
+            share: Of the training images that become the test part, in (0, 1).
+            seed: Seed of the draw; the same seed gives the same images.
+
+        Returns:
+            A data set whose test part has about that share of each class, in whole tracks, at
+            least one of each class that has more than one.
+
+        Raises:
+            ValueError: If the share is out of range or holds out nothing.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"share of held-out images must be in (0, 1), got {share!r}.")
+        single = self.track_train is None
+        tracks = np.arange(len(self.y_train)) if single else self.track_train
+        held = draw_tracks(self.y_train, np.asarray(tracks), share, seed)
+        if not held.any():
+            raise ValueError(
+                f"{self.name}: nothing can be held out, as no class has more than one "
+                f"{'image' if single else 'track'}: use more training images."
+            )
+        return replace(
+            self,
+            x_train=self.x_train[~held],
+            y_train=self.y_train[~held],
+            x_test=self.x_train[held],
+            y_test=self.y_train[held],
+            track_train=None if single else np.asarray(tracks)[~held],
+            source=f"{self.source}; {held.sum()} of {len(held)} training images held out for tests "
+            f"(seed {seed})",
+        )
 
     def padded(self, size: int) -> Dataset:
         """Return the data set with its images centred on a black square of `size` x `size`.
@@ -201,6 +260,35 @@ def draw_stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     take[remainder] += 1
     starts = np.cumsum(sizes) - sizes
     return np.sort(np.concatenate([order[s : s + k] for s, k in zip(starts, take, strict=True)]))
+
+
+def draw_tracks(labels: np.ndarray, tracks: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Draw whole tracks until each class has its share of images.
+
+    A track is added as long as that brings the number of images nearer to the share; a class
+    with more than one track gives one at least and keeps one at least.
+
+    Args:
+        labels: Shape `(n,)`, values from 0.
+        tracks: Shape `(n,)`, integers; images of one track have one label.
+        share: Of the images of each class, in (0, 1).
+        seed: Seed of the draw.
+
+    Returns:
+        bool, shape `(n,)`: whether an image is drawn.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        of_class = labels == label
+        numbers, sizes = np.unique(tracks[of_class], return_counts=True)
+        order = rng.permutation(len(numbers))
+        # As many images as one, two ... tracks hold; the last track always stays.
+        held = np.cumsum(sizes[order])[:-1]
+        if len(held):
+            count = int(np.argmin(np.abs(held - share * sizes.sum()))) + 1
+            drawn |= of_class & np.isin(tracks, numbers[order[:count]])
+    return drawn
 
 
 def _images(x: np.ndarray, what: str) -> np.ndarray:

@@ -10,13 +10,14 @@ from tfdq.data.digits import load_digits
 from tfdq.data.idx import DEBIAN_FASHION_MNIST, find_idx, load_idx
 
 Resize = Literal["stretch", "shorter-side"]
+_GTSRB_NAMES = ("gtsrb", "gtsrb+roi")
 _IDX_NAMES = ("mnist", "fashion_mnist")
 _TFDS_NAMES = ("cifar10", "cifar100", "svhn_cropped", "svhn_cropped+extra", *_IDX_NAMES)
 
 
 def names() -> tuple[str, ...]:
     """Return the names `load` takes; anything else is a path."""
-    return ("digits", *_TFDS_NAMES)
+    return ("digits", *_TFDS_NAMES, *_GTSRB_NAMES)
 
 
 def load(
@@ -34,13 +35,16 @@ def load(
         name_or_path: A name of `names()`; the path of an `.npz` file with the arrays `x_train`,
             `y_train`, `x_test` and `y_test`; or a folder of images, `train/CLASS/*` and
             `test/CLASS/*`, or just `CLASS/*`, of which a fifth becomes the test part.
-            `svhn_cropped+extra` adds the 531,131 easier images to the training part.
+            `svhn_cropped+extra` adds the 531,131 easier images to the training part; `gtsrb+roi`
+            cuts the traffic signs out of their surroundings.
         data_dir: Where TFDS data sets are prepared; by default TFDS's own folder,
             `~/tensorflow_datasets`. For `mnist` and `fashion_mnist` also a folder of IDX files.
-            Debian's package dataset-fashion-mnist is found by itself.
+            Debian's package dataset-fashion-mnist is found by itself. For `gtsrb` the folder with
+            the unpacked archives of the benchmark.
         download: Let TFDS download and prepare a named data set that is not there.
-        image_size: `(height, width)` that the images of a folder are resized to, or one number for
-            both; `(height, width, channels)` makes them grey (1) or colour (3), too.
+        image_size: `(height, width)` that the images of a folder, or of `gtsrb` (by default 32x32),
+            are resized to, or one number for both; `(height, width, channels)` makes them grey (1)
+            or colour (3), too.
         resize: `"stretch"` changes both sides of a folder's images to that size;
             `"shorter-side"` keeps their proportions and cuts out the middle.
         channels: Order of the colours; `"bgr"` for models made with OpenCV's.
@@ -75,11 +79,15 @@ def _load(
         )
     if image_size is not None:
         image_size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    if name in _GTSRB_NAMES:
+        from tfdq.data.gtsrb import load_gtsrb
+
+        return load_gtsrb(folder or Path(), image_size, region_only=name.endswith("+roi"))
     if image_size is not None and name in names():
         raise ValueError(f"image_size is for folders of images; {name} has its own size.")
     if name == "digits":
         return load_digits()
-    folder = None if data_dir is None else Path(data_dir).expanduser()
     if name in _TFDS_NAMES:
         files = _idx_files(name, folder) if name in _IDX_NAMES else None
         if files:
