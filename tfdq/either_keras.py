@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tfdq.penalties.singular_values import SingularValue
+from tfdq.settings.quantization import ActivationRange, LayerBits, Placement
 from tfdq.which_keras import is_keras3_model
 
 
@@ -15,15 +16,15 @@ def quantize_model(
     model: Any,
     lipschitz_beta: float = 2e-3,
     *,
-    on: Literal["kernel", "folded", "deployed"] = "deployed",
+    on: Placement = "deployed",
     target: SingularValue | None = None,
     regularizer: Any = "orthogonal",
     beta_schedule: Any = None,
     weight_bits: int = 8,
     activation_bits: int = 8,
     first_last_bits: int | None = None,
-    layer_bits: Mapping[str, int | tuple[int, int]] | None = None,
-    activation_range: Literal["relu6", "moving_average"] = "moving_average",
+    layer_bits: Mapping[str, LayerBits] | None = None,
+    activation_range: ActivationRange = "moving_average",
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,
     skip: Collection[str] = (),

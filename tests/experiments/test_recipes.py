@@ -1,5 +1,6 @@
 """Recipes: what ships, what is refused, how variants, setups and overrides combine."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,11 @@ ONE = '[[variants]]\nname = "a"\n'
         (f"[quantization]\nactivation_bits = 9\n{ONE}", "quantization.activation_bits.*got 9"),
         (f"[quantization]\nweight_bits = 1\n{ONE}", "quantization.weight_bits.*got 1"),
         (f"[penalty]\nbeta = -1\n{ONE}", "penalty.beta.*got -1"),
-        (f"[penalty]\nbeta = inf\n{ONE}", "penalty.beta: must be finite"),
+        (f"[penalty]\nbeta = inf\n{ONE}", "penalty.beta must be a finite number >= 0, got inf"),
         (f"[penalty]\non = 'folds'\n{ONE}", "penalty.on.*'folded'"),
         (f"[penalty]\nramp = [3, 1]\n{ONE}", "ramp must be .begin, end."),
         (f"[penalty]\nbeta = 0\nramp = [0, 1]\n{ONE}", "ramp needs a penalty"),
+        (f"[quantization]\nskip = ['logits']\n{ONE}", "set evaluation.export = false"),
         (f"[model]\nname = 'resnet2'\n{ONE}", "no model 'resnet2'.*resnet20"),
         (f"[adversarial]\nattack = 'square'\n{ONE}", "adversarial.attack"),
         (f"[adversarial]\neps = 0\n{ONE}", "adversarial.eps.*got 0"),
@@ -215,6 +217,13 @@ def settings(**changes: Any) -> RunSettings:
     return RunSettings.model_validate(changes)
 
 
+def test_what_was_trained_before_keeps_its_name() -> None:
+    assert settings().training_key(0) == "c47ef88bde36"
+    assert settings().evaluation_key() == "9bef30a09b4b"
+    vanilla_float = settings(quantization={"activation_bits": 0}, penalty={"beta": 0})
+    assert vanilla_float.training_key(0) == "558306edfbc3"
+
+
 def test_what_does_nothing_does_not_tell_runs_apart() -> None:
     vanilla = settings(penalty={"beta": 0.0})
     assert vanilla.training_key(0) == settings(
@@ -235,6 +244,8 @@ def test_what_does_nothing_does_not_tell_runs_apart() -> None:
         {"penalty": {"beta": 0.003}},
         {"penalty": {"on": "folded"}},
         {"quantization": {"activation_bits": 3}},
+        {"quantization": {"batch_norm_momentum": 0}},
+        {"quantization": {"layer_bits": {"logits": 8}}},
         {"adversarial": {"attack": "r+fgsm"}},
         {"training": {"learning_rate": 1e-3}},
         {"data": {"train_images": 100}},
@@ -259,6 +270,14 @@ def test_the_kind_of_evaluation_tells_results_apart() -> None:
         settings(evaluation={"images": 300}).evaluation_key()
         != settings(evaluation={"images": 301}).evaluation_key()
     )
+
+
+def test_every_setting_is_documented() -> None:
+    page = Path(load_recipe.__code__.co_filename).parents[2] / "docs" / "experiments.md"
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page.read_text(), re.MULTILINE))
+    for section, field in RunSettings.model_fields.items():
+        listed = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", rows[section])))
+        assert listed == set(type(field.default).model_fields), section
 
 
 @pytest.mark.parametrize("text", ["bit_depth_0", "median_1", "median", "blur_3", "bit_depth_x"])

@@ -29,6 +29,7 @@ ORDER = (
     "tflite_export.files",
     "tflite_export.runtime",
     "tfdq.penalties",
+    "tfdq.settings",
     "tfdq.quantization",
     "tfdq.models",
     "tflite_export.lowering",

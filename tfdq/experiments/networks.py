@@ -46,22 +46,21 @@ def build(settings: RunSettings, dataset: Dataset, synchronized: bool = False) -
     if synchronized:
         model = tf_keras.models.clone_model(model, clone_function=_synchronized)
     penalty = settings.penalty
-    regularizer: Any = None
-    if penalty.beta > 0:
-        regularizer = get_regularizer(penalty.name, penalty.beta, penalty.on, penalty.target)
     if settings.quantized:
-        bits = settings.quantization
         return tfdq.quantize_model(
             model,
-            0.0,
-            regularizer="orthogonal" if regularizer is None else regularizer,
-            activation_bits=bits.activation_bits,
-            weight_bits=bits.weight_bits,
-            first_last_bits=bits.first_last_bits,
-            activation_range=bits.activation_range,
+            penalty.beta,
+            regularizer=penalty.name,
+            on=penalty.on,
+            target=penalty.target,
             input_range=(0.0, 1.0),
+            **dict(settings.quantization),
         )
-    return model if regularizer is None else _penalized(model, regularizer)
+    if penalty.beta == 0:
+        return model
+    return _penalized(
+        model, get_regularizer(penalty.name, penalty.beta, penalty.on, penalty.target)
+    )
 
 
 def _synchronized(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
 import json
 import re
@@ -14,10 +13,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from tfdq.experiments.settings import RunSettings, Section
+from tfdq.experiments.settings import RunSettings
 from tfdq.mistakes import UnknownNameError
+from tfdq.settings.section import Section, validated
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -252,7 +252,7 @@ def load_recipe(
         FileNotFoundError: there is no such file.
     """
     path = _find(str(name_or_path), scale)
-    content = _validated(RecipeContent, _read(path), path.name)
+    content = validated(RecipeContent, _read(path), path.name)
     chosen, base = _setup(content, path, setup)
     for section in RunSettings.model_fields:
         _merge(base.setdefault(section, {}), copy.deepcopy(getattr(content, section)))
@@ -332,7 +332,7 @@ def _expand(
         shown = {key: value for key, value in point.items() if len(grid[key]) > 1}
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in shown.items())
         name = f"{entry.name}, {label}" if label else entry.name
-        settings = _validated(RunSettings, sections, f"{where}, variant {name!r}")
+        settings = validated(RunSettings, sections, f"{where}, variant {name!r}")
         yield Variant(name, entry.name, shown, settings)
 
 
@@ -347,42 +347,6 @@ def _put(sections: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(at, dict):
             raise ValueError(f"{dotted!r} goes into {part!r}, which is a value, no section")
     at[last] = value
-
-
-def _validated(kind: Any, content: Any, where: str) -> Any:
-    """Return the checked model, or raise one ValueError that lists all that is wrong."""
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        problems = [_problem(kind, found) for found in error.errors()]
-        raise ValueError(f"{where}: {'; '.join(problems)}") from error
-
-
-def _problem(kind: type[BaseModel], found: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in found["loc"])
-    if found["type"] == "extra_forbidden":
-        known = _keys_beside(kind, found["loc"])
-        near = difflib.get_close_matches(str(found["loc"][-1]), known, 1)
-        hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-        return f"unknown key {place!r}{hint}"
-    message = re.sub("^Value error, ", "", found["msg"])
-    given = found.get("input")
-    shown = f", got {given!r}" if isinstance(given, (int, float, str)) else ""
-    return f"{place}: {message}{shown if 'got' not in message else ''}" if place else message
-
-
-def _keys_beside(kind: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Return the keys that are known where an unknown one was found."""
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        annotation = kind.model_fields[str(part)].annotation
-        inner = [annotation, *getattr(annotation, "__args__", ())]
-        models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
-        if not models:
-            return []
-        kind = models[0]
-    return list(kind.model_fields)
 
 
 def parse_assignment(text: str) -> tuple[str, list[Any]]:

@@ -140,6 +140,7 @@ class Experiment:
             trained = variant.settings.trained()
             # Bits and weights of penalties are checked with the recipe; they break no network.
             kind = [trained["data"], trained["model"], variant.settings.quantized]
+            kind += [trained["quantization"].get(name) for name in ("layer_bits", "skip")]
             penalized = variant.settings.penalty.beta > 0
             key = json.dumps([*kind, penalized and trained["penalty"]["name"]])
             if key not in seen:

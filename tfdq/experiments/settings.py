@@ -4,60 +4,57 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tfdq.penalties.direction_rate import DIRECTION_RATE
 from tfdq.penalties.singular_values import default_target
+from tfdq.settings.quantization import (
+    ActivationRangeField,
+    FirstLastBitsField,
+    LayerBitsField,
+    MomentumField,
+    PenaltyNameField,
+    PenaltyWeightField,
+    PlacementField,
+    SkipField,
+    TargetField,
+    WeightBitsField,
+    whole,
+)
+from tfdq.settings.section import Finite, Section, Share
 
 MODELS = ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet")
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"must be finite, got {value}")
-    return value
-
-
-Finite = Annotated[float, AfterValidator(_finite)]
-Share = Annotated[Finite, Field(gt=0, le=1)]
-
-
-class Section(BaseModel):
-    """A group of settings; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
 class DataSettings(Section):
-    """Which images.
+    """Which images."""
 
-    Attributes:
-        name: a name or path of ``tfdq.data.load``.
-        dir: where TFDS data sets are prepared; no part of what a run is.
-        train_images: number of training images, drawn with the classes in proportion; None: all.
-        pad: side in pixels that the images are padded to with black, or None.
-    """
-
-    name: str = "fashion_mnist"
-    dir: Path | None = None
-    train_images: int | None = Field(default=None, ge=1)
-    pad: int | None = Field(default=None, ge=1)
+    name: str = Field(default="fashion_mnist", description="A name or path of `tfdq.data.load`.")
+    dir: Path | None = Field(
+        default=None, description="Where TFDS data sets are prepared; no part of what a run is."
+    )
+    train_images: int | None = Field(
+        default=None,
+        ge=1,
+        description="Training images to use, the classes in proportion; default: all.",
+    )
+    pad: int | None = Field(
+        default=None, ge=1, description="Side in pixels that images are padded to with black."
+    )
 
 
 class ModelSettings(Section):
-    """Which network.
+    """Which network."""
 
-    Attributes:
-        name: a name of ``tfdq.models.create``, ``wrn-DEPTH-WIDTH`` included.
-        options: further arguments of its builder, such as ``width``.
-    """
-
-    name: str = "small_cnn"
-    options: dict[str, Any] = Field(default_factory=dict)
+    name: str = Field(
+        default="small_cnn", description=f"{', '.join(MODELS)} or wrn-DEPTH-WIDTH (wrn-10-1)."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of its builder, such as width."
+    )
 
     @model_validator(mode="after")
     def _known(self) -> ModelSettings:
@@ -75,42 +72,35 @@ def _is_wide_resnet(name: str) -> bool:
 
 
 class QuantizationSettings(Section):
-    """How many bits.
+    """How many bits."""
 
-    Attributes:
-        activation_bits: bits behind a ReLU, 1..8; 0: a float network.
-        weight_bits: bits of the kernels, 2..8.
-        first_last_bits: bits of the first and the last layers, 2..8; None: those of the others.
-        activation_range: ``"moving_average"``, observed, or ``"relu6"``, the paper's [0, 6].
-    """
-
-    activation_bits: int = Field(default=4, ge=0, le=8)
-    weight_bits: int = Field(default=8, ge=2, le=8)
-    first_last_bits: int | None = Field(default=None, ge=2, le=8)
-    activation_range: Literal["relu6", "moving_average"] = "moving_average"
+    activation_bits: Annotated[
+        int, whole(0, 8), Field(description="Bits behind a ReLU, 1..8; 0: a float network.")
+    ] = 4
+    weight_bits: WeightBitsField = 8
+    first_last_bits: FirstLastBitsField = None
+    layer_bits: LayerBitsField = Field(default_factory=dict)
+    activation_range: ActivationRangeField = "moving_average"
+    batch_norm_momentum: MomentumField = None
+    skip: SkipField = frozenset()
 
 
 class PenaltySettings(Section):
-    """The Lipschitz penalty.
+    """The Lipschitz penalty."""
 
-    Attributes:
-        name: which one, of ``tfdq.penalties.get_regularizer``.
-        on: the kernel it acts on: ``"kernel"`` (the paper's), ``"folded"`` or ``"deployed"``.
-        beta: its weight; 0: none.
-        target: singular value to aim at, or ``"1/k"``; by default that of ``tfdq.quantize_model``.
-        ramp: epochs (begin, end) between which the weight rises from 0 to beta; None: beta always.
-    """
-
-    name: Literal["orthogonal", "srip", "spectral", "conv_orthogonal"] = "orthogonal"
-    on: Literal["kernel", "folded", "deployed"] = "deployed"
-    beta: Finite = Field(default=2e-3, ge=0)
-    target: Literal["1/k"] | Annotated[Finite, Field(gt=0)] = "1/k"
-    ramp: tuple[Finite, Finite] | None = None
+    name: PenaltyNameField = "orthogonal"
+    on: PlacementField = "deployed"
+    beta: PenaltyWeightField = 2e-3
+    target: TargetField = None
+    ramp: tuple[Finite, Finite] | None = Field(
+        default=None,
+        description="Epochs between which the weight rises from 0; default: it is constant.",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _target_of_the_penalty(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "target" not in given:
+        if isinstance(given, dict) and given.get("target") is None:
             return {**given, "target": default_target(given.get("name", "orthogonal"))}
         return given
 
@@ -122,52 +112,57 @@ class PenaltySettings(Section):
 
 
 class AdversarialSettings(Section):
-    """Adversarial training.
+    """Adversarial training."""
 
-    Attributes:
-        attack: ``"none"``, ``"fgsm"``, ``"r+fgsm"`` or ``"pgd"``.
-        eps: its strength in 1/255.
-        ratio: share of each batch that is perturbed.
-        steps: of ``"pgd"``.
-    """
-
-    attack: Literal["none", "fgsm", "r+fgsm", "pgd"] = "none"
-    eps: Finite = Field(default=8.0, gt=0, le=255)
-    ratio: Share = 0.5
-    steps: int = Field(default=7, ge=1)
+    attack: Literal["none", "fgsm", "r+fgsm", "pgd"] = Field(
+        default="none", description="Attack to train against."
+    )
+    eps: Finite = Field(default=8.0, gt=0, le=255, description="Its strength in 1/255.")
+    ratio: Share = Field(default=0.5, description="Share of each batch that is perturbed.")
+    steps: int = Field(default=7, ge=1, description="Of pgd.")
 
 
 class TrainSettings(Section):
-    """How the network is trained.
+    """How the network is trained."""
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images in a step, over all devices together.
-        optimizer: ``"adam"`` or ``"sgd"`` (Nesterov momentum).
-        learning_rate: of the first step after the warm-up.
-        momentum: of ``"sgd"``.
-        weight_decay: decoupled from the gradient, in each step times the learning rate.
-        schedule: ``"cosine"`` to 0, ``"steps"`` (times 0.2 after 30, 60 and 80 % of the epochs, as
-            for the Wide ResNets) or ``"constant"``.
-        warmup_epochs: epochs in which the rate rises from 0 along a line.
-        augment: ``"none"``, ``"pad_crop"`` or ``"pad_crop_flip"`` (the paper's).
-        precision: ``"float32"``, or, for float networks only, ``"float16"`` or ``"bfloat16"`` for
-            mixed precision, in which variables and penalties stay in float32.
-        checkpoint_steps: steps between checkpoints besides those after every epoch; no part of
-            what a run is.
-    """
-
-    epochs: int = Field(default=8, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: Finite = Field(default=3e-3, gt=0)
-    momentum: Finite = Field(default=0.9, ge=0, lt=1)
-    weight_decay: Finite = Field(default=0.0, ge=0)
-    schedule: Literal["cosine", "steps", "constant"] = "cosine"
-    warmup_epochs: Finite = Field(default=0.0, ge=0)
-    augment: Literal["none", "pad_crop", "pad_crop_flip"] = "none"
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    checkpoint_steps: int = Field(default=500, ge=1)
+    epochs: int = Field(default=8, ge=1, description="Passes over the images.")
+    batch_size: int = Field(
+        default=64, ge=1, description="Images in a step, over all devices together."
+    )
+    optimizer: Literal["adam", "sgd"] = Field(
+        default="adam", description="adam, or sgd with Nesterov momentum."
+    )
+    learning_rate: Finite = Field(
+        default=3e-3, gt=0, description="Of the first step after the warm-up."
+    )
+    momentum: Finite = Field(default=0.9, ge=0, lt=1, description="Of sgd.")
+    weight_decay: Finite = Field(
+        default=0.0,
+        ge=0,
+        description="Share of each weight taken off in a step, times the learning rate.",
+    )
+    schedule: Literal["cosine", "steps", "constant"] = Field(
+        default="cosine",
+        description="How the learning rate falls: along a cosine to 0, or times 0.2 after 30, 60 "
+        "and 80 % of the epochs (Zagoruyko and Komodakis 2016, section 3).",
+    )
+    warmup_epochs: Finite = Field(
+        default=0.0, ge=0, description="Epochs in which the rate rises from 0 along a line."
+    )
+    augment: Literal["none", "pad_crop", "pad_crop_flip"] = Field(
+        default="none", description="Of training images; pad_crop_flip is the paper's."
+    )
+    precision: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="The shorter ones, for float networks only: mixed precision, in which "
+        "variables and penalties stay in float32.",
+    )
+    checkpoint_steps: int = Field(
+        default=500,
+        ge=1,
+        description="Steps between checkpoints besides those after every epoch; no part of what a "
+        "run is.",
+    )
 
     @model_validator(mode="after")
     def _warm_in_time(self) -> TrainSettings:
@@ -179,49 +174,73 @@ class TrainSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """What is measured on the trained network, always on test images.
+    """What is measured on the trained network, always on test images."""
 
-    Attributes:
-        epsilons: strengths of the attacks in 1/255, L_inf.
-        attacks: attacks that each stand alone, as the paper's tables have them.
-        pgd_steps: of ``"pgd"`` and ``"bim"`` among them.
-        images: test images for these and for the clean accuracy.
-        held_out: measure on as many other test images, of the half that is not drawn from without
-            it: for settings that were chosen by what the first ones said.
-        suite: the suite of white-box attacks whose worst case is reported beside Square's:
-            ``"record"`` (APGD-CE, APGD-T, FAB, and the attack on low-bit networks), ``"standard"``
-            (without that one), ``"quick"`` (without FAB, which takes half of the time) or
-            ``"none"``.
-        target_classes: classes that APGD-T and FAB aim at, most likely first; AutoAttack's 9.
-        suite_images: test images for the suite, and for Square; at most ``images``.
-        suite_epsilons: strengths for the suite in 1/255; None: the largest of ``epsilons``.
-        square_queries: forward passes that Square spends on an image.
-        audit_images: test images for the audit of gradient masking; 0: no audit.
-        audit_queries: forward passes of the audit's black-box checks on an image.
-        squeezing: feature squeezing in front of the network, in the order it acts:
-            ``"bit_depth_N"``, ``"median_N"``; none by default.
-        amplification: strengths in 1/255 at which the error amplification is measured.
-        export: export the network to an integer file, verify it, and run the single attacks on it,
-            on up to 1,000 images.
-        tflite_images: test images for the suite and Square on that file; at most ``suite_images``.
-    """
-
-    epsilons: tuple[Finite, ...] = (8.0,)
-    attacks: tuple[str, ...] = ("fgsm", "r+fgsm", "pgd")
-    pgd_steps: int = Field(default=20, ge=1)
-    images: int = Field(default=1000, ge=1)
-    held_out: bool = False
-    suite: Literal["record", "standard", "quick", "none"] = "record"
-    target_classes: int = Field(default=9, ge=1)
-    suite_images: int = Field(default=200, ge=0)
-    suite_epsilons: tuple[Finite, ...] | None = None
-    square_queries: int = Field(default=5000, ge=1)
-    audit_images: int = Field(default=0, ge=0)
-    audit_queries: int = Field(default=1000, ge=1)
-    squeezing: tuple[str, ...] = ()
-    amplification: tuple[Finite, ...] = ()
-    export: bool = True
-    tflite_images: int = Field(default=0, ge=0)
+    epsilons: tuple[Finite, ...] = Field(
+        default=(8.0,), description="Strengths of the attacks in 1/255, L_inf."
+    )
+    attacks: tuple[str, ...] = Field(
+        default=("fgsm", "r+fgsm", "pgd"),
+        description="Attacks that each stand alone, as the paper's tables have them.",
+    )
+    pgd_steps: int = Field(default=20, ge=1, description="Of pgd and bim among them.")
+    images: int = Field(
+        default=1000, ge=1, description="Test images for these and for the clean accuracy."
+    )
+    held_out: bool = Field(
+        default=False,
+        description="Measure on as many other test images, of the half that is not drawn from "
+        "without it: for settings that were chosen by what the first ones said.",
+    )
+    suite: Literal["record", "standard", "quick", "none"] = Field(
+        default="record",
+        description="White-box attacks whose worst case is reported beside Square's: record "
+        "(APGD-CE, APGD-T, FAB, and the attack on low-bit networks), standard (without that one), "
+        "quick (without FAB, which takes half of the time) or none.",
+    )
+    target_classes: int = Field(
+        default=9,
+        ge=1,
+        description="Classes that APGD-T and FAB aim at, most likely first; AutoAttack's 9.",
+    )
+    suite_images: int = Field(
+        default=200,
+        ge=0,
+        description="Test images for the suite, and for Square; at most `images`.",
+    )
+    suite_epsilons: tuple[Finite, ...] | None = Field(
+        default=None,
+        description="Strengths for the suite in 1/255; default: the largest of `epsilons`.",
+    )
+    square_queries: int = Field(
+        default=5000, ge=1, description="Forward passes that Square spends on an image."
+    )
+    audit_images: int = Field(
+        default=0, ge=0, description="Test images for the audit of gradient masking; 0: no audit."
+    )
+    audit_queries: int = Field(
+        default=1000,
+        ge=1,
+        description="Forward passes of the audit's black-box checks on an image.",
+    )
+    squeezing: tuple[str, ...] = Field(
+        default=(),
+        description="Feature squeezing in front of the network, in the order it acts: "
+        "bit_depth_N, median_N.",
+    )
+    amplification: tuple[Finite, ...] = Field(
+        default=(), description="Strengths in 1/255 at which the error amplification is measured."
+    )
+    export: bool = Field(
+        default=True,
+        description="Export the network to an integer file, verify it, and run the single attacks "
+        "on it, on up to 1,000 images.",
+    )
+    tflite_images: int = Field(
+        default=0,
+        ge=0,
+        description="Test images for the suite and Square on that file; at most `suite_images`.",
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> EvaluationSettings:
@@ -319,6 +338,15 @@ class RunSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _float_layers_stay_here(self) -> RunSettings:
+        if self.quantization.skip and self.evaluation.export:
+            raise ValueError(
+                "a network with layers in float (quantization.skip) does not export: set "
+                "evaluation.export = false"
+            )
+        return self
+
     @property
     def quantized(self) -> bool:
         """Whether the network is quantization-aware."""
@@ -333,6 +361,10 @@ class RunSettings(Section):
         """Return the settings that the trained weights depend on, without those that do nothing."""
         kept = self.model_dump(mode="json", exclude={"evaluation"})
         del kept["data"]["dir"], kept["training"]["checkpoint_steps"]
+        for name in ("layer_bits", "batch_norm_momentum", "skip"):
+            # They came later: what was trained without them keeps its name.
+            if kept["quantization"][name] in (None, {}, []):
+                del kept["quantization"][name]
         if not self.quantized:
             kept["quantization"] = {"activation_bits": 0}
         if self.penalty.beta == 0:

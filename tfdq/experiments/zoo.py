@@ -15,9 +15,10 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from tfdq.experiments.figures import check_figures
-from tfdq.experiments.settings import EvaluationSettings, RunSettings, Section
+from tfdq.experiments.settings import EvaluationSettings, RunSettings
 from tfdq.robustness.json_files import naming, read_json
 from tfdq.robustness.verdict import verdict_of
+from tfdq.settings.section import Section
 
 LARGEST_BYTES = 1 << 20
 CARD_FORMAT: Literal["tfdq model card 1"] = "tfdq model card 1"

@@ -25,10 +25,11 @@ from tfdq.keras3.layer_kinds.registry import OWN_LAYER
 from tfdq.keras3.plan import plan
 from tfdq.keras3.quantized_model import QuantizedModel
 from tfdq.keras3.ranges import RangeSettings
-from tfdq.keras3.settings import ActivationRange, BetaSchedule, LayerBits, Placement, Settings
+from tfdq.keras3.settings import BetaSchedule, Settings
 from tfdq.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.singular_values import SingularValue
+from tfdq.settings.quantization import ActivationRange, LayerBits, Placement
 
 
 def quantize_model(

@@ -11,14 +11,14 @@ import tf_keras
 
 from tfdq.calibration_images import calibration_batches
 from tfdq.mistakes import WrongTypeError
-from tfdq.penalties.regularizers import Placement
 from tfdq.penalties.singular_values import SingularValue
 from tfdq.quantization.batch_statistics import estimating_statistics
 from tfdq.quantization.graph import read_graph
 from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
 from tfdq.quantization.rewrite import DefensiveLayoutTransform, unwrap_annotations
-from tfdq.quantization.settings import ActivationRange, LayerBits, Settings
+from tfdq.quantization.settings import Settings
 from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
+from tfdq.settings.quantization import ActivationRange, LayerBits, Placement
 from tfdq.which_keras import is_keras3_model
 
 

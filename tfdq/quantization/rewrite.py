@@ -39,9 +39,10 @@ from tfdq.quantization.quantizers import (
     KernelQuantizer,
     ObservedRangeQuantizer,
 )
-from tfdq.quantization.settings import LINEAR_BITS, SOFTMAX_RANGE, Settings
+from tfdq.quantization.settings import SOFTMAX_RANGE, Settings
 from tfdq.quantization.squeezing import BitDepthSqueeze, MedianSqueeze
 from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
+from tfdq.settings.quantization import LINEAR_BITS
 
 L = tf_keras.layers
 PREFIX = "quant_"
@@ -136,7 +137,7 @@ class _Builder:
         self.copies: dict[int, tf_keras.layers.Layer] = {}
         self.names: set[str] = set()
         self.lagging: list[LaggingNorm] = []
-        self.first, self.last = self._ends()
+        self.ends = self._ends()
 
     def build(self, model: tf_keras.Model) -> tf_keras.Model:
         """Return the new model, with the weights and the structures of the float one."""
@@ -152,7 +153,7 @@ class _Builder:
         quantized.name_outputs(model.output_names)
         return quantized
 
-    def _ends(self) -> tuple[set[int], set[int]]:
+    def _ends(self) -> set[int]:
         """Return the first and the last nodes with kernels (of each input and output)."""
         kernels = {s.node.index for s in self.steps if s.role in ("kernel", "separable")}
         takers = self.graph.consumers()
@@ -172,7 +173,7 @@ class _Builder:
 
         first = nearest(self.graph.inputs, lambda i: takers[i])
         last = nearest(self.graph.outputs, lambda i: self.graph.nodes[i].inputs)
-        return first, last
+        return first | last
 
     def _unique(self, name: str) -> str:
         """Return a name that no layer has yet (nested models may repeat names)."""
@@ -356,7 +357,7 @@ class _Builder:
 
     def _bits(self, step: Step) -> tuple[int, int]:
         index = step.node.index
-        return self.settings.bits_of(step.node.layer.name, index in self.first, index in self.last)
+        return self.settings.bits_of(step.node.layer.name, index in self.ends)
 
     def _add_separable(self, step: Step, argument: Any) -> None:
         layer = step.node.layer

@@ -23,7 +23,7 @@ from tfdq.keras3.layer_kinds.registry import Kind, Request, channels_problem, re
 from tfdq.keras3.layer_kinds.shape import pooled_shape, whole_image_shape
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
-from tfdq.keras3.settings import LINEAR_BITS
+from tfdq.settings.quantization import LINEAR_BITS
 from tflite_export.ir.graph import IntegerGraph, Operator, Pooling
 from tflite_export.ir.requantization import requantization_scale
 from tflite_export.ops.mean import mean_factors

@@ -19,7 +19,7 @@ from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, r
 from tfdq.keras3.layer_kinds.registry import register_activation
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
-from tfdq.keras3.settings import LINEAR_BITS
+from tfdq.settings.quantization import LINEAR_BITS
 from tflite_export.ir.graph import INTEGER_RANGES, NoOptions
 from tflite_export.lowering import lower
 from tflite_export.ops import OPERATORS, logistic

@@ -18,7 +18,7 @@ from tfdq.keras3.layer_kinds.registry import OPERATIONS, Kind, Request, register
 from tfdq.keras3.layer_kinds.rescaled import CONSTANTS, rescaled, rescaling
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through
-from tfdq.keras3.settings import LINEAR_BITS
+from tfdq.settings.quantization import LINEAR_BITS
 from tflite_export.lowering import lower
 
 

@@ -28,7 +28,7 @@ from tfdq.keras3.layer_kinds.function import table_of
 from tfdq.keras3.layer_kinds.registry import Kind, Request, Step, register_kind
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
-from tfdq.keras3.settings import LINEAR_BITS
+from tfdq.settings.quantization import LINEAR_BITS
 from tflite_export.ir.graph import INTEGER_RANGES
 from tflite_export.lowering import lower
 

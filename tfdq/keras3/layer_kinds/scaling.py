@@ -20,7 +20,7 @@ from tfdq.keras3.layer_kinds.registry import (
     register_kind,
 )
 from tfdq.keras3.ranges import RangeSettings
-from tfdq.keras3.settings import LINEAR_BITS
+from tfdq.settings.quantization import LINEAR_BITS
 
 _CLOSE = 1e-6
 
