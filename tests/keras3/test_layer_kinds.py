@@ -538,3 +538,14 @@ class TestGelu(LayerContract):
     def build(self, image: Any) -> Any:
         x = L.Conv2D(5, 3, activation="gelu")(image)
         return L.Conv2D(4, 3)(keras.ops.gelu(L.Conv2D(5, 3)(x), approximate=False))
+
+
+class TestLayersCalledTwice(LayerContract):
+    def build(self, image: Any) -> Any:
+        conv, separable = L.Conv2D(3, 3, padding="same"), L.SeparableConv2D(3, 3, padding="same")
+        norms = [L.BatchNormalization() for _ in range(2)]
+        # One kernel with a BatchNormalization of its own for each size, as heads of detectors.
+        heads = [
+            L.ReLU()(norm(conv(x))) for norm, x in zip(norms, (image, image * 0.5), strict=True)
+        ]
+        return L.Add()([separable(separable(heads[0])), heads[1]])

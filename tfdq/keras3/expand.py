@@ -5,7 +5,6 @@ Affine maps of each channel that follow each other become one.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,13 +25,16 @@ def expanded(graph: Graph, skip: Collection[str] = ()) -> Graph:
         graph: the calls of the float model.
         skip: names of layers that stay as they are.
     """
-    calls = Counter(id(node.layer) for node in graph.nodes)
+    made: dict[int, list[keras.layers.Layer]] = {}
     position = 0
     while position < len(graph.nodes):
         node = graph.nodes[position]
-        shared = calls[id(node.layer)] > 1 and getattr(node.layer, "trainable_weights", None)
-        parts = None if shared or node.layer.name in skip else _parts(node)
+        parts = None if node.layer.name in skip else _parts(node)
         if parts:
+            # All calls of a layer have the weights of the parts of the first.
+            first = made.setdefault(id(node.layer), parts)
+            weighted = iter([part for part in first if part.weights])
+            parts = [next(weighted) if part.weights else part for part in parts]
             # The parts may have parts themselves.
             graph = _replaced(graph, (position,), parts)
         else:

@@ -161,7 +161,7 @@ def _lagging(steps: list[Step], settings: Settings) -> list[LaggingNorm]:
         if step.kind.role == "kernel" and step.norm is not None
         if not (step.norm_inference or step.node.inference)
     ]
-    return [norm for norm in found if norm is not None]
+    return list(dict.fromkeys(norm for norm in found if norm is not None))
 
 
 class _Builder:
@@ -177,6 +177,9 @@ class _Builder:
         self.grids: dict[int, RangeSettings | int] = {}
         self.outputs: dict[int, Any] = {}
         self.names: set[str] = set()
+        self.known_names = {node.layer.name for node in graph.nodes}
+        self.holders: dict[tuple[str, int], str] = {}
+        self.pairs: set[tuple[int, int]] = set()
         self.kept = {step.node.index for step in steps if step.kind is IN_FLOAT}
         self.ends = _end_kernels(graph, steps)
 
@@ -199,9 +202,9 @@ class _Builder:
         return model
 
     def _unique(self, name: str) -> str:
-        """Return a name that no layer has yet (nested models may repeat names)."""
+        """Return a name that no layer has yet (layers are called again, nested models repeat)."""
         candidate, count = name, 1
-        while candidate in self.names:
+        while candidate in self.names or (count > 1 and candidate in self.known_names):
             candidate, count = f"{name}_{count}", count + 1
         self.names.add(candidate)
         return candidate
@@ -227,11 +230,17 @@ class _Builder:
         name = self.graph.nodes[step.result].layer.name if is_output else node.layer.name
         name = self._unique(name)
         assert step.kind.quantize is not None
-        common = {
+        common: dict[str, Any] = {
             "name": self._unique(f"{name}_logits") if apart else name,
             "frozen": node.inference,
             "reals": alone and not apart,
         }
+        shares = self._shares(step, common["name"])
+        if shares:
+            common["shares"] = shares
+        pair = (id(node.layer), 0 if self.settings.penalized == "kernel" else id(step.norm))
+        repeated = pair in self.pairs
+        self.pairs.add(pair)
         request = Request(
             step,
             self.settings,
@@ -239,6 +248,7 @@ class _Builder:
             tuple(self.graph.nodes[i].shape for i in node.inputs),
             tuple(self.grids[i] for i in node.inputs),
             common,
+            repeated,
         )
         layer = step.kind.quantize(request)
         sources = [self.flows[i] for i in node.inputs]
@@ -254,6 +264,18 @@ class _Builder:
             if is_output:
                 self._read_out(step.result, f"{name}_reals")
         return layer
+
+    def _shares(self, step: Step, name: str) -> dict[str, str]:
+        """Return the groups of variables that a layer before holds, each with its name."""
+        found = {}
+        groups = {step.kind.group: step.node.layer} if step.kind.group else {}
+        if step.norm is not None:
+            groups["norm"] = step.norm
+        for group, layer in groups.items():
+            holder = self.holders.setdefault((group, id(layer)), name)
+            if holder != name:
+                found[group] = holder
+        return found
 
     def _add_float(self, step: Step) -> Any:
         """Append the copy of a layer that stays in float, once; returns it."""
@@ -318,5 +340,8 @@ def _end_kernels(graph: Graph, steps: list[Step]) -> set[int]:
                 front.extend(following(index))
         return found
 
-    first = nearest(graph.inputs, lambda index: consumers[index])
-    return first | nearest(graph.outputs, lambda index: graph.nodes[index].inputs)
+    ends = nearest(graph.inputs, lambda index: consumers[index])
+    ends |= nearest(graph.outputs, lambda index: graph.nodes[index].inputs)
+    # All calls of a layer have the bits of its kernel.
+    layers = {id(graph.nodes[index].layer) for index in ends}
+    return {index for index in kernels if id(graph.nodes[index].layer) in layers}

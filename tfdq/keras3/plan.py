@@ -122,10 +122,11 @@ def _problem(node: Node, calls: int) -> str | None:
     kind = KINDS.get(type(layer))
     if kind is None:
         return "there is no rule for this class"
-    if getattr(layer, "weights", None) and calls > 1:
+    alone = kind.quantize is not None and not kind.group
+    if alone and getattr(layer, "weights", None) and calls > 1:
         return (
-            f"it has weights and is called {calls} times; every call needs its own ranges, so use "
-            "one layer for each call"
+            f"it has weights, which its kind does not share, and is called {calls} times; use one "
+            "layer for each call, or name their group in its Kind"
         )
     if any(size is None for size in node.shape[1:]):
         return f"a result of shape {node.shape}; build the model for images of one size"

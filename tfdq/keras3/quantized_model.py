@@ -27,6 +27,12 @@ class QuantizedModel(keras.Model):
     on and not sealed are NaN.
     """
 
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        for layer in self.layers:
+            if isinstance(layer, QuantizedLayer):
+                layer.share(self.get_layer)
+
     def seal(self) -> Lowered:
         """Make the deployed constants anew from the weights as they are now.
 

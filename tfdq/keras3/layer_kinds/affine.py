@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -50,6 +51,9 @@ class AffineLayer(QuantizedLayer):
     """
 
     sealed_sources = 1
+    variable_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "norm": ("gamma", "beta", "moving_mean", "moving_variance")
+    }
 
     def __init__(
         self,
@@ -101,7 +105,7 @@ class AffineLayer(QuantizedLayer):
     def _build_norm(self, channels: int) -> None:
         norm = self.norm
         self.gamma = self.beta = None
-        if norm is None:
+        if norm is None or "norm" in self.shares:
             return
 
         def add(name: str, start: str, trainable: bool, role: str = "") -> Any:
@@ -135,7 +139,8 @@ class AffineLayer(QuantizedLayer):
         offset = ops.zeros(acc.shape[-1]) if bias is None else ops.convert_to_tensor(bias)
         if self.norm is None:
             return unit * ops.ones(acc.shape[-1]), offset
-        if phase.statistics and self.norm_follows:
+        holder = self.holder("norm")
+        if phase.statistics and self.norm_follows and holder.trainable:
             mean, variance = ops.moments(acc, axes=list(range(len(acc.shape) - 1)))
             mean, variance = mean * unit + offset, variance * ops.square(unit)
             found = estimates.get()
@@ -143,7 +148,7 @@ class AffineLayer(QuantizedLayer):
                 self._follow(mean, variance)
             else:
                 batch = (ops.convert_to_numpy(moment) for moment in (mean, variance))
-                found.setdefault(self, PooledStatistics()).take(acc.shape[0], *batch)
+                found.setdefault(holder, PooledStatistics()).take(acc.shape[0], *batch)
         else:
             mean, variance = (
                 ops.convert_to_tensor(v) for v in (self.moving_mean, self.moving_variance)

@@ -8,10 +8,11 @@ from constants that `seal` made of the weights; `QuantizedModel` says when that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -76,13 +77,29 @@ class Sealing:
         return np.float32(self.graph.tensors[tensor].scale)
 
 
+@dataclass(frozen=True, eq=False)
+class Holder:
+    """The layer whose variables another one computes with; Keras does not look into this object.
+
+    Attributes:
+        layer: the layer.
+    """
+
+    layer: QuantizedLayer
+
+
 class QuantizedLayer(keras.layers.Layer):
     """A layer that takes integers and gives integers.
 
     Args:
         reals: give ``step * q`` as the result, not the pair: the layer is an output of the model.
         frozen: the float model called the layer in inference mode: statistics and ranges stay.
+        shares: for groups of variables the name of the layer that holds them, of the same model:
+            the layer stands for a further call of a float layer.
     """
+
+    variable_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The variables of a float layer that all its calls share, by group."""
 
     sealed_sources = 0
     """Number of sources whose steps the deployed constants depend on; 0: there are no constants."""
@@ -93,14 +110,50 @@ class QuantizedLayer(keras.layers.Layer):
     merges = False
     """Whether the layer takes a list of sources."""
 
-    def __init__(self, reals: bool = False, frozen: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        reals: bool = False,
+        frozen: bool = False,
+        shares: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(autocast=False, **kwargs)
         self.reals = bool(reals)
         self.frozen = bool(frozen)
+        self._shares = tuple(sorted((shares or {}).items()))
+        self._holders: Mapping[str, Holder] = MappingProxyType({})
+
+    @property
+    def shares(self) -> dict[str, str]:
+        """For each group of variables that another layer holds, the name of that layer."""
+        return dict(self._shares)
+
+    def holder(self, group: str) -> QuantizedLayer:
+        """Return the layer that holds a group of variables: this one, or the one it shares with."""
+        found = self._holders.get(group)
+        return self if found is None else found.layer
+
+    def share(self, find: Callable[[str], QuantizedLayer]) -> None:
+        """Compute with the variables of the layers named in `shares`.
+
+        Args:
+            find: from a name to the layer.
+        """
+        self._holders = MappingProxyType({g: Holder(find(name)) for g, name in self._shares})
+        for group, holder in self._holders.items():
+            for name in self.variable_groups[group]:
+                # Past Keras' tracker: the holder saves them, and counts them as its own.
+                object.__setattr__(self, name, getattr(holder.layer, name))
 
     def call(self, flow: Any, training: bool | None = None) -> Any:
         """Return the layer's integers and their step, or their product."""
+        if len(self._holders) < len(self._shares):
+            raise ValueError(
+                f"layer {self.name!r} computes with the variables of "
+                f"{', '.join(map(repr, self.shares.values()))}; call it in the QuantizedModel that "
+                "has both"
+            )
         observe_only, estimate_only = observing.get(), estimates.get() is not None
         if training or observe_only or estimate_only:
             self.mark_stale()
@@ -202,7 +255,8 @@ class QuantizedLayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        return {**super().get_config(), "reals": self.reals, "frozen": self.frozen}
+        config = {**super().get_config(), "reals": self.reals, "frozen": self.frozen}
+        return {**config, "shares": self.shares} if self._shares else config
 
 
 def _integer_shapes(flow: Any) -> Any:

@@ -224,5 +224,6 @@ for _handled, _quantize in (
             role="kernel",
             takes_in=("norm", "activation"),
             load=load_kernel,
+            group="kernel",
         )
     )

@@ -89,6 +89,7 @@ register_kind(
         role="kernel",
         takes_in=("norm", "activation"),
         load=load_kernel,
+        group="kernel",
         parts=dense_parts,
     )
 )

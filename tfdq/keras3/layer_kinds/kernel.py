@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -42,6 +43,10 @@ class KernelLayer(AffineLayer):
 
     depthwise = False
     groups = 1
+    variable_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **AffineLayer.variable_groups,
+        "kernel": ("kernel", "bias"),
+    }
 
     def __init__(
         self,
@@ -73,15 +78,16 @@ class KernelLayer(AffineLayer):
     def build(self, input_shape: Any) -> None:
         """Create kernel, bias, BatchNorm, range and deployed constants."""
         shape = integer_shape(input_shape)
-        self.kernel = self._add_trained("kernel", self.kernel_shape(shape), "glorot_uniform")
         channels = self.result_shape(shape)[-1]
         assert channels is not None
-        self.bias = self._add_trained("bias", (channels,), "zeros") if self.use_bias else None
+        if "kernel" not in self.shares:
+            self.kernel = self._add_trained("kernel", self.kernel_shape(shape), "glorot_uniform")
+            self.bias = self._add_trained("bias", (channels,), "zeros") if self.use_bias else None
         self.kernel_penalty = None
         if self.penalty is not None:
             strides = getattr(self, "strides", (1, 1))
             self.kernel_penalty = KernelPenalty(
-                self, self.penalty, self.kernel.shape, self.depthwise, strides, self.groups
+                self, self.penalty, self.kernel_shape(shape), self.depthwise, strides, self.groups
             )
         super().build(input_shape)
 
@@ -174,8 +180,9 @@ class KernelLayer(AffineLayer):
 
     @property
     def penalty_on_record(self) -> float | None:
-        """Weight of the penalty; None without one."""
-        return None if self.kernel_penalty is None else self.kernel_penalty.weight
+        """Weight of the penalty, which one of the calls of a kernel adds; None without one."""
+        held: Any = self if self.kernel_penalty is not None else self.holder("kernel")
+        return None if held.kernel_penalty is None else held.kernel_penalty.weight
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
@@ -225,7 +232,9 @@ def kernel_arguments(request: Request) -> dict[str, Any]:
         "activation": request.activation,
         "weight_bits": request.bits[0],
         "use_bias": layer.use_bias,
-        "penalty": request.settings.penalty(role == "depthwise", getattr(layer, "strides", (1, 1))),
+        "penalty": None
+        if request.repeated
+        else request.settings.penalty(role == "depthwise", getattr(layer, "strides", (1, 1))),
         "variables": {
             name: {what: config.get(f"{own}_{what}") for what in ("regularizer", "constraint")}
             for name, own in (("kernel", role), ("bias", "bias"))

@@ -182,6 +182,7 @@ register_kind(
         role="norm",
         takes_in=("activation",),
         load=lambda step, layer: load_norm(step.node.layer, layer),
+        group="norm",
     )
 )
 register_kind(

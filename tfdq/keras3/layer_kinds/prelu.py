@@ -6,8 +6,9 @@ by themselves; the model looks up what they make of each of the 256 integers in 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -74,6 +75,7 @@ class QuantizedPReLU(QuantizedLayer):
     """
 
     sealed_sources = 1
+    variable_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {"slopes": ("alpha",)}
 
     def __init__(
         self,
@@ -91,15 +93,16 @@ class QuantizedPReLU(QuantizedLayer):
         """Create the slopes, the range, and the table of each channel."""
         channels = integer_shape(input_shape)[-1]
         assert channels is not None
-        self.alpha = self.add_weight(
-            name="alpha",
-            shape=(channels,),
-            initializer="zeros",
-            regularizer=keras.regularizers.get(self.regularizer),
-            constraint=keras.constraints.get(self.constraint),
-            dtype="float32",
-            autocast=False,
-        )
+        if "slopes" not in self.shares:
+            self.alpha = self.add_weight(
+                name="alpha",
+                shape=(channels,),
+                initializer="zeros",
+                regularizer=keras.regularizers.get(self.regularizer),
+                constraint=keras.constraints.get(self.constraint),
+                dtype="float32",
+                autocast=False,
+            )
         self.range = OutputRange(self, self.output_settings)
         self.table = self.add_constant("table", (channels, _VALUES))
         self.first = self.add_constant("first", ())
@@ -189,4 +192,4 @@ def _load(step: Step, layer: Any) -> None:
     layer.alpha.assign(ops.convert_to_numpy(step.node.layer.alpha).reshape(-1))
 
 
-register_kind(Kind((keras.layers.PReLU,), _quantize, _problem, load=_load))
+register_kind(Kind((keras.layers.PReLU,), _quantize, _problem, load=_load, group="slopes"))

@@ -53,6 +53,7 @@ class Request:
         source_grids: for each source what its grid comes from: fixed range settings, or the number
             of a value. Equal entries are one grid.
         common: arguments that every quantized layer takes.
+        repeated: a step before has the same kernel, with the same BatchNormalization.
     """
 
     step: Step
@@ -61,6 +62,7 @@ class Request:
     source_shapes: tuple[Any, ...]
     source_grids: tuple[RangeSettings | int, ...]
     common: dict[str, Any] = field(default_factory=dict)
+    repeated: bool = False
 
     @property
     def layer(self) -> Any:
@@ -106,6 +108,8 @@ class Kind:
         parts: gives the float layers, built and with their weights, that one after the other
             compute what a call does, the last of its name; None: the call is quantized as it is.
             Asked only where there is no problem.
+        group: the group of `QuantizedLayer.variable_groups` that is made of the float layer's
+            weights, which calls of one layer share; empty: such a layer is called once.
     """
 
     handles: tuple[type, ...]
@@ -116,6 +120,7 @@ class Kind:
     load: Callable[[Step, Any], None] = _no_weights
     merges: bool = False
     parts: Callable[[Node], list[keras.layers.Layer] | None] = no_parts
+    group: str = ""
 
 
 def operation_of(symbol: Any) -> type:

@@ -251,5 +251,6 @@ register_kind(
         role="kernel",
         takes_in=("norm", "activation"),
         load=_load,
+        group="kernel",
     )
 )
