@@ -12,7 +12,7 @@ from tfdq.mistakes import WrongTypeError
 from tfdq.quantization.wrapper import penalties_together
 from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMonitor
 from tfdq.robustness.overfitting_watch import monitor_examples
-from tfdq.robustness.training_attacks import AttackSettings
+from tfdq.robustness.training_attacks import TF_KERAS_ATTACKS, AttackSettings
 from tfdq.which_keras import is_keras3_model
 
 _GRADIENT_SCALE = 128.0
@@ -35,6 +35,18 @@ class AdversarialTraining(AttackSettings, tf_keras.Model):
     - `"r+fgsm"`: `x' = x + eps/2 * sign(N(0, I))`, then `x' + eps/2 * sign(g(x'))`: the cure.
     - `"pgd"`: a uniform start in the ball, then `steps` steps of `step_size`.
 
+    For Keras 3 models also:
+
+    - `"n-fgsm"`: `x' = x + U(-2 eps, 2 eps)`, then `x' + step_size * sign(g(x'))`, both inside
+      `clip` but not brought back into the ball; `step_size` is `eps` by default.
+    - `"free"`: `steps` updates of the weights on each batch, whose one gradient moves the
+      perturbation, too: `d + step_size * sign(g(x + d))`, in the ball; the next batch starts from
+      it. For the price of `steps` plain passes over the data, so divide the epochs.
+    - `objective="trades"`: `CE(f(x), y) + trade_off * KL(f(x) || f(x'))`, where the attack ascends
+      the divergence; `"pgd"` starts at `x + 0.001 * N(0, I)`.
+    - `objective="mart"`: `CE(f(x'), y) - log(1 - max_{k != y} f_k(x')) + trade_off *
+      KL(f(x) || f(x')) * (1 - f_y(x))`; `"pgd"` starts at `x + 0.001 * N(0, I)`.
+
     While it trains with a single-step attack it watches for catastrophic overfitting (the attack
     it trains with seems to do nothing while PGD breaks everything), and at the end it asks a random
     search whether PGD can be believed: see `CatastrophicOverfittingMonitor` and the attributes
@@ -44,14 +56,21 @@ class AdversarialTraining(AttackSettings, tf_keras.Model):
         model: The model to train, float or quantized; it is trained in place. Of a Keras 3 model
             `tfdq.robustness.keras3_adversarial_training.Keras3AdversarialTraining` is made, a Keras
             3 model, with the same arguments.
-        attack: `"r+fgsm"`, `"fgsm"` or `"pgd"`, in the L_inf norm.
+        attack: `"r+fgsm"`, `"fgsm"` or `"pgd"`, in the L_inf norm; of a Keras 3 model also
+            `"n-fgsm"` or `"free"`.
         eps: Radius in input units, > 0; `8/255` for images in [0, 1]; or one for each channel.
-        ratio: Share of each batch that is perturbed, in (0, 1]. The batches must be shuffled.
+        ratio: Share of each batch that is perturbed, in (0, 1]; by default half of it, and all of
+            it for `"free"`, `"trades"` and `"mart"`. The batches must be shuffled.
         clip: `(lo, hi)` of valid inputs; each a number, or one for each channel.
-        steps: Steps of `"pgd"`, at least 1.
-        step_size: Step of `"pgd"` in input units; `2.5 * eps / steps` by default.
+        steps: Steps of `"pgd"`, or passes of `"free"` over each batch, at least 1.
+        step_size: Step in input units; by default `2.5 * eps / steps` of `"pgd"`, `eps` of
+            `"n-fgsm"` and `"free"`.
         seed: Seed of the random starts. They depend on it and on the step number alone, so a
             resumed run draws what the uninterrupted one would have.
+        objective: `"adversarial"`: the compiled loss on the perturbed batch; for Keras 3 models
+            also `"trades"` and `"mart"`, which need a cross-entropy of logits.
+        trade_off: Weight of what these two add, > 0; by default the papers' 6 and 5.
+        warmup_steps: Training steps over which the radius grows from 0 along a line (Keras 3).
         **kwargs: Passed to `tf_keras.Model`.
 
     Attributes:
@@ -62,7 +81,8 @@ class AdversarialTraining(AttackSettings, tf_keras.Model):
             the end of training; None if it was not asked.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, two do not go together, or a tf_keras model is
+            given what is for Keras 3 models only.
         TypeError: If `model` is no model of either Keras.
 
     Example:
@@ -72,7 +92,8 @@ class AdversarialTraining(AttackSettings, tf_keras.Model):
         >>> trainer.model.save("robust.h5")
 
     Source: Goodfellow et al. 2015 (FGSM), Tramer et al. 2018 (R+FGSM, label leaking and masking),
-    Madry et al. 2018 (PGD), Kurakin et al. 2017 (mixed batches).
+    Madry et al. 2018 (PGD), Kurakin et al. 2017 (mixed batches), de Jorge et al. 2022 (N-FGSM),
+    Shafahi et al. 2019 (Free), Zhang et al. 2019 (TRADES), Wang et al. 2020 (MART).
     """
 
     def __new__(cls, model: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -88,11 +109,14 @@ class AdversarialTraining(AttackSettings, tf_keras.Model):
         model: tf_keras.Model,
         attack: str = "r+fgsm",
         eps: Any = 8 / 255,
-        ratio: float = 0.5,
+        ratio: float | None = None,
         clip: Sequence[Any] = (0.0, 1.0),
         steps: int = 7,
         step_size: Any = None,
         seed: int = 0,
+        objective: str = "adversarial",
+        trade_off: float | None = None,
+        warmup_steps: int = 0,
         **kwargs: Any,
     ) -> None:
         if not isinstance(model, tf_keras.Model):
@@ -102,7 +126,10 @@ class AdversarialTraining(AttackSettings, tf_keras.Model):
             )
         super().__init__(**{"name": f"adversarial_{model.name}", **kwargs})
         self.model = model
-        self.set_attack(attack, eps, ratio, clip, steps, step_size, seed)
+        self.set_attack(
+            attack, eps, ratio, clip, steps, step_size, seed, objective, trade_off, warmup_steps
+        )
+        _refuse_keras3_only(attack, objective, warmup_steps)
         # With no clean examples in the batch there is no clean accuracy to report.
         self._clean_accuracy = (
             tf_keras.metrics.Mean(name="clean_accuracy") if self.ratio < 1 else None
@@ -287,6 +314,20 @@ class AdversarialTraining(AttackSettings, tf_keras.Model):
             config["model"], custom_objects=custom_objects
         )
         return cls(**{**config, "model": inner})
+
+
+def _refuse_keras3_only(attack: str, objective: str, warmup_steps: int) -> None:
+    """Raise a ValueError that names what only the trainer of Keras 3 models does."""
+    asked = {
+        f"attack={attack!r}": attack not in TF_KERAS_ATTACKS,
+        f"objective={objective!r}": objective != "adversarial",
+        f"warmup_steps={warmup_steps}": warmup_steps > 0,
+    }
+    if any(asked.values()):
+        raise ValueError(
+            f"{', '.join(name for name, given in asked.items() if given)} is for Keras 3 models: "
+            "train tfdq.to_keras3(model) instead, converted before it is quantized"
+        )
 
 
 def _right(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:

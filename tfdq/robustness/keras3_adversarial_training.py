@@ -10,11 +10,22 @@ import numpy as np
 from keras import ops
 
 from tfdq.keras3.input_gradients import input_gradient
-from tfdq.robustness.overfitting_watch import Watch, is_one_hot, monitor_examples
+from tfdq.robustness.free_perturbation import carried
+from tfdq.robustness.overfitting_watch import (
+    Watch,
+    examples_in_a_batch,
+    is_one_hot,
+    monitor_examples,
+)
 from tfdq.robustness.training_attacks import AttackSettings
+from tfdq.robustness.training_objectives import ADDED, divergence
 
 # In float16 a small gradient would be flushed to zero and its sign lost.
 _GRADIENT_SCALE = 128.0
+# Around the ball's centre, of the valid range: where PGD of TRADES and MART starts.
+_NEAR = 0.001
+# Radii that the noise of N-FGSM reaches over.
+_NOISE = 2.0
 
 
 @keras.saving.register_keras_serializable(package="tfdq")
@@ -26,15 +37,24 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
     BatchNormalization on the statistics of the batch), leaves statistics and ranges as they are,
     and takes one ordinary step on the mixed batch.
 
+    `"free"` takes `steps` such steps on each batch and finds its perturbation in their gradients;
+    of `objective="trades"` and `"mart"` the network sees the whole batch twice, clean and
+    perturbed, each with statistics of its own, and metrics are of the clean images.
+
     Args:
         model: The model to train, float or quantized; it is trained in place.
-        attack: `"r+fgsm"`, `"fgsm"` or `"pgd"`, in the L_inf norm.
+        attack: `"r+fgsm"`, `"fgsm"`, `"pgd"`, `"n-fgsm"` or `"free"`, in the L_inf norm.
         eps: Radius in input units, > 0; or one for each channel.
-        ratio: Share of each batch that is perturbed, in (0, 1]. The batches must be shuffled.
+        ratio: Share of each batch that is perturbed, in (0, 1]; by default half of it, and all of
+            it for `"free"`, `"trades"` and `"mart"`. The batches must be shuffled.
         clip: `(lo, hi)` of valid inputs; each a number, or one for each channel.
-        steps: Steps of `"pgd"`, at least 1.
-        step_size: Step of `"pgd"` in input units; `2.5 * eps / steps` by default.
+        steps: Steps of `"pgd"`, or passes of `"free"` over each batch, at least 1.
+        step_size: Step in input units; by default `2.5 * eps / steps` of `"pgd"`, `eps` of
+            `"n-fgsm"` and `"free"`.
         seed: Seed of the random starts.
+        objective: `"adversarial"`, `"trades"` or `"mart"`.
+        trade_off: Weight of what the last two add, > 0; by default the papers' 6 and 5.
+        warmup_steps: Training steps over which the radius grows from 0 along a line.
         **kwargs: Passed to `keras.Model`.
 
     Attributes:
@@ -44,7 +64,7 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
             None if it was not asked.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or two do not go together.
 
     Source: as for `tfdq.AdversarialTraining`.
     """
@@ -54,33 +74,56 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
         model: keras.Model,
         attack: str = "r+fgsm",
         eps: Any = 8 / 255,
-        ratio: float = 0.5,
+        ratio: float | None = None,
         clip: Sequence[Any] = (0.0, 1.0),
         steps: int = 7,
         step_size: Any = None,
         seed: int = 0,
+        objective: str = "adversarial",
+        trade_off: float | None = None,
+        warmup_steps: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": f"adversarial_{model.name}", **kwargs})
         self.model = model
-        self.set_attack(attack, eps, ratio, clip, steps, step_size, seed)
+        self.set_attack(
+            attack, eps, ratio, clip, steps, step_size, seed, objective, trade_off, warmup_steps
+        )
         self.starts = keras.random.SeedGenerator(self.seed)
+        self.trained_steps = self.add_weight(
+            (), "zeros", "float32", trainable=False, name="trained_steps"
+        )
+        self.perturbation: Any = None
         self._attack_loss: Any = None
-        self.build(model.input_shape)
+        # Not by `build`, after which Keras takes no more variables: Free training has one to add
+        # when it knows the size of a batch.
+        self.built = True
 
     def build(self, input_shape: Any) -> None:
         """Do nothing: the model within is built."""
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return what the model in training returns."""
+        """Return what the model in training returns; a pair of inputs gives a pair of outputs."""
+        if isinstance(inputs, (tuple, list)):
+            return tuple(self.model(part, training=training) for part in inputs)
+        if training and self.perturbation is not None:
+            eps, step_size = self._extents(self._grown())
+            inputs = carried(
+                ops.cast(inputs, "float32"),
+                ops.convert_to_tensor(self.perturbation),
+                eps,
+                step_size,
+                self.clip,
+            )
         return self.model(inputs, training=training)
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
         """Compile as any Keras model; the attack ascends the same loss.
 
         Raises:
-            ValueError: If the loss is missing or not a single one.
+            ValueError: If the loss is missing, not a single one, or (for `"trades"` and `"mart"`)
+                not a cross-entropy of logits.
         """
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         if loss is None or isinstance(loss, (list, tuple, dict)):
@@ -89,6 +132,12 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
                 "e.g. keras.losses.SparseCategoricalCrossentropy(from_logits=True)"
             )
         resolved = keras.losses.get(loss)
+        if self.objective != "adversarial" and not getattr(resolved, "from_logits", False):
+            raise ValueError(
+                f"objective={self.objective!r} needs a cross-entropy of logits, got {loss!r}: give "
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True) and a model without "
+                "softmax"
+            )
         self._attack_loss = getattr(resolved, "call", resolved)
 
     def perturb(
@@ -106,37 +155,69 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
         Args:
             x: Inputs, shape (n, ...), floats inside `clip`.
             y: Labels in the form the loss takes.
-            attack: One of `TRAINING_ATTACKS`; the one it trains with by default.
+            attack: One of `TRAINING_ATTACKS` but `"free"`, ascending the compiled loss; None: as
+                the trainer finds them, for `"trades"` up the divergence.
             steps: Steps of `"pgd"`; 0 means the trainer's own.
             seed: Of the random start; None: the next of the trainer's.
             training: Attack the network as it trains; else as it is deployed, sealed before.
 
         Returns:
-            Examples of the shape of `x`, within `eps` of it and inside `clip`.
+            Examples of the shape of `x` inside `clip`, within `eps` of it but for `"n-fgsm"`.
 
         Raises:
             RuntimeError: If the trainer is not compiled, so that there is no loss to ascend.
         """
-        if self._attack_loss is None:
-            raise RuntimeError("compile the trainer first: the attack ascends its loss")
-        attack, steps = attack or self.attack, steps or self.steps
         seed = self.starts if seed is None else seed
-        eps, step_size, floor, ceiling = (
-            ops.convert_to_tensor(np.asarray(extent, np.float32))
-            for extent in (self.eps, self.step_size, *self.clip)
+        if attack is None:
+            return self._found(x, y, 1.0, seed, training)
+        return self._ascend(
+            x, self._loss_of(y, training), attack, steps or self.steps, seed, 1.0, attack == "pgd"
         )
+
+    def _found(self, x: Any, y: Any, grown: Any, seed: Any, training: bool) -> Any:
+        """Return the examples that the trainer trains on, in the given share of the radius."""
+        wide = self.attack == "pgd" and self.objective == "adversarial"
+        loss = self._loss_of(y, training)
+        if self.objective == "trades":
+            loss = self._divergence_from(x, training)
+        return self._ascend(x, loss, self.attack, self.steps, seed, grown, wide)
+
+    def _ascend(
+        self, x: Any, loss: Any, attack: str, steps: int, seed: Any, grown: Any, wide: bool
+    ) -> Any:
+        """Return where the sign-gradient steps of an attack end.
+
+        Args:
+            x: Inputs.
+            loss: From images to what is ascended, a scalar.
+            attack: One of `TRAINING_ATTACKS`.
+            steps: Of `"pgd"`.
+            seed: Of the random start.
+            grown: Share of the radius, in (0, 1].
+            wide: Start PGD anywhere in the ball, not near its centre.
+        """
+        eps, step_size = self._extents(grown)
+        floor, ceiling = (ops.convert_to_tensor(np.asarray(end, np.float32)) for end in self.clip)
         low, high = ops.maximum(x - eps, floor), ops.minimum(x + eps, ceiling)
         if attack == "pgd":
-            start = x + eps * keras.random.uniform(ops.shape(x), -1.0, 1.0, seed=seed)
+            if wide:
+                start = x + eps * keras.random.uniform(ops.shape(x), -1.0, 1.0, seed=seed)
+            else:
+                near = _NEAR * (ceiling - floor)
+                start = x + near * keras.random.normal(ops.shape(x), seed=seed)
             size = step_size if steps == self.steps else 2.5 * eps / steps
         elif attack == "r+fgsm":
             start = x + eps / 2 * ops.sign(keras.random.normal(ops.shape(x), seed=seed))
             size, steps = eps / 2, 1
+        elif attack == "n-fgsm":
+            noise = keras.random.uniform(ops.shape(x), -_NOISE, _NOISE, seed=seed)
+            start, size, steps = x + eps * noise, step_size, 1
+            low, high = floor, ceiling
         else:
             start, size, steps = x, eps, 1
 
         def step(_: Any, moved: Any) -> Any:
-            slope = input_gradient(lambda images: self._loss_at(images, y, training), moved)
+            slope = input_gradient(loss, moved)
             slope = ops.where(ops.isfinite(slope), slope, ops.zeros_like(slope))
             return ops.clip(moved + size * ops.sign(slope), low, high)
 
@@ -144,15 +225,41 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
         end = step(0, start) if steps == 1 else ops.fori_loop(0, steps, step, start)
         return ops.stop_gradient(end)
 
-    def _loss_at(self, x: Any, y: Any, training: bool) -> Any:
-        """Return the loss; what the model would assign is let go."""
+    def _extents(self, grown: Any) -> tuple[Any, Any]:
+        """Return radius and step size, each a tensor, in the given share."""
+        eps, step_size = (
+            ops.convert_to_tensor(np.asarray(extent, np.float32))
+            for extent in (self.eps, self.step_size)
+        )
+        return grown * eps, grown * step_size
+
+    def _grown(self) -> Any:
+        """Return the share of the radius at this training step, in (0, 1]."""
+        if self.warmup_steps == 0:
+            return 1.0
+        return ops.minimum(self.trained_steps / self.warmup_steps, 1.0)
+
+    def _loss_of(self, y: Any, training: bool) -> Any:
+        """Return the compiled loss, summed, as a function of the images."""
+        if self._attack_loss is None:
+            raise RuntimeError("compile the trainer first: the attack ascends its loss")
+        return lambda x: _GRADIENT_SCALE * ops.sum(self._attack_loss(y, self._outputs(x, training)))
+
+    def _divergence_from(self, x: Any, training: bool) -> Any:
+        """Return the divergence from the outputs at `x`, summed, as a function of the images."""
+        clean = ops.stop_gradient(self._outputs(x, training))
+        return lambda moved: (
+            _GRADIENT_SCALE * ops.sum(divergence(clean, self._outputs(moved, training)))
+        )
+
+    def _outputs(self, x: Any, training: bool) -> Any:
+        """Return the model's outputs; what it would assign is let go."""
         present = [(variable, variable.value) for variable in self.model.variables]
         with keras.StatelessScope(state_mapping=present):
-            outputs = ops.cast(self.model(x, training=training), "float32")
-            return _GRADIENT_SCALE * ops.sum(self._attack_loss(y, outputs))
+            return ops.cast(self.model(x, training=training), "float32")
 
-    def _mixed(self, data: Any) -> tuple[Any, Any, Any]:
-        """Return a batch of which the first are adversarial examples."""
+    def _attacked(self, data: Any) -> tuple[Any, Any, Any]:
+        """Return a batch to train on: mixed, or a pair of clean and adversarial images."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         if not ops.is_tensor(x) or y is None:
             raise ValueError(
@@ -160,32 +267,82 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
                 f"got x of type {type(x).__name__} and y of type {type(y).__name__}"
             )
         x = ops.cast(x, "float32")
+        self.trained_steps.assign_add(1.0)
+        if self.attack == "free":
+            return x, y, weights
+        if self.objective != "adversarial":
+            return (x, self._found(x, y, self._grown(), self.starts, True)), y, weights
         count = ops.shape(x)[0]
         if isinstance(count, int):
             share = min(max(round(self.ratio * count), 1), count)
         else:
             share = ops.cast(ops.round(self.ratio * ops.cast(count, "float32")), "int32")
             share = ops.clip(share, 1, count)
-        attacked = self.perturb(x[:share], y[:share])
+        attacked = self._found(x[:share], y[:share], self._grown(), self.starts, True)
         return ops.concatenate([attacked, x[share:]]), y, weights
 
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the compiled loss and the penalties; of a pair of outputs the objective's.
+
+        Args:
+            x: Inputs.
+            y: Labels.
+            y_pred: Outputs, or those of the clean and of the adversarial images.
+            sample_weight: Of each image.
+            training: As Keras has it.
+        """
+        if not isinstance(y_pred, (tuple, list)):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        clean, attacked = (ops.cast(outputs, "float32") for outputs in y_pred)
+        fitted = clean if self.objective == "trades" else attacked
+        added = ADDED[self.objective](y, clean, attacked, self.trade_off)
+        if sample_weight is not None:
+            added = added * ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+        return super().compute_loss(x, y, fitted, sample_weight, training) + ops.mean(added)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Return the metrics; of a pair of outputs those of the clean images.
+
+        Args:
+            x: Inputs.
+            y: Labels.
+            y_pred: Outputs, or those of the clean and of the adversarial images.
+            sample_weight: Of each image.
+        """
+        y_pred = y_pred[0] if isinstance(y_pred, (tuple, list)) else y_pred
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
     def train_step(self, *given: Any) -> Any:
-        """Perturb a share of the batch, then train on the batch as Keras does.
+        """Attack the batch, then train on it as Keras does.
 
         Args:
             *given: what Keras calls its own `train_step` with: the batch, on JAX after the state.
         """
         *states, data = given
+        passes = self.steps if self.attack == "free" else 1
         if not states:
-            return super().train_step(self._mixed(data))
+            batch = self._attacked(data)
+            for _ in range(passes):
+                logs = super().train_step(batch)
+            return logs
         trainable, others, *rest = states[0]
         variables = (*self.trainable_variables, *self.non_trainable_variables)
         mapping = list(zip(variables, (*trainable, *others), strict=True))
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            batch = self._mixed(data)
+            batch = self._attacked(data)
             # The random starts have moved on.
             others = [scope.get_current_value(v) for v in self.non_trainable_variables]
-        return super().train_step((trainable, others, *rest), batch)
+        state = (trainable, others, *rest)
+        for _ in range(passes):
+            logs, state = super().train_step(state, batch)
+        return logs, state
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """Fit as any Keras model, with a monitor for catastrophic overfitting.
@@ -200,6 +357,8 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
         Returns:
             The history; with `monitor_single_step_accuracy` and `monitor_pgd_accuracy` per epoch.
         """
+        if self.attack == "free":
+            self._make_perturbation(examples_in_a_batch(x, kwargs.get("batch_size")))
         callbacks = kwargs.pop("callbacks", None) or []
         listed = list(getattr(callbacks, "callbacks", callbacks))
         watched = any(isinstance(callback, Watch) for callback in listed)
@@ -208,6 +367,22 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
             if examples is not None:
                 callbacks = [Keras3OverfittingMonitor(*examples), *listed]
         return super().fit(x, y, callbacks=callbacks, **kwargs)
+
+    def _make_perturbation(self, batch_size: int) -> None:
+        """Make the perturbation that batches of one size carry from one to the next, at 0."""
+        if self.perturbation is None:
+            self.perturbation = self.add_weight(
+                (batch_size, *self.model.input_shape[1:]),
+                "zeros",
+                "float32",
+                name="perturbation",
+                overwrite_with_gradient=True,
+            )
+        elif batch_size > self.perturbation.shape[0]:
+            raise ValueError(
+                f"attack='free' began with batches of {self.perturbation.shape[0]} images and "
+                f"can't go on with {batch_size}: keep the batch size"
+            )
 
     def seal(self) -> None:
         """Bring the model to where it can infer: see `tfdq.keras3.QuantizedModel`."""

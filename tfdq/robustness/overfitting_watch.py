@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ class Watch:
         gap: Difference of the two accuracies that counts as a collapse, in (0, 1).
         stop: Stop training at the first collapse and put back the weights of the epoch that had
             the best PGD accuracy.
+        patience: Stop training, too, when the PGD accuracy has not risen for so many epochs, and
+            put back the weights of the best whenever training ends (Rice et al. 2020: robust
+            accuracy on held-out images falls while that on training images still rises). None:
+            never.
         batch_size: Examples per forward pass.
         queries: Of Square at the end, for each example; 0 leaves it out.
 
@@ -56,7 +60,8 @@ class Watch:
         ValueError: If an argument is out of range.
 
     Source: Wong, Rice, Kolter, Fast is better than free, ICLR 2020, section 5.4; Andriushchenko
-    and Flammarion, Understanding and improving fast adversarial training, NeurIPS 2020.
+    and Flammarion, Understanding and improving fast adversarial training, NeurIPS 2020; Rice, Wong,
+    Kolter, Overfitting in adversarially robust deep learning, ICML 2020.
     """
 
     model: Any
@@ -70,6 +75,7 @@ class Watch:
         steps: int = 20,
         gap: float = 0.3,
         stop: bool = False,
+        patience: int | None = None,
         batch_size: int = 128,
         queries: int = 300,
     ) -> None:
@@ -82,6 +88,8 @@ class Watch:
             raise ValueError(f"steps of PGD must be at least 2, got {steps}")
         if not 0 < gap < 1:
             raise ValueError(f"gap is a difference of accuracies, in (0, 1); got {gap}")
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1 epoch, got {patience}")
         if queries < 0:
             raise ValueError(f"queries of the random search must be 0 or more, got {queries}")
         self.x = np.asarray(x)
@@ -89,9 +97,11 @@ class Watch:
         self.steps = int(steps)
         self.gap = float(gap)
         self.stop = stop
+        self.patience = patience
         self.batch_size = int(batch_size)
         self.queries = int(queries)
         self._best = -1.0
+        self._since_best = 0
         self._best_weights: list[np.ndarray] | None = None
 
     def accuracy(self, attack: str, steps: int) -> float:
@@ -117,10 +127,13 @@ class Watch:
             logs.update(measured)
         single, iterated = measured.values()
         collapsed = iterated < 0.5 * self._best or iterated < 0.2 * single
+        self._since_best += 1
         if iterated > self._best:
-            self._best = iterated
-            if self.stop:
+            self._best, self._since_best = iterated, 0
+            if self.stop or self.patience is not None:
                 self._best_weights = self.model.get_weights()
+        if self.patience is not None and self._since_best >= self.patience:
+            self.model.stop_training = True
         if single - iterated < self.gap or not collapsed:
             return
         self.model.catastrophic_overfitting = (*self.model.catastrophic_overfitting, epoch)
@@ -137,7 +150,8 @@ class Watch:
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Put back the best weights if a collapse stopped the training; ask the random search."""
-        if self.stop and self.model.catastrophic_overfitting and self._best_weights is not None:
+        collapsed = self.stop and bool(self.model.catastrophic_overfitting)
+        if (collapsed or self.patience is not None) and self._best_weights is not None:
             self.model.set_weights(self._best_weights)
         if self.queries == 0:
             return
@@ -185,7 +199,7 @@ class Watch:
 
 def single_step(trainer: Any) -> str:
     """Return the single-step attack that a trainer is watched with."""
-    return "r+fgsm" if trainer.attack == "pgd" else trainer.attack
+    return "r+fgsm" if trainer.attack in ("pgd", "free") else trainer.attack
 
 
 def is_one_hot(y: Any) -> bool:
@@ -210,12 +224,8 @@ def monitor_examples(x: Any, y: Any, validation_data: Any) -> tuple[np.ndarray, 
     if isinstance(source, (tuple, list)) and len(source) >= 2:
         first, labels = source[0], source[1]
         return np.asarray(first[:MONITOR_EXAMPLES]), np.asarray(labels[:MONITOR_EXAMPLES])
-    if hasattr(source, "as_numpy_iterator"):
-        batches = iter(source.as_numpy_iterator())
-    elif hasattr(source, "__getitem__") and not isinstance(source, (np.ndarray, Mapping)):
-        # keras.utils.PyDataset, or Sequence of tf_keras.
-        batches = (source[i] for i in range(len(source)))
-    else:
+    batches = _batches(source)
+    if batches is None:
         warnings.warn(
             f"not watched for catastrophic overfitting: {type(source).__name__} cannot be read "
             "without using it up; pass validation_data=(x, y) or a CatastrophicOverfittingMonitor",
@@ -236,3 +246,34 @@ def monitor_examples(x: Any, y: Any, validation_data: Any) -> tuple[np.ndarray, 
         np.concatenate(inputs)[:MONITOR_EXAMPLES],
         np.concatenate(labels)[:MONITOR_EXAMPLES],
     )
+
+
+def examples_in_a_batch(x: Any, batch_size: int | None) -> int:
+    """Return how many examples a batch of training data has, without using up the data.
+
+    Args:
+        x: Training data as given to `fit`.
+        batch_size: As given to `fit`.
+
+    Raises:
+        ValueError: If the data can be read only once.
+    """
+    batches = None if hasattr(x, "shape") else _batches(x)
+    if batches is not None:
+        return len(next(batches)[0])
+    if not hasattr(x, "shape"):
+        raise ValueError(
+            f"attack='free' has to know the size of a batch, but {type(x).__name__} cannot be read "
+            "without using it up: pass arrays, a tf.data.Dataset or a keras.utils.PyDataset"
+        )
+    return min(batch_size or 32, len(x))
+
+
+def _batches(source: Any) -> Iterator[Any] | None:
+    """Return the batches of a data set that can be read again; None if it can't."""
+    if hasattr(source, "as_numpy_iterator"):
+        return iter(source.as_numpy_iterator())
+    if hasattr(source, "__getitem__") and not isinstance(source, (np.ndarray, Mapping)):
+        # keras.utils.PyDataset, or Sequence of tf_keras.
+        return (source[i] for i in range(len(source)))
+    return None
