@@ -138,8 +138,7 @@ def mart(reference: Dense, x: np.ndarray, y: np.ndarray, moved: np.ndarray) -> A
     return loss
 
 
-@each_backend
-@pytest.mark.parametrize("objective", ["trades", "mart"])
+@pytest.mark.parametrize("objective", [pytest.param("trades", marks=each_backend), "mart"])
 def test_a_step_of_trades_and_of_mart(objective: str) -> None:
     """The attack, then the loss and its gradient by differences, for a batch and its weights."""
     x, y = batch()
@@ -203,7 +202,6 @@ def test_free_training_carries_its_perturbation() -> None:
         fitted.fit(x, y, batch_size=12)
 
 
-@each_backend
 def test_the_radius_grows() -> None:
     x, y = batch(8)
     fitted = trainer(dense(), "fgsm", EPS, ratio=1.0, warmup_steps=2)
@@ -221,7 +219,6 @@ def small_network() -> keras.Model:
     return keras.Model(image, L.Dense(10)(L.Flatten()(x)))
 
 
-@each_backend
 def test_a_quantized_network_trains_and_averages_its_weights() -> None:
     """Keras' own average over the steps; statistics and ranges of it are estimated anew."""
     x, y = batch(96)
