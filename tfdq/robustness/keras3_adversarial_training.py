@@ -302,6 +302,7 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         clean, attacked = (ops.cast(outputs, "float32") for outputs in y_pred)
         fitted = clean if self.objective == "trades" else attacked
+        assert self.trade_off is not None  # of every objective that has pairs of outputs
         added = ADDED[self.objective](y, clean, attacked, self.trade_off)
         if sample_weight is not None:
             added = added * ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
