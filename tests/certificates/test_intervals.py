@@ -270,8 +270,8 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="low <= high"):
         propagate(graph, np.ones((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)))
     strange = plain(0)
-    strange.operators.append(Operator("ELU", strange.outputs, (0,)))
-    with pytest.raises(ValueError, match="ELU"):
+    strange.operators.append(Operator("COS", strange.outputs, (0,)))
+    with pytest.raises(ValueError, match="COS"):
         check_intervals(strange)
     both = plain(0)
     both.inputs = (0, 0)

@@ -540,6 +540,12 @@ class TestGelu(LayerContract):
         return L.Conv2D(4, 3)(keras.ops.gelu(L.Conv2D(5, 3)(x), approximate=False))
 
 
+class TestElu(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.ELU()(L.Conv2D(5, 3, activation="elu")(image))
+        return L.Conv2D(4, 3)(keras.ops.elu(x))
+
+
 class TestLayersCalledTwice(LayerContract):
     def build(self, image: Any) -> Any:
         conv, separable = L.Conv2D(3, 3, padding="same"), L.SeparableConv2D(3, 3, padding="same")

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from tests.tflite_export.draw import Draw, grid, like
 from tests.tflite_export.moving_graphs import MOVING_GRAPHS
@@ -20,6 +21,7 @@ from tflite_export.ir.graph import (
     Softmax,
     Tensor,
 )
+from tflite_export.ops import OPERATORS
 from tflite_export.ops.gelu import Gelu
 from tflite_export.ops.leaky_relu import LeakyRelu
 from tflite_export.ops.resizing import Resizing
@@ -433,6 +435,7 @@ GRAPHS = {
     "relu_n1_to_1": lambda seed: _tabulated("RELU_N1_TO_1", seed),
     "relu_0_to_1": lambda seed: _tabulated("RELU_0_TO_1", seed),
     "hard_swish": lambda seed: _tabulated("HARD_SWISH", seed),
+    "elu": lambda seed: _tabulated("ELU", seed),
     "gelu": lambda seed: _tabulated("GELU", seed, Gelu(seed % 4 > 1)),
     "prelu": prelu,
     "logistic": lambda seed: _curve("LOGISTIC", (1 / 256, -128), seed),
@@ -454,6 +457,13 @@ GRAPHS = {
     "dequantize": dequantize,
     **MOVING_GRAPHS,
 }
+
+
+def skip_if_missing(graph, kernels):
+    """Skip a test where a kernel set lacks one of the operators."""
+    for operator in graph.operators:
+        if kernels in OPERATORS[operator.kind].missing_in:
+            pytest.skip(f"the kernel set {kernels} lacks {operator.kind}")
 
 
 def feeds(graph, count, seed=0):

@@ -332,6 +332,7 @@ NEAR_TIES = {
     "relu_n1_to_1": lambda seed: tabulated("RELU_N1_TO_1", seed),
     "relu_0_to_1": lambda seed: tabulated("RELU_0_TO_1", seed),
     "hard_swish": lambda seed: tabulated("HARD_SWISH", seed),
+    "elu": lambda seed: tabulated("ELU", seed),
     "gelu": lambda seed: tabulated("GELU", seed, Gelu(seed % 4 > 1)),
     "prelu": prelu,
     "logistic": lambda seed: curve("LOGISTIC", (1 / 256, -128), seed),

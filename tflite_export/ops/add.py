@@ -139,5 +139,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=sums.rounding_error,
+    missing_in=(),
     twin="add_twin",
 )

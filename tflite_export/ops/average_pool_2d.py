@@ -43,5 +43,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    missing_in=(),
     twin="average_pool_2d_twin",
 )

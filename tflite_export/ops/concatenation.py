@@ -57,5 +57,6 @@ SPEC = spec.OperatorSpec(
     stacked=True,
     several=False,
     rounding_error=spec.exact,
+    missing_in=(),
     twin="concatenation_twin",
 )

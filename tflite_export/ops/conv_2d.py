@@ -111,5 +111,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
+    missing_in=(),
     twin="conv_2d_twin",
 )

@@ -94,5 +94,6 @@ def curve_spec(
         several=False,
         # Half a step of rounding, and one where the largest value has no integer.
         rounding_error=lambda step: 1.5,
+        missing_in=(),
         twin=f"{kind.lower()}_twin",
     )

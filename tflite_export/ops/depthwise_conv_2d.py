@@ -94,5 +94,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
+    missing_in=(),
     twin="depthwise_conv_2d_twin",
 )

@@ -83,5 +83,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
+    missing_in=(),
     twin="fully_connected_twin",
 )

@@ -61,4 +61,5 @@ SPEC = tabulated_spec(
     _table,
     _curve,
     _STEEPEST,
+    (),
 )

@@ -63,4 +63,5 @@ SPEC = tabulated_spec(
     _table,
     _curve,
     _STEEPEST,
+    (),
 )

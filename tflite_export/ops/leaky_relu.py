@@ -103,5 +103,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    missing_in=(),
     twin="leaky_relu_twin",
 )

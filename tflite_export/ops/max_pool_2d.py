@@ -36,5 +36,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    missing_in=(),
     twin="max_pool_2d_twin",
 )

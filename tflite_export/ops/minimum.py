@@ -28,5 +28,6 @@ SPEC = spec.OperatorSpec(
     stacked=True,
     several=False,
     rounding_error=spec.exact,
+    missing_in=(),
     twin="minimum_twin",
 )

@@ -62,5 +62,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    missing_in=(),
     twin="mirror_pad_twin",
 )

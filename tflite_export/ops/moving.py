@@ -47,6 +47,7 @@ def moving_spec(
         stacked=stacked,
         several=several,
         rounding_error=spec.exact,
+        missing_in=(),
         twin=f"{kind.lower()}_twin",
     )
 

@@ -33,5 +33,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    missing_in=(),
     twin="pad_twin",
 )

@@ -78,5 +78,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=lambda step: 0.5 + spec.FIXED_POINT_ERROR,
+    missing_in=(),
     twin="prelu_twin",
 )

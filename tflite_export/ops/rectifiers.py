@@ -42,4 +42,5 @@ def rectifier_spec(kind: str, version: int, low: float, high: float) -> spec.Ope
         table,
         curve,
         1.0,
+        (),
     )

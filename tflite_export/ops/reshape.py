@@ -44,5 +44,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    missing_in=(),
     twin="reshape_twin",
 )

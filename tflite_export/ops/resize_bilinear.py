@@ -134,5 +134,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=lambda step: 0.5,
+    missing_in=(),
     twin="resize_bilinear_twin",
 )

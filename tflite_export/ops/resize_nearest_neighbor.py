@@ -71,5 +71,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    missing_in=(),
     twin="resize_nearest_neighbor_twin",
 )

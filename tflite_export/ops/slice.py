@@ -51,5 +51,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    missing_in=(),
     twin="slice_twin",
 )

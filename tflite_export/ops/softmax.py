@@ -130,5 +130,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    missing_in=(),
     twin="softmax_twin",
 )

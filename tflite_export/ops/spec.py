@@ -156,6 +156,7 @@ class OperatorSpec:
             constants of what is before them combine as a root of squares and not as a sum.
         several: whether it may have several results; each is then checked and computed by itself.
         rounding_error: by how many steps the result can differ from the real one; of a step.
+        missing_in: the kernel sets that do not have it, keys of `KERNEL_SETS`.
         twin: the module in this package whose ``build`` makes the differentiable form.
     """
 
@@ -172,6 +173,7 @@ class OperatorSpec:
     stacked: bool
     several: bool
     rounding_error: Callable[[Step], float]
+    missing_in: tuple[str, ...]
     twin: str
 
     def step(
@@ -190,10 +192,31 @@ class OperatorSpec:
             output: the result.
             kernels: the kernel set, a key of `KERNEL_SETS`.
             place: which of its results that is.
+
+        Raises:
+            ValueError: the kernel set does not have it.
         """
+        self.require_kernel(output, kernels)
         chosen = KERNEL_SETS[kernels]
         takes = chosen.xnnpack and self.xnnpack(inputs, output)
         return Step(operator, inputs, output, chosen, takes, place)
+
+    def require_kernel(self, output: Tensor, kernels: str) -> None:
+        """Raise unless a kernel set has the operator.
+
+        Args:
+            output: the result.
+            kernels: the kernel set, a key of `KERNEL_SETS`.
+
+        Raises:
+            ValueError: it does not; those that do are named.
+        """
+        if kernels in self.missing_in:
+            others = [name for name in KERNEL_SETS if name not in self.missing_in]
+            raise ValueError(
+                f"operator {self.kind}, which computes {output.name!r}: the kernel set {kernels!r} "
+                f"lacks it; those that have it: {', '.join(others)}"
+            )
 
 
 def unless_int4(inputs: Sequence[Tensor], output: Tensor) -> bool:

@@ -40,5 +40,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=sums.rounding_error,
+    missing_in=(),
     twin="sub_twin",
 )

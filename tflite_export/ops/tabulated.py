@@ -22,6 +22,7 @@ def tabulated_spec(
     table: Callable[[spec.Step, np.ndarray], np.ndarray],
     curve: Callable[[Operator, np.ndarray], np.ndarray],
     slope: float,
+    missing_in: tuple[str, ...],
 ) -> spec.OperatorSpec:
     """Return the specification of an operator that maps each int8 by itself.
 
@@ -32,6 +33,7 @@ def tabulated_spec(
         table: from a step and centred integers to whole steps of the result.
         curve: the function on reals, float64.
         slope: its steepest in magnitude.
+        missing_in: the kernel sets that do not have it.
     """
 
     def check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
@@ -78,6 +80,7 @@ def tabulated_spec(
         stacked=False,
         several=False,
         rounding_error=rounding_error,
+        missing_in=missing_in,
         twin=f"{kind.lower()}_twin",
     )
 

@@ -165,5 +165,6 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
+    missing_in=(),
     twin="transpose_conv_twin",
 )

@@ -24,6 +24,7 @@ from tflite_export.files.validate import check_digest, validate
 from tflite_export.ir.affine import dequantize, quantize
 from tflite_export.ir.graph import DTYPES, IntegerGraph, Tensor
 from tflite_export.ir.limits import DEFAULT, Limits
+from tflite_export.ops import OPERATORS
 from tflite_export.runtime.input_check import check_inputs
 
 _RUNTIMES = (
@@ -94,6 +95,8 @@ class Interpreter:
         self._module, self.runtime, self.version = find_runtime(runtime)
         self.kernels = kernels
         with naming(model):
+            if not trusted:
+                self._check_kernels()
             self._interpreter = self._loaded()
         details = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._inputs, self._outputs = ([entry["index"] for entry in part] for part in details)
@@ -127,6 +130,14 @@ class Interpreter:
         if self.kernels == "default":
             return "builtin-2.14" if old else "xnnpack"
         return f"{self.kernels}-2.14" if old else self.kernels
+
+    def _check_kernels(self) -> None:
+        """Raise if the kernels lack an operator of the file."""
+        for operator in self.graph.operators:
+            known = OPERATORS.get(operator.kind)
+            if known is not None:
+                output = self.graph.tensors[operator.outputs[0]]
+                known.require_kernel(output, self.kernel_set)
 
     def golden(self) -> GoldenVectors:
         """The golden vectors that the file carries, if running them stays within the limits.

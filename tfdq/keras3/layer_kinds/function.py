@@ -1,7 +1,7 @@
-"""SiLU (swish), hard SiLU (hard swish), GELU: a value times its own gate, a table at inference.
+"""SiLU (swish), hard SiLU (hard swish), GELU, ELU: functions of each value, a table at inference.
 
-The deployed form is two operators, the gate and a product, or GELU; the model looks up what these
-make of each of the 256 integers.
+The deployed form of SiLU and hard SiLU is two operators, a gate and the product with it; GELU and
+ELU are operators. The model looks up what these make of each of the 256 integers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tfdq.keras3.layer_kinds.registry import register_activation
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tfdq.settings.quantization import LINEAR_BITS
-from tflite_export.ir.graph import INTEGER_RANGES, NoOptions
+from tflite_export.ir.graph import INTEGER_RANGES, NoOptions, Options
 from tflite_export.lowering import lower
 from tflite_export.ops import OPERATORS, logistic
 from tflite_export.ops.gelu import Gelu
@@ -29,13 +29,17 @@ _VALUES = 256
 _GATE_STEPS = {"silu": 256.0, "hard_silu": 255.0}
 
 
+_OPERATORS: dict[str, Options] = {"gelu": Gelu(approximate=False), "elu": NoOptions()}
+"""The functions that are one operator, each with its options."""
+
+
 @dataclass(frozen=True)
 class Gated(Computation):
-    """Each value times a gate that it opens itself.
+    """Each value times a gate that it opens itself, or an ELU.
 
     Attributes:
-        function: ``"silu"``, whose gate is a sigmoid, ``"hard_silu"``, ``relu6(x + 3) / 6``, or
-            ``"gelu"``, the normal distribution.
+        function: ``"silu"``, whose gate is a sigmoid, ``"hard_silu"``, ``relu6(x + 3) / 6``,
+            ``"gelu"``, the normal distribution, or ``"elu"``, which has none.
     """
 
     function: str
@@ -45,10 +49,11 @@ class Gated(Computation):
 def lower_gated(call: lower.Call) -> int:
     """Return the tensor of the product."""
     assembler, source, label = call.assembler, call.source, call.label
-    if call.computation.function == "gelu":
+    function = call.computation.function
+    if function in _OPERATORS:
         output = assembler.value(label, call.shape, call.target)
-        return assembler.emit("GELU", (source,), output, Gelu(approximate=False), label)
-    if call.computation.function == "silu":
+        return assembler.emit(function.upper(), (source,), output, _OPERATORS[function], label)
+    if function == "silu":
         gate = assembler.value(f"{label}/gate", call.shape, Grid(*logistic.GRID))
         assembler.emit("LOGISTIC", (source,), gate, NoOptions(), label)
     else:
@@ -58,10 +63,10 @@ def lower_gated(call: lower.Call) -> int:
 
 @register
 class QuantizedGated(QuantizedLayer):
-    """SiLU, hard SiLU or GELU, on a grid of its own.
+    """SiLU, hard SiLU, GELU or ELU, on a grid of its own.
 
     Args:
-        function: ``"silu"``, ``"hard_silu"`` or ``"gelu"``.
+        function: ``"silu"``, ``"hard_silu"``, ``"gelu"`` or ``"elu"``.
         output: `RangeSettings` of the result.
     """
 
@@ -89,8 +94,8 @@ class QuantizedGated(QuantizedLayer):
         """Return the product in training, the gate rounded as it is deployed."""
         q, step = flow
         values = q * step
-        if self.function == "gelu":
-            values = ops.gelu(values, approximate=False)
+        if self.function in _OPERATORS:
+            values = self._smooth(values)
         else:
             levels = _GATE_STEPS[self.function]
             gate = ops.sigmoid(values) if self.function == "silu" else ops.hard_sigmoid(values)
@@ -101,6 +106,12 @@ class QuantizedGated(QuantizedLayer):
             between(values * (1.0 / steps.step), steps.low, steps.high)
         ), steps.step
 
+    def _smooth(self, values: Any) -> Any:
+        """Return the function of real values."""
+        if self.function == "gelu":
+            return ops.gelu(values, approximate=False)
+        return getattr(ops, self.function)(values)
+
     def infer(self, flow: Any) -> Flow:
         """Return the product that the deployed operators give."""
         q, step = flow
@@ -109,11 +120,8 @@ class QuantizedGated(QuantizedLayer):
         result = self.deployed_step(step)
         bounds = ops.convert_to_tensor(self.sealed_bounds)
         values = q * step
-        if self.function == "gelu":
-            smooth = ops.gelu(values, approximate=False)
-        else:
-            smooth = ops.silu(values) if self.function == "silu" else ops.hard_silu(values)
-        smooth = between(smooth * (1.0 / ops.maximum(self.sealed_result, 1e-30)), *_ends(bounds))
+        smooth = self._smooth(values) * (1.0 / ops.maximum(self.sealed_result, 1e-30))
+        smooth = between(smooth, bounds[0], bounds[1])
         return with_gradient_of(exact, smooth), result
 
     def computation(self) -> Computation:
@@ -141,10 +149,6 @@ class QuantizedGated(QuantizedLayer):
         """Return the arguments of the constructor."""
         config = {"function": self.function, "output": self.output_settings.config()}
         return {**super().get_config(), **config}
-
-
-def _ends(bounds: Any) -> tuple[Any, Any]:
-    return bounds[0], bounds[1]
 
 
 def table_of(sealing: Sealing) -> np.ndarray:
@@ -175,5 +179,5 @@ def table_of(sealing: Sealing) -> np.ndarray:
     return values[sealing.result][:, 0, 0]
 
 
-for _name in (*_GATE_STEPS, "gelu"):
+for _name in (*_GATE_STEPS, *_OPERATORS):
     register_activation(_name, partial(QuantizedGated, _name, RangeSettings(LINEAR_BITS)))

@@ -1,0 +1,14 @@
+"""ELU in TensorFlow."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tflite_export.ops.elu import SPEC
+from tflite_export.ops.twin_curves import looked_up
+from tflite_export.ops.twin_site import Kernel, Site
+
+
+def build(site: Site) -> Kernel:
+    """Return the operator at a site."""
+    return looked_up(site, SPEC, tf.nn.elu)
