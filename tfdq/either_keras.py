@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdq.penalties.singular_values import SingularValue
-from tfdq.settings.quantization import ActivationRange, LayerBits, Placement
+from tfdq.settings.quantization import Keras3ActivationRange, KernelRange, LayerBits, Placement
 from tfdq.which_keras import is_keras3_model
 
 
@@ -24,7 +24,8 @@ def quantize_model(
     activation_bits: int = 8,
     first_last_bits: int | None = None,
     layer_bits: Mapping[str, LayerBits] | None = None,
-    activation_range: ActivationRange = "moving_average",
+    activation_range: Keras3ActivationRange = "moving_average",
+    kernel_range: KernelRange = "max",
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,
     skip: Collection[str] = (),
@@ -76,7 +77,11 @@ def quantize_model(
         layer_bits: bits of single layers: name -> bits, or (weight bits, activation bits).
         activation_range: ``"moving_average"``: the range of what is behind a ReLU follows the
             training batches, and ReLU stays what it is; ``"relu6"``: every ReLU becomes ReLU6 and
-            its range is [0, 6] (the paper), of which a non-expansive network uses few levels.
+            its range is [0, 6] (the paper), of which a non-expansive network uses few levels;
+            ``"learned"``: its step trains (LSQ), from where the first batch sets it. The last is
+            for Keras 3 models.
+        kernel_range: ``"max"``: the step of a kernel follows its largest magnitude;
+            ``"learned"``: it trains (LSQ), from where the kernel sets it, in Keras 3 models.
         input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
             None: the extremes seen in training.
         batch_norm_momentum: momentum of the moving statistics of every BatchNormalization that is
@@ -101,17 +106,27 @@ def quantize_model(
         LaggingStatisticsWarning: ``batch_norm_momentum`` is above 0.9 and a penalty on the folded
             or deployed kernel meets BatchNorms that are trained.
 
-    Source: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019.
+    Sources: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019; for learned steps Esser et al.,
+    *Learned Step Size Quantization*, ICLR 2020.
 
     Example:
         >>> qat = tfdq.quantize_model(model, lipschitz_beta=2e-3, activation_bits=4)
         >>> qat.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> qat.fit(x_train, y_train)
     """
+    of_keras3: dict[str, Any] = {}
     if is_keras3_model(model):
         from tfdq.keras3 import quantize_model as quantize
+
+        of_keras3["kernel_range"] = kernel_range
     else:
         from tfdq.quantization import quantize_model as quantize
+
+        if kernel_range != "max":
+            raise ValueError(
+                f"kernel_range={kernel_range!r} is for Keras 3 models only, got "
+                f"{type(model).__name__}; for learned steps quantize tfdq.to_keras3(model)"
+            )
     return quantize(
         model,
         lipschitz_beta,
@@ -127,6 +142,7 @@ def quantize_model(
         input_range=input_range,
         batch_norm_momentum=batch_norm_momentum,
         skip=skip,
+        **of_keras3,
     )
 
 

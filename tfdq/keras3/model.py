@@ -29,7 +29,7 @@ from tfdq.keras3.settings import BetaSchedule, Settings
 from tfdq.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.singular_values import SingularValue
-from tfdq.settings.quantization import ActivationRange, LayerBits, Placement
+from tfdq.settings.quantization import Keras3ActivationRange, KernelRange, LayerBits, Placement
 
 
 def quantize_model(
@@ -44,7 +44,8 @@ def quantize_model(
     activation_bits: int = 8,
     first_last_bits: int | None = None,
     layer_bits: Mapping[str, LayerBits] | None = None,
-    activation_range: ActivationRange = "moving_average",
+    activation_range: Keras3ActivationRange = "moving_average",
+    kernel_range: KernelRange = "max",
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,
     skip: Collection[str] = (),
@@ -88,7 +89,10 @@ def quantize_model(
             None for the same as all others.
         layer_bits: bits of single layers: name -> bits, or (weight bits, activation bits).
         activation_range: ``"moving_average"``: the range of what is behind a ReLU follows the
-            training batches; ``"relu6"``: every ReLU becomes ReLU6 and its range is [0, 6].
+            training batches; ``"relu6"``: every ReLU becomes ReLU6 and its range is [0, 6];
+            ``"learned"``: its step trains (LSQ), from where the first batch sets it.
+        kernel_range: ``"max"``: the step of a kernel follows its largest magnitude;
+            ``"learned"``: it trains (LSQ), from where the kernel sets it.
         input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
             None: the extremes seen in training.
         batch_norm_momentum: momentum of the moving statistics of every BatchNormalization that is
@@ -112,7 +116,8 @@ def quantize_model(
         LaggingStatisticsWarning: ``batch_norm_momentum`` is above 0.9 and a penalty on the folded
             or deployed kernel meets BatchNorms that are trained.
 
-    Source: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019.
+    Sources: Lin, Gan, Han, *Defensive Quantization*, ICLR 2019; for learned steps Esser et al.,
+    *Learned Step Size Quantization*, ICLR 2020.
 
     Example:
         >>> qat = tfdq.keras3.quantize_model(model, activation_bits=4)  # doctest: +SKIP
@@ -129,6 +134,7 @@ def quantize_model(
         first_last_bits=first_last_bits,
         layer_bits={} if layer_bits is None else layer_bits,
         activation_range=activation_range,
+        kernel_range=kernel_range,
         input_range=input_range,
         batch_norm_momentum=batch_norm_momentum,
         skip=frozenset([skip] if isinstance(skip, str) else skip),

@@ -11,7 +11,7 @@ from keras import ops
 
 from tfdq.grid import Grid, nudged_grid
 
-RangeUpdate = Literal["moving_average", "extremes"]
+RangeUpdate = Literal["moving_average", "extremes", "learned"]
 RANGE_DECAY = 0.99
 SMALLEST_RANGE = 1e-6
 
@@ -37,7 +37,8 @@ class RangeSettings:
     Attributes:
         bits: 1 to 8; there are ``2**bits`` integers.
         update: how the range follows the training batches: ``"moving_average"`` of their extremes
-            (decay 0.99), or the ``"extremes"`` of all batches. Both start from the first batch.
+            (decay 0.99), or the ``"extremes"`` of all batches; or its step is ``"learned"``, of a
+            tensor that is >= 0 (`tfdq.keras3.learned_steps`). All start from the first batch.
         nonnegative: the tensor is >= 0, and so the range starts at 0.
         fixed: the lowest and the highest value of a range that does not follow, or None.
     """
@@ -86,8 +87,18 @@ class OutputRange:
                 for name in ("low", "high", "seen")
             )
 
+    def take(self, values: Any, follow: bool) -> Steps:
+        """Take a batch of values into the range, and return the grid.
+
+        Args:
+            values: float32.
+            follow: False: the range stays, unless it has seen no batch yet.
+        """
+        seen = ops.stop_gradient(values)
+        return self.observe(ops.min(seen), ops.max(seen), follow)
+
     def observe(self, low: Any, high: Any, follow: bool) -> Steps:
-        """Take a batch into the range, and return the grid.
+        """Take the extremes of a batch into the range, and return the grid.
 
         Args:
             low: lowest value of the batch, float32 scalar.

@@ -13,7 +13,12 @@ from tfdq.keras3.penalty import NAMES
 from tfdq.keras3.ranges import RangeSettings
 from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.singular_values import default_target
-from tfdq.settings.quantization import LINEAR_BITS, QuantizeSettings
+from tfdq.settings.quantization import (
+    LINEAR_BITS,
+    Keras3ActivationRange,
+    KernelRange,
+    QuantizeSettings,
+)
 
 BetaSchedule = Callable[[Any], Any]
 
@@ -23,6 +28,8 @@ class Settings(QuantizeSettings):
 
     regularizer: SkipValidation[str | keras.regularizers.Regularizer] = "orthogonal"
     beta_schedule: SkipValidation[BetaSchedule | None] = None
+    activation_range: Keras3ActivationRange = "moving_average"  # type: ignore[assignment]
+    kernel_range: KernelRange = "max"
 
     def input(self) -> RangeSettings:
         """Return the settings of the input's quantizer, 8 bits."""
@@ -42,7 +49,7 @@ class Settings(QuantizeSettings):
             return RangeSettings(LINEAR_BITS)
         if self.activation_range == "relu6":
             return RangeSettings(bits, nonnegative=True, fixed=(0.0, 6.0))
-        return RangeSettings(bits, nonnegative=True)
+        return RangeSettings(bits, self.activation_range, nonnegative=True)
 
     def activation(self, activation: str) -> str:
         """Return what a layer ends with: a ReLU becomes ReLU6 where the range is ReLU6's."""

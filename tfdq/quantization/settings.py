@@ -24,6 +24,16 @@ class Settings(QuantizeSettings):
     regularizer: SkipValidation[str | tf_keras.regularizers.Regularizer] = "orthogonal"
     beta_schedule: SkipValidation[tf_keras.optimizers.schedules.LearningRateSchedule | None] = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_tf_keras(cls, given: Any) -> Any:
+        if given.get("activation_range") == "learned":
+            raise ValueError(
+                "activation_range='learned' is for Keras 3 models only, got a tf_keras model; "
+                "quantize tfdq.to_keras3(model)"
+            )
+        return given
+
     @model_validator(mode="after")
     def _checked(self) -> Settings:
         penalty = self._prototype()

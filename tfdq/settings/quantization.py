@@ -86,6 +86,8 @@ def _names(value: Any) -> Any:
 Placement = Literal["kernel", "folded", "deployed"]
 PenaltyName = Literal["orthogonal", "srip", "spectral", "conv_orthogonal"]
 ActivationRange = Literal["relu6", "moving_average"]
+Keras3ActivationRange = Literal["relu6", "moving_average", "learned"]
+KernelRange = Literal["max", "learned"]
 LayerBits = int | tuple[int, int]
 
 PenaltyWeightField = Annotated[

@@ -27,7 +27,8 @@ from tfdq.keras3.layer_kinds.base import (
     estimates,
     integer_shape,
 )
-from tfdq.keras3.ranges import OutputRange, RangeSettings
+from tfdq.keras3.learned_steps import LearnedRange, range_of
+from tfdq.keras3.ranges import RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tflite_export.ir.graph import Operator
 from tflite_export.ir.requantization import requantization_scale
@@ -95,7 +96,7 @@ class AffineLayer(QuantizedLayer):
         channels = self.result_shape(shape)[-1]
         assert channels is not None
         self._build_norm(channels)
-        self.range = OutputRange(self, self.output_settings)
+        self.range = range_of(self, self.output_settings)
         self.deployed_weights = self.add_constant("weights", self.deployed_shape(shape))
         self.deployed_bias_high = self.add_constant("bias_high", (channels,))
         self.deployed_bias_low = self.add_constant("bias_low", (channels,))
@@ -191,6 +192,12 @@ class AffineLayer(QuantizedLayer):
 
     def round_to_grid(self, acc: Any, slope: Any, offset: Any, phase: Phase) -> Flow:
         """Return the activated and rounded results of sums; the range follows them."""
+        if isinstance(self.range, LearnedRange):
+            values = acc * slope + offset
+            values = ops.relu6(values) if self.activation == "relu6" else ops.relu(values)
+            steps = self.range.take(values, phase.ranges)
+            scaled = between(values * (1.0 / steps.step), steps.low, steps.high)
+            return round_through(scaled), steps.step
         axes = tuple(range(len(acc.shape) - 1))
         if self.output_settings.fixed is None:
             sums = ops.stop_gradient(acc)

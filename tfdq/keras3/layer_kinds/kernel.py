@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from itertools import pairwise
@@ -22,10 +23,12 @@ from tfdq.keras3.layer_kinds.registry import (
     activation_problem,
     channels_problem,
 )
+from tfdq.keras3.learned_steps import LearnedSteps
 from tfdq.keras3.penalty import KernelPenalty, scale_blind
 from tfdq.keras3.ranges import SMALLEST_RANGE
 from tfdq.keras3.rounding import round_through, with_gradient_of
 from tfdq.penalties.direction_rate import DIRECTION_RATE
+from tfdq.settings.quantization import KernelRange
 
 
 class KernelLayer(AffineLayer):
@@ -36,6 +39,7 @@ class KernelLayer(AffineLayer):
         use_bias: whether it has a bias.
         kernel_trainable: whether kernel and bias train.
         per_channel: one step for each output channel, else one for the kernel.
+        kernel_range: ``"max"``: a step follows the largest magnitude; ``"learned"``: it trains.
         penalty: settings of the `KernelPenalty`, or None.
         variables: for ``kernel`` and ``bias`` the configs of the regularizer and the constraint of
             the float layer.
@@ -45,7 +49,7 @@ class KernelLayer(AffineLayer):
     groups = 1
     variable_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **AffineLayer.variable_groups,
-        "kernel": ("kernel", "bias"),
+        "kernel": ("kernel", "bias", "kernel_steps"),
     }
 
     def __init__(
@@ -54,6 +58,7 @@ class KernelLayer(AffineLayer):
         use_bias: bool = True,
         kernel_trainable: bool = True,
         per_channel: bool = True,
+        kernel_range: KernelRange = "max",
         penalty: dict[str, Any] | None = None,
         variables: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -63,6 +68,7 @@ class KernelLayer(AffineLayer):
         self.use_bias = bool(use_bias)
         self.kernel_trainable = bool(kernel_trainable)
         self.per_channel = bool(per_channel)
+        self.kernel_range = kernel_range
         self.penalty = penalty
         self.variable_settings = variables or {}
         self._largest = float(2 ** (self.weight_bits - 1) - 1)
@@ -83,6 +89,15 @@ class KernelLayer(AffineLayer):
         if "kernel" not in self.shares:
             self.kernel = self._add_trained("kernel", self.kernel_shape(shape), "glorot_uniform")
             self.bias = self._add_trained("bias", (channels,), "zeros") if self.use_bias else None
+            self.kernel_steps = None
+            if self.kernel_range == "learned":
+                self.kernel_steps = LearnedSteps(
+                    self,
+                    "kernel_step",
+                    (self._channels,) if self.per_channel else (),
+                    self._largest,
+                    self.kernel_trainable,
+                )
         self.kernel_penalty = None
         if self.penalty is not None:
             strides = getattr(self, "strides", (1, 1))
@@ -113,20 +128,31 @@ class KernelLayer(AffineLayer):
         last = self.kernel.shape[-2:] if self.depthwise else self.kernel.shape[-1:]
         return int(np.prod(last))
 
-    def _steps(self, columns: Any) -> Any:
-        magnitude = ops.max(ops.abs(columns), axis=0 if self.per_channel else None)
+    def _steps(self, columns: Any, begin: bool = False) -> Any:
+        """Return the kernel's steps.
+
+        Args:
+            columns: the kernel, ``(n, channels)``.
+            begin: let learned steps start that have not.
+        """
+        axis = 0 if self.per_channel else None
+        if self.kernel_steps is not None:
+            magnitudes = ops.mean(ops.abs(columns), axis=axis)
+            if begin:
+                self.kernel_steps.begin(magnitudes)
+            shared = math.prod(columns.shape[:1] if self.per_channel else columns.shape)
+            return self.kernel_steps.present(shared, magnitudes)
+        magnitude = ops.max(ops.abs(columns), axis=axis)
         return ops.stop_gradient(ops.maximum(magnitude, SMALLEST_RANGE)) / self._largest
 
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the result in training, and add the penalty to the losses."""
         q, step = flow
         columns = self._columns(ops.convert_to_tensor(self.kernel))
-        steps = self._steps(columns)
+        steps = self._steps(columns, begin=True)
         integers = round_through(ops.clip(columns / steps, -self._largest, self._largest))
         acc = self.accumulate(q, ops.reshape(integers, self.kernel.shape))
-        slope, offset = self.affine_in_training(
-            acc, ops.stop_gradient(step) * steps, self.bias, phase
-        )
+        slope, offset = self.affine_in_training(acc, step * steps, self.bias, phase)
         if self.kernel_penalty is not None:
             training = not observing.get() and estimates.get() is None
             self.add_loss(self._penalty(self.kernel_penalty, columns, integers, steps, training))
@@ -137,7 +163,7 @@ class KernelLayer(AffineLayer):
         if self.kernel_penalty is not None:
             columns = self._columns(ops.convert_to_tensor(self.kernel))
             steps = self._steps(columns)
-            integers = ops.round(ops.clip(columns / steps, -self._largest, self._largest))
+            integers = round_through(ops.clip(columns / steps, -self._largest, self._largest))
             self.add_loss(self._penalty(self.kernel_penalty, columns, integers, steps, False))
         return super().infer(flow)
 
@@ -146,9 +172,12 @@ class KernelLayer(AffineLayer):
     ) -> Any:
         """Return the penalty on the kernel that it is placed on."""
         on = penalty.on
+        if on == "deployed" and self.kernel_steps is not None:
+            # The gradient of a learned step and of the kernel, none where it is clipped.
+            columns = integers * steps
         if on != "kernel" and self.norm is not None and self.norm_follows and not self.frozen:
             columns = scale_blind(columns, 1.0 if self.gamma is None else DIRECTION_RATE)
-        if on == "deployed":
+        if on == "deployed" and self.kernel_steps is None:
             columns = with_gradient_of(integers * steps, columns)
         if on != "kernel" and self.norm is not None:
             factor = ops.rsqrt(ops.convert_to_tensor(self.moving_variance) + self.norm["epsilon"])
@@ -159,10 +188,12 @@ class KernelLayer(AffineLayer):
         """Return the kernel's integers and steps, with bias and BatchNorm, in NumPy."""
         kernel = np.asarray(ops.convert_to_numpy(self.kernel), np.float32)
         columns = kernel.reshape(-1, self._channels)
-        magnitude = np.abs(columns).max(axis=0 if self.per_channel else None)
-        steps = (
-            np.maximum(magnitude, np.float32(SMALLEST_RANGE)) / np.float32(self._largest)
-        ).astype(np.float32)
+        axis = 0 if self.per_channel else None
+        if self.kernel_steps is None:
+            magnitude = np.maximum(np.abs(columns).max(axis=axis), np.float32(SMALLEST_RANGE))
+            steps = (magnitude / np.float32(self._largest)).astype(np.float32)
+        else:
+            steps = self.kernel_steps.deployed(np.abs(columns).mean(axis=axis))
         integers = np.clip(np.rint(columns / steps), -self._largest, self._largest)
         multiplier, offset = self.folded(self.bias)
         return Kernel(
@@ -192,6 +223,7 @@ class KernelLayer(AffineLayer):
             "use_bias": self.use_bias,
             "kernel_trainable": self.kernel_trainable,
             "per_channel": self.per_channel,
+            "kernel_range": self.kernel_range,
             "penalty": self.penalty,
             "variables": self.variable_settings,
         }
@@ -231,6 +263,7 @@ def kernel_arguments(request: Request) -> dict[str, Any]:
         "output": request.output,
         "activation": request.activation,
         "weight_bits": request.bits[0],
+        "kernel_range": request.settings.kernel_range,
         "use_bias": layer.use_bias,
         "penalty": None
         if request.repeated

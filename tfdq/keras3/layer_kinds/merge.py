@@ -18,7 +18,8 @@ from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, r
 from tfdq.keras3.layer_kinds.registry import OPERATIONS, Kind, Request, ranks_problem, register_kind
 from tfdq.keras3.layer_kinds.rescaled import CONSTANTS, rescaled, rescaling
 from tfdq.keras3.layer_kinds.scaling import by_number, by_number_problem
-from tfdq.keras3.ranges import OutputRange, RangeSettings
+from tfdq.keras3.learned_steps import range_of
+from tfdq.keras3.ranges import RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tflite_export.ir.graph import activation_range
 from tflite_export.ops import OPERATORS
@@ -55,7 +56,7 @@ class QuantizedAdd(QuantizedLayer):
 
     def build(self, input_shape: Any) -> None:
         """Create the range and the deployed constants."""
-        self.range = OutputRange(self, self.output_settings)
+        self.range = range_of(self, self.output_settings)
         self.operands = self.add_constant("operands", (self.terms - 1, 2, CONSTANTS))
         # Of each addition: the two factors, the shift, the lowest and the highest result.
         self.additions = self.add_constant("additions", (self.terms - 1, 5))
@@ -73,8 +74,7 @@ class QuantizedAdd(QuantizedLayer):
         )
         if self.activation != "linear":
             total = ops.relu(total) if self.activation == "relu" else ops.relu6(total)
-        values = ops.stop_gradient(total)
-        steps = self.range.observe(ops.min(values), ops.max(values), phase.ranges)
+        steps = self.range.take(total, phase.ranges)
         low = steps.low if self.activation == "linear" else ops.maximum(steps.low, 0.0)
         scaled = between(total * (1.0 / steps.step), low, steps.high)
         return round_through(scaled), steps.step

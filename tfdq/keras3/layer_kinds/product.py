@@ -15,7 +15,8 @@ from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, register
 from tfdq.keras3.layer_kinds.registry import OPERATIONS, Kind, Request, ranks_problem, register_kind
 from tfdq.keras3.layer_kinds.scaling import by_number, by_number_problem
-from tfdq.keras3.ranges import OutputRange, RangeSettings
+from tfdq.keras3.learned_steps import range_of
+from tfdq.keras3.ranges import RangeSettings
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tflite_export.ir.requantization import requantization_scale
 from tflite_export.lowering import lower
@@ -54,7 +55,7 @@ class QuantizedMultiply(QuantizedLayer):
 
     def build(self, input_shape: Any) -> None:
         """Create the range and the deployed factor."""
-        self.range = OutputRange(self, self.output_settings)
+        self.range = range_of(self, self.output_settings)
         self.factor = self.add_constant("factor", ())
         self.build_seal()
 
@@ -68,8 +69,7 @@ class QuantizedMultiply(QuantizedLayer):
         values = (left * left_step) * (right * right_step)
         if self.activation != "linear":
             values = ops.relu(values) if self.activation == "relu" else ops.relu6(values)
-        seen = ops.stop_gradient(values)
-        steps = self.range.observe(ops.min(seen), ops.max(seen), phase.ranges)
+        steps = self.range.take(values, phase.ranges)
         low = steps.low if self.activation == "linear" else ops.maximum(steps.low, 0.0)
         scaled = between(values * (1.0 / steps.step), low, steps.high)
         return round_through(scaled), steps.step
