@@ -46,7 +46,7 @@ def fit(model: Any, data: Any) -> None:
     steps = EPOCHS * -(-len(data[0]) // BATCH)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss, ["accuracy"])
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
     model.fit(data[0], data[1], batch_size=BATCH, epochs=EPOCHS, verbose=0)
 
 
