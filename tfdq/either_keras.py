@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdq.penalties.singular_values import SingularValue
-from tfdq.settings.quantization import Keras3ActivationRange, KernelRange, LayerBits, Placement
+from tfdq.settings.quantization import ActivationRange, KernelRange, LayerBits, Placement
 from tfdq.which_keras import is_keras3_model
 
 
@@ -24,7 +24,7 @@ def quantize_model(
     activation_bits: int = 8,
     first_last_bits: int | None = None,
     layer_bits: Mapping[str, LayerBits] | None = None,
-    activation_range: Keras3ActivationRange = "moving_average",
+    activation_range: ActivationRange = "moving_average",
     kernel_range: KernelRange = "max",
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,
@@ -114,19 +114,10 @@ def quantize_model(
         >>> qat.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> qat.fit(x_train, y_train)
     """
-    of_keras3: dict[str, Any] = {}
     if is_keras3_model(model):
         from tfdq.keras3 import quantize_model as quantize
-
-        of_keras3["kernel_range"] = kernel_range
     else:
         from tfdq.quantization import quantize_model as quantize
-
-        if kernel_range != "max":
-            raise ValueError(
-                f"kernel_range={kernel_range!r} is for Keras 3 models only, got "
-                f"{type(model).__name__}; for learned steps quantize tfdq.to_keras3(model)"
-            )
     return quantize(
         model,
         lipschitz_beta,
@@ -139,10 +130,10 @@ def quantize_model(
         first_last_bits=first_last_bits,
         layer_bits=layer_bits,
         activation_range=activation_range,
+        kernel_range=kernel_range,
         input_range=input_range,
         batch_norm_momentum=batch_norm_momentum,
         skip=skip,
-        **of_keras3,
     )
 
 

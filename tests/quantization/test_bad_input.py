@@ -28,7 +28,7 @@ L = tf_keras.layers
         ({"layer_bits": {"nowhere": 4}}, "no layer is called .*nowhere"),
         ({"layer_bits": [4]}, "layer_bits: Input should be a valid dictionary"),
         ({"skip": ["nowhere"]}, "no layer is called .*nowhere"),
-        ({"activation_range": "max"}, "'relu6' or 'moving_average'"),
+        ({"activation_range": "max"}, "'relu6', 'moving_average' or 'learned'"),
         ({"input_range": (1.0, 2.0)}, "contain 0"),
         ({"regularizer": "l2"}, "orthogonal, srip, spectral"),
     ],

@@ -29,7 +29,7 @@ from tfdq.keras3.settings import BetaSchedule, Settings
 from tfdq.lagging_statistics import LaggingNorm, lagging_norm, warn_of_lag
 from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.singular_values import SingularValue
-from tfdq.settings.quantization import Keras3ActivationRange, KernelRange, LayerBits, Placement
+from tfdq.settings.quantization import ActivationRange, KernelRange, LayerBits, Placement
 
 
 def quantize_model(
@@ -44,7 +44,7 @@ def quantize_model(
     activation_bits: int = 8,
     first_last_bits: int | None = None,
     layer_bits: Mapping[str, LayerBits] | None = None,
-    activation_range: Keras3ActivationRange = "moving_average",
+    activation_range: ActivationRange = "moving_average",
     kernel_range: KernelRange = "max",
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,

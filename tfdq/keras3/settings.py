@@ -13,12 +13,7 @@ from tfdq.keras3.penalty import NAMES
 from tfdq.keras3.ranges import RangeSettings
 from tfdq.mistakes import WrongTypeError
 from tfdq.penalties.singular_values import default_target
-from tfdq.settings.quantization import (
-    LINEAR_BITS,
-    Keras3ActivationRange,
-    KernelRange,
-    QuantizeSettings,
-)
+from tfdq.settings.quantization import LINEAR_BITS, QuantizeSettings
 
 BetaSchedule = Callable[[Any], Any]
 
@@ -28,8 +23,6 @@ class Settings(QuantizeSettings):
 
     regularizer: SkipValidation[str | keras.regularizers.Regularizer] = "orthogonal"
     beta_schedule: SkipValidation[BetaSchedule | None] = None
-    activation_range: Keras3ActivationRange = "moving_average"  # type: ignore[assignment]
-    kernel_range: KernelRange = "max"
 
     def input(self) -> RangeSettings:
         """Return the settings of the input's quantizer, 8 bits."""

@@ -18,7 +18,7 @@ from tfdq.quantization.quantizers import ObservedRangeQuantizer, observing
 from tfdq.quantization.rewrite import DefensiveLayoutTransform, unwrap_annotations
 from tfdq.quantization.settings import Settings
 from tfdq.quantization.wrapper import InputQuantizer, PortableQuantizeWrapper, QuantizeWrapper
-from tfdq.settings.quantization import ActivationRange, LayerBits, Placement
+from tfdq.settings.quantization import ActivationRange, KernelRange, LayerBits, Placement
 from tfdq.which_keras import is_keras3_model
 
 
@@ -35,6 +35,7 @@ def quantize_model(
     first_last_bits: int | None = None,
     layer_bits: Mapping[str, LayerBits] | None = None,
     activation_range: ActivationRange = "moving_average",
+    kernel_range: KernelRange = "max",
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,
     skip: Collection[str] = (),
@@ -88,6 +89,8 @@ def quantize_model(
         activation_range: ``"moving_average"``: the range of what is behind a ReLU follows the
             training batches, and ReLU stays what it is; ``"relu6"``: every ReLU becomes ReLU6 and
             its range is [0, 6] (the paper), of which a non-expansive network uses few levels.
+        kernel_range: ``"max"``: the step of a kernel follows its largest magnitude. Learned steps
+            are for Keras 3 models.
         input_range: lowest and highest input value, such as (0, 1) for images divided by 255;
             None: the range of the bit-depth squeezer in front, if there is one, else the extremes
             seen in training.
@@ -131,6 +134,7 @@ def quantize_model(
         first_last_bits=first_last_bits,
         layer_bits={} if layer_bits is None else layer_bits,
         activation_range=activation_range,
+        kernel_range=kernel_range,
         input_range=input_range,
         batch_norm_momentum=batch_norm_momentum,
         skip=frozenset([skip] if isinstance(skip, str) else skip),

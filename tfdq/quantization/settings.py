@@ -27,11 +27,12 @@ class Settings(QuantizeSettings):
     @model_validator(mode="before")
     @classmethod
     def _of_tf_keras(cls, given: Any) -> Any:
-        if given.get("activation_range") == "learned":
-            raise ValueError(
-                "activation_range='learned' is for Keras 3 models only, got a tf_keras model; "
-                "quantize tfdq.to_keras3(model)"
-            )
+        for name in ("activation_range", "kernel_range"):
+            if given.get(name) == "learned":
+                raise ValueError(
+                    f"{name}='learned' is for Keras 3 models only, got a tf_keras model; quantize "
+                    "tfdq.to_keras3(model)"
+                )
         return given
 
     @model_validator(mode="after")

@@ -85,8 +85,7 @@ def _names(value: Any) -> Any:
 # Each type has the range and the meaning of one field; who has the field gives it its default.
 Placement = Literal["kernel", "folded", "deployed"]
 PenaltyName = Literal["orthogonal", "srip", "spectral", "conv_orthogonal"]
-ActivationRange = Literal["relu6", "moving_average"]
-Keras3ActivationRange = Literal["relu6", "moving_average", "learned"]
+ActivationRange = Literal["relu6", "moving_average", "learned"]
 KernelRange = Literal["max", "learned"]
 LayerBits = int | tuple[int, int]
 
@@ -115,8 +114,16 @@ LayerBitsField = Annotated[
     Field(description="Bits of a single layer, or [weight bits, activation bits]."),
 ]
 ActivationRangeField = Annotated[
-    ActivationRange,
+    Literal["relu6", "moving_average"],
     Field(description="Range behind a ReLU: as observed in training, or the paper's [0, 6]."),
+]
+"""Of what trains networks of tf_keras, which learn no steps."""
+LearnableRangeField = Annotated[
+    ActivationRange,
+    Field(description="Range behind a ReLU: as observed, the paper's [0, 6], or a learned step."),
+]
+KernelRangeField = Annotated[
+    KernelRange, Field(description="Step of a kernel: from its largest magnitude, or learned.")
 ]
 InputRangeField = Annotated[
     Annotated[tuple[float, float], BeforeValidator(_range)] | None,
@@ -152,7 +159,8 @@ class QuantizeSettings(Section):
     activation_bits: ActivationBitsField = 8
     first_last_bits: FirstLastBitsField = None
     layer_bits: LayerBitsField = Field(default_factory=dict)
-    activation_range: ActivationRangeField = "moving_average"
+    activation_range: LearnableRangeField = "moving_average"
+    kernel_range: KernelRangeField = "max"
     input_range: InputRangeField = None
     batch_norm_momentum: MomentumField = None
     skip: SkipField = frozenset()
