@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -11,6 +12,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,19 +45,38 @@ def _seeds() -> Iterator[None]:
         sys.modules["tf_keras"].backend.experimental.disable_tf_random_generator()
 
 
+_WORTH_FREEING = 256 * 2**20
+"""Bytes by which a worker grows before the seconds that freeing takes are spent."""
+
+_after_freeing = 0
+
+
+def _memory_in_use() -> float:
+    """Return the bytes that this process holds, or infinity where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return float("inf")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _memory() -> Iterator[None]:
-    """Give back what a file of tests leaves in memory: Keras' graphs, models in circles of objects.
+    """Give back what files of tests leave in memory: Keras' graphs, models in circles of objects.
 
     Models that a session's fixtures hold stay as they are.
     """
+    global _after_freeing
     yield
-    for name in ("tf_keras", "keras"):
-        if name in sys.modules:
-            sys.modules[name].backend.clear_session()
+    if "tf_keras" in sys.modules:
+        sys.modules["tf_keras"].backend.clear_session()
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session(free_memory=False)
+    if _memory_in_use() < _after_freeing + _WORTH_FREEING:
+        return
     gc.collect()
     if traced_graphs.release():
         gc.collect()
     # glibc keeps what was freed; a worker would hold the most that any of its files took.
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+    _after_freeing = _memory_in_use()

@@ -35,6 +35,11 @@ if keras.backend.backend() == "tensorflow":
     RUN_ALWAYS.append("2 and 1 bits, ReLU6")
 
 
+def alike_on_each_backend(test: Any) -> Any:
+    """Run a test always with TensorFlow; with another backend `make exhaustive` does."""
+    return test if keras.backend.backend() == "tensorflow" else pytest.mark.exhaustive(test)
+
+
 @lru_cache(maxsize=1)
 def _at_eight_bits(case: type[LayerContract]) -> QuantizedModel:
     contract = case()
@@ -81,6 +86,7 @@ class LayerContract:
             calibrate(model, self.images())
         assert_deployed(model, self.images(), compiled=False)
 
+    @alike_on_each_backend
     def test_eight_bits_are_near_the_float_model(self) -> None:
         wanted = keras.ops.convert_to_numpy(self.float_model()(self.images(), training=False))
         found = keras.ops.convert_to_numpy(self.quantized()(self.images(), training=False))
@@ -100,6 +106,7 @@ class LayerContract:
         model.seal()
         assert np.abs(trained - deployed).max() <= 0.03 * np.abs(deployed).max()
 
+    @alike_on_each_backend
     def test_it_is_rebuilt_from_its_config(self) -> None:
         model = self.quantized()
         copy = QuantizedModel.from_config(model.get_config())
@@ -224,6 +231,7 @@ class TestAveragePooling2DWithCutWindows(LayerContract):
     def build(self, image: Any) -> Any:
         return L.AveragePooling2D(3, 2, padding="same")(image)
 
+    @alike_on_each_backend
     def test_eight_bits_are_near_the_float_model(self) -> None:
         # Keras on PyTorch repeats the edge of the image; the mean is of the pixels inside it.
         images = self.images()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import tfdq
 from tests.needs import require
 
 require("build", "release")
+require("uv", "release")
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tfdq.__version__
@@ -99,19 +99,38 @@ def test_source_archives_can_be_tested_and_built(dist: Path) -> None:
         assert not any(member.issym() for member in archive.getmembers())
 
 
+TRIP = """
+import keras, tf_keras, numpy as np, tfdq, tflite_export
+x = np.random.default_rng(0).random((32, 8, 8, 1)).astype("float32")
+for kit in (keras, tf_keras):
+    model = kit.Sequential([kit.layers.Input((8, 8, 1)), kit.layers.Conv2D(4, 3),
+        kit.layers.ReLU(), kit.layers.Flatten(), kit.layers.Dense(10)])
+    quantized = tfdq.quantize_model(model, lipschitz_beta=0.002)
+    assert isinstance(quantized, kit.Model)
+    quantized.compile("sgd", kit.losses.SparseCategoricalCrossentropy(from_logits=True))
+    quantized.fit(x, np.arange(32) % 10, verbose=0)
+    exported = tflite_export.convert(quantized, calibration=x)
+    assert exported.parity.exact
+exported.save("model.tflite")
+print("exact")
+"""
+
+
 @pytest.mark.environments
 @pytest.mark.timeout(1800)  # it downloads and installs TensorFlow
 def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
-    checked(sys.executable, "-m", "venv", tmp_path / "env")
+    uv = [sys.executable, "-m", "uv"]
+    checked(*uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"
     wheel = dist / f"tfdq-{VERSION}-py3-none-any.whl"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [*uv, "pip", "install", "--quiet", "--python", python]
     checked(*pip, "--constraint", ROOT / "constraints.txt", wheel)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TF_"))}
-    out = tmp_path / "demo"
-    options = ["--out", out, "--epochs", "1", "--sweep", "2", "--json", "--quiet"]
     program = tmp_path / "env" / "bin" / "tfdq"
-    printed = checked(program, "demo", *options, cwd=tmp_path, env=clean)
-    assert len(json.loads(printed)["parity"]) == 3
+    (tmp_path / "trip.py").write_text(TRIP, encoding="utf-8")
+    assert checked(python, "trip.py", cwd=tmp_path, env=clean).split()[-1] == "exact"
+    assert "CONV_2D" in checked(
+        python, "-m", "tflite_export", "inspect", "model.tflite", cwd=tmp_path, env=clean
+    )
     # What the wheel carries besides code.
     assert "white-box" in checked(program, "recipes", cwd=tmp_path, env=clean)
