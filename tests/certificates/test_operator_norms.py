@@ -132,7 +132,17 @@ def test_norm_and_rounding_are_never_below_what_is_measured(name, kernels) -> No
                 assert found <= most * (1 + 1e-6) + slack + 1e-6
                 if most > slack:
                     steepest = max(steepest, found / most)
-    assert steepest > 0.02 or name in ("softmax", "steep_softmax")
+    assert steepest > 0.02 or name in ("softmax", "steep_softmax", "l2_normalization")
+
+
+def test_the_norm_of_a_direction_is_reached_where_vectors_are_short() -> None:
+    graph = GRAPHS["l2_normalization"](0)
+    source = graph.tensors[graph.inputs[0]]
+    vectors = np.full((2, *source.shape[1:]), source.zero_point, np.int8)
+    vectors[1, 0] += 1 if source.zero_point < 127 else -1
+    first, second = real(graph, graph.outputs[0], run(graph, [vectors])[graph.outputs[0]])
+    found = np.linalg.norm(first - second) / float(source.scale)
+    assert found == pytest.approx(norm_of(step_of(graph, "xnnpack")).upper, rel=0.01)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -23,6 +23,7 @@ from tflite_export.ir.graph import (
 )
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.gelu import Gelu
+from tflite_export.ops.l2_normalization import L2Normalization
 from tflite_export.ops.leaky_relu import LeakyRelu
 from tflite_export.ops.resizing import Resizing
 from tflite_export.ops.transpose_conv import TransposedConvolution
@@ -239,6 +240,13 @@ def softmax(seed):
     return draw.done("SOFTMAX", (source,), output, Softmax(1.0))
 
 
+def l2_normalization(seed):
+    draw = Draw(seed)
+    shape = ((-1, 20), (-1, 3, 7), (-1, 2, 3, 200))[seed % 3]
+    output = draw.value("y", shape, 1 / 128, 0)
+    return draw.done("L2_NORMALIZATION", (draw.value("x", shape),), output, L2Normalization())
+
+
 def pad(seed):
     draw = Draw(seed)
     source = draw.value("x", (-1, 5, 6, 3))
@@ -435,6 +443,7 @@ GRAPHS = {
     "relu_n1_to_1": lambda seed: _tabulated("RELU_N1_TO_1", seed),
     "relu_0_to_1": lambda seed: _tabulated("RELU_0_TO_1", seed),
     "hard_swish": lambda seed: _tabulated("HARD_SWISH", seed),
+    "l2_normalization": l2_normalization,
     "elu": lambda seed: _tabulated("ELU", seed),
     "gelu": lambda seed: _tabulated("GELU", seed, Gelu(seed % 4 > 1)),
     "prelu": prelu,

@@ -19,6 +19,7 @@ from tflite_export.ir.graph import (
     Tensor,
 )
 from tflite_export.ops.gelu import Gelu
+from tflite_export.ops.l2_normalization import L2Normalization
 from tflite_export.ops.leaky_relu import LeakyRelu
 from tflite_export.ops.resizing import Resizing
 from tflite_export.ops.transpose_conv import TransposedConvolution
@@ -245,6 +246,23 @@ def softmax(seed: int):
     ]
 
 
+def l2_normalization(seed: int):
+    """Vectors of a length of 256 or hardly more or less: odd entries are halves; one is all 0."""
+    rng = np.random.default_rng(seed)
+    rows = np.zeros((200, 40), np.int64)
+    for row in rows[1:]:
+        left, place = 65536 + int(rng.integers(-1, 2)), 0
+        while left and place < 40:
+            most = min(127, int(np.sqrt(left)))
+            row[place] = int(rng.integers(1, most + 1)) if place < 5 else most
+            left -= row[place] ** 2
+            place += 1
+    rows *= rng.choice([-1, 1], rows.shape)
+    x = Tensor("x", (-1, 40), "int8", grid(_scale(rng, 1e-3, 0.5), 0))
+    y = Tensor("y", (-1, 40), "int8", grid(1 / 128, 0))
+    return one_operator("L2_NORMALIZATION", [x], y, L2Normalization()), [rows.astype(np.int8)]
+
+
 def quantization(seed: int):
     """Floats half-way between two steps, and the floats next to them."""
     rng = np.random.default_rng(seed)
@@ -332,6 +350,7 @@ NEAR_TIES = {
     "relu_n1_to_1": lambda seed: tabulated("RELU_N1_TO_1", seed),
     "relu_0_to_1": lambda seed: tabulated("RELU_0_TO_1", seed),
     "hard_swish": lambda seed: tabulated("HARD_SWISH", seed),
+    "l2_normalization": l2_normalization,
     "elu": lambda seed: tabulated("ELU", seed),
     "gelu": lambda seed: tabulated("GELU", seed, Gelu(seed % 4 > 1)),
     "prelu": prelu,

@@ -153,3 +153,47 @@ def softmax(exponentials: np.ndarray) -> np.ndarray:
     right = bits - 20 + 23
     mask = (np.int64(1) << right) - 1
     return (product >> right) + ((product & mask) > (mask >> 1) + (product < 0))
+
+
+HALF_ROOT_OF_TWO = 1518500250
+"""The root of 1/2 with no integer bits."""
+ONE_OF_THREE_BITS = 1 << 28
+"""1 with three integer bits."""
+
+
+def inverse_root(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``1 / sqrt(n)`` of whole numbers, as ``multiplier * 2**(shift - 31)``.
+
+    Newton's iteration from 1, five times; 0 is taken for 1.
+
+    Args:
+        sums: int64, from 0 to 2**31 - 1.
+
+    Returns:
+        (multiplier, shift), int64.
+    """
+    number, shift = np.maximum(sums, 2), np.full(np.shape(sums), 11)
+    large = number >= 1 << 29
+    number, shift = np.where(large, number // 4, number), shift + large
+    pairs = (31 - np.frexp(number.astype(np.float64))[1]) // 2 - 1
+    number, shift = number << (2 * pairs) >> 1, shift - pairs
+    half = _shifted(number, -1)
+    x = np.full(np.shape(sums), ONE_OF_THREE_BITS)
+    for _ in range(5):
+        cube = _shifted(_product(_product(x, x), x), 6)
+        three_halves = _product(x, ONE_OF_THREE_BITS * 3 // 2)
+        x = _shifted(three_halves - _product(half, cube), 3)
+    x = _product(x, HALF_ROOT_OF_TWO) << np.maximum(-shift, 0)
+    one = sums <= 1
+    return np.where(one, _ONE, x), np.where(one, 0, -np.maximum(shift, 0))
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the high half of a doubled product of 32-bit numbers, rounded half away from zero."""
+    return _product(a, b)
+
+
+def rounded_shift(a: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return ``a / 2**right``, rounded half away from zero."""
+    mask = (np.int64(1) << right) - 1
+    return (a >> right) + ((a & mask) > (mask >> 1) + (a < 0))
