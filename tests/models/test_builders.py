@@ -1,5 +1,6 @@
 """What every builder promises: logits, quantizable layers, stable names, clear errors."""
 
+import keras
 import numpy as np
 import pytest
 import tf_keras
@@ -12,6 +13,10 @@ BUILDERS = {
     "small_cnn strided": lambda: models.small_cnn((28, 28, 1), stem_strides=2),
     "resnet20": lambda: models.resnet20(),
     "resnet20 28x28": lambda: models.resnet20((28, 28, 1)),
+    "resnet8": lambda: models.resnet8(),
+    "resnet32": lambda: models.resnet32(width=2),
+    "resnet18": lambda: models.resnet18(width=2),
+    "preact_resnet18": lambda: models.preact_resnet18(width=2),
     "wide_resnet": lambda: models.wide_resnet(10, 1),
     "wide_resnet dropout": lambda: models.wide_resnet(10, 2, dropout=0.3),
     "vgg16": lambda: models.vgg16(hidden=(64,), dropout=0.5),
@@ -35,6 +40,33 @@ def test_ends_in_logits_and_uses_quantizable_layers(build):
     assert names == [layer.name for layer in build().layers], "names differ from build to build"
     x = np.random.default_rng(0).random((2, *model.input_shape[1:]), np.float32)
     assert np.isfinite(model(x)).all()
+
+
+KERAS_3 = {
+    "small_cnn": lambda **options: models.small_cnn(width=2, **options),
+    "resnet8": lambda **options: models.resnet8((8, 8, 3), width=2, **options),
+    "resnet18": lambda **options: models.resnet18((8, 8, 3), width=2, **options),
+    "preact_resnet18": lambda **options: models.preact_resnet18((8, 8, 3), width=2, **options),
+    "vgg16": lambda **options: models.vgg16(hidden=(8,), dropout=0.1, **options),
+    "mobilenet_v2": lambda **options: models.mobilenet_v2((8, 8, 3), alpha=0.35, **options),
+}
+
+
+@pytest.mark.parametrize("build", KERAS_3.values(), ids=KERAS_3.keys())
+def test_models_of_keras_3_are_those_of_tf_keras(build):
+    """Layer by layer the same weights, and the same logits from them."""
+    older, model = build(), build(keras=3)
+    assert type(model).__module__.startswith("keras.")
+    assert [layer.name for layer in model.layers] == [layer.name for layer in older.layers]
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        weights = [w + rng.uniform(0, 0.1, w.shape) for w in layer.get_weights()]
+        layer.set_weights(weights)
+        older.get_layer(layer.name).set_weights(weights)
+    x = rng.random((2, *model.input_shape[1:]), np.float32)
+    wanted = older(x).numpy()
+    found = keras.ops.convert_to_numpy(model(x, training=False))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_resnet20_block_is_relu_of_shortcut_plus_branch():
@@ -116,6 +148,9 @@ def test_small_cnn_learns_the_digits_in_seconds():
         (lambda: models.wide_resnet(27, 10), "nearest are 22 and 28"),
         (lambda: models.wide_resnet(9, 1), "depth is 9"),
         (lambda: models.wide_resnet(10, 1, residual="mean"), "residual is 'mean'"),
+        (lambda: models.wide_resnet(10, 1, residual="convex", keras=3), "a layer of tf_keras"),
+        (lambda: models.resnet18((12, 12, 3)), "multiples of 8"),
+        (lambda: models.resnet8(keras=4), "keras is 4"),
     ],
 )
 def test_bad_arguments_are_named(call, words):
@@ -125,11 +160,14 @@ def test_bad_arguments_are_named(call, words):
 
 def test_create_by_name():
     assert set(models.names()) == {
-        "small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet"
+        "small_cnn", "resnet8", "resnet20", "resnet32", "resnet18", "preact_resnet18", "vgg16",
+        "mobilenet_v2", "wide_resnet",
     }  # fmt: skip
-    options = {"wide_resnet": {"depth": 10, "width": 1}, "small_cnn": {"width": 2}}
+    options = {"wide_resnet": {"depth": 10, "width": 1}, "resnet8": {"keras": 3}}
     for name, option in options.items():
-        assert models.create(name, (32, 32, 3), 7, **option).output_shape == (None, 7)
+        model = models.create(name, (32, 32, 3), 7, **option)
+        assert model.output_shape == (None, 7)
+        assert isinstance(model, keras.Model if option.get("keras") else tf_keras.Model)
     model = models.create("wrn-10-2", (32, 32, 3), 10, dropout=0.1)
     assert model.name == "wrn_10_2"
     with pytest.raises(ValueError, match="no model 'resnet50'"):

@@ -57,6 +57,39 @@ def test_resnet20_is_the_published_size_plus_two_projections():
     assert round(size / 1e6, 2) == 0.27
 
 
+def test_resnet32_is_the_published_size_plus_two_projections():
+    # He et al. 2016, table 6: 0.46 M, 464,154 of them with parameter-free shortcuts.
+    projections = (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
+    size = trainable(models.resnet32())
+    assert size == 464_154 + projections
+    assert round(size / 1e6, 2) == 0.47
+
+
+def test_resnet18_for_32x32_has_11_17_million_parameters():
+    """Kernel by kernel; RobustBench's networks of this kind have as many."""
+    block = [
+        9 * cin * cout + 9 * cout * cout + 4 * cout + (cin * cout + 2 * cout) * (cin != cout)
+        for cin, cout in ((64, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256),
+                          (256, 512), (512, 512))
+    ]  # fmt: skip
+    size = trainable(models.resnet18(keras=3))
+    assert size == 3 * 9 * 64 + 2 * 64 + sum(block) + 512 * 10 + 10 == 11_173_962
+    # No normalization in its three projections, nor behind the stem; one of 512 in front of the
+    # pool, and each block's first has its inputs' channels.
+    moved = 2 * (128 + 256 + 512) + 2 * 64 - 2 * 512 + 2 * (64 + 128 + 256)
+    assert trainable(models.preact_resnet18(keras=3)) == size - moved == 11_172_170
+
+
+def test_wrn_16_4_has_2_75_million_parameters():
+    assert trainable(models.create("wrn-16-4", (32, 32, 3), 10, keras=3)) == 2_748_890
+
+
+def test_resnet8_is_mlperf_tinys():
+    """All weights, those of batch normalization that are not trained included: 78,666."""
+    model = models.resnet8(keras=3)
+    assert model.count_params() == 78_666
+
+
 def test_vgg16_has_the_published_size():
     kernels = sum(
         9 * cin * cout

@@ -114,7 +114,8 @@ def train(
         str,
         typer.Option(
             "--model",
-            help="small_cnn, resnet20, vgg16, mobilenet_v2, wide_resnet or wrn-DEPTH-WIDTH "
+            help="small_cnn, resnet8, resnet18, resnet20, resnet32, preact_resnet18, vgg16, "
+            "mobilenet_v2, wide_resnet or wrn-DEPTH-WIDTH "
             "(wrn-10-1).",
             autocompletion=complete_model,
         ),

@@ -28,7 +28,17 @@ DATA_NAMES = (
     "gtsrb",
     "gtsrb+roi",
 )
-MODEL_NAMES = ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet")
+MODEL_NAMES = (
+    "small_cnn",
+    "resnet8",
+    "resnet20",
+    "resnet32",
+    "resnet18",
+    "preact_resnet18",
+    "vgg16",
+    "mobilenet_v2",
+    "wide_resnet",
+)
 ATTACK_NAMES = (
     "fgsm",
     "r+fgsm",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numbers
-
-import tf_keras
+from typing import Any
 
 from tfdq.models.blocks import (
+    Keras,
     Symbolic,
     batch_norm,
     check_count,
@@ -14,8 +14,9 @@ from tfdq.models.blocks import (
     conv,
     conv_bn,
     image_input,
-    layers,
+    layers_of,
     logits,
+    network,
 )
 
 # (expansion, channels, repeats, stride): Sandler et al. 2018, table 2; the strides of the stem and
@@ -36,7 +37,9 @@ def mobilenet_v2(
     classes: int = 10,
     alpha: float = 1.0,
     dropout: float = 0.0,
-) -> tf_keras.Model:
+    *,
+    keras: Keras = 2,
+) -> Any:
     """Build MobileNetV2: inverted residuals with linear bottlenecks, depthwise 3x3, ReLU6.
 
     The layers, and so the parameters (2.24 M at 10 classes, 3.50 M at 1,000), are the paper's;
@@ -47,9 +50,10 @@ def mobilenet_v2(
         classes: Number of logits, at least 2.
         alpha: Width multiplier; channels are rounded to multiples of 8 (the paper's rule).
         dropout: Rate before the classifier, in [0, 1).
+        keras: 3 for a Keras 3 model, 2 for one of tf_keras.
 
     Returns:
-        An uncompiled tf_keras model from `(None, height, width, channels)` to `(None, classes)`.
+        An uncompiled model from `(None, height, width, channels)` to `(None, classes)`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -58,10 +62,10 @@ def mobilenet_v2(
     dropout = check_fraction("dropout", dropout)
     if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real) or not 0 < float(alpha) <= 4:
         raise ValueError(f"alpha is {alpha!r}, but must be a number in (0, 4].")
-    image, _ = image_input(input_shape, multiple_of=8, minimum=8)
+    image, _ = image_input(input_shape, multiple_of=8, minimum=8, keras=keras)
 
     x = conv_bn(image, _channels(32 * alpha), 3, 1, "stem")
-    x = layers.ReLU(6.0, name="stem_relu")(x)
+    x = layers_of(x).ReLU(6.0, name="stem_relu")(x)
     for stage, (expansion, channels, repeats, stride) in enumerate(_STAGES, start=1):
         for index in range(repeats):
             x = _inverted_residual(
@@ -72,11 +76,11 @@ def mobilenet_v2(
                 f"stage{stage}_block{index + 1}",
             )
     x = conv_bn(x, _channels(1280 * max(1.0, alpha)), 1, 1, "head")
-    x = layers.ReLU(6.0, name="head_relu")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers_of(x).ReLU(6.0, name="head_relu")(x)
+    x = layers_of(x).GlobalAveragePooling2D(name="pool")(x)
     if dropout:
-        x = layers.Dropout(dropout, name="dropout")(x)
-    return tf_keras.Model(image, logits(x, classes), name="mobilenet_v2")
+        x = layers_of(x).Dropout(dropout, name="dropout")(x)
+    return network(image, logits(x, classes), "mobilenet_v2")
 
 
 def _inverted_residual(
@@ -86,8 +90,8 @@ def _inverted_residual(
     inputs, channels = x, x.shape[-1]
     if expansion != 1:
         x = conv_bn(x, channels * expansion, 1, 1, f"{name}_expand")
-        x = layers.ReLU(6.0, name=f"{name}_expand_relu")(x)
-    x = layers.DepthwiseConv2D(
+        x = layers_of(x).ReLU(6.0, name=f"{name}_expand_relu")(x)
+    x = layers_of(x).DepthwiseConv2D(
         3,
         strides=strides,
         padding="same",
@@ -95,11 +99,11 @@ def _inverted_residual(
         depthwise_initializer="he_normal",
         name=f"{name}_depthwise_conv",
     )(x)
-    x = layers.ReLU(6.0, name=f"{name}_depthwise_relu")(batch_norm(x, f"{name}_depthwise_bn"))
+    x = layers_of(x).ReLU(6.0, name=f"{name}_depthwise_relu")(batch_norm(x, f"{name}_depthwise_bn"))
     x = conv(x, filters, 1, 1, f"{name}_project_conv")
     x = batch_norm(x, f"{name}_project_bn")
     if strides == 1 and channels == filters:
-        x = layers.Add(name=f"{name}_add")([inputs, x])
+        x = layers_of(x).Add(name=f"{name}_add")([inputs, x])
     return x
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import tf_keras
+from typing import Any
 
 from tfdq.models.blocks import (
+    Keras,
     check_count,
     check_fraction,
     conv_bn_relu,
     image_input,
-    layers,
+    layers_of,
     logits,
+    network,
 )
 
 _STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -23,7 +24,9 @@ def vgg16(
     classes: int = 10,
     hidden: Sequence[int] = (),
     dropout: float = 0.0,
-) -> tf_keras.Model:
+    *,
+    keras: Keras = 2,
+) -> Any:
     """Build VGG-16 (Simonyan and Zisserman 2015, configuration D) in its CIFAR form.
 
     Thirteen 3x3 convolutions, each with batch normalization and ReLU, in five stages that end in
@@ -37,9 +40,10 @@ def vgg16(
         classes: Number of logits, at least 2.
         hidden: Units of dense ReLU layers between the convolutions and the logits.
         dropout: Rate before each dense layer, in [0, 1).
+        keras: 3 for a Keras 3 model, 2 for one of tf_keras.
 
     Returns:
-        An uncompiled tf_keras model from `(None, height, width, channels)` to `(None, classes)`.
+        An uncompiled model from `(None, height, width, channels)` to `(None, classes)`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -47,18 +51,18 @@ def vgg16(
     classes = check_count("classes", classes, 2)
     units = [check_count("hidden", n) for n in hidden]
     dropout = check_fraction("dropout", dropout)
-    image, _ = image_input(input_shape, multiple_of=32, minimum=32)
+    image, _ = image_input(input_shape, multiple_of=32, minimum=32, keras=keras)
     x = image
     for stage, (filters, convolutions) in enumerate(_STAGES, start=1):
         for index in range(1, convolutions + 1):
             x = conv_bn_relu(x, filters, 3, 1, f"stage{stage}_{index}")
-        x = layers.MaxPooling2D(2, name=f"stage{stage}_pool")(x)
-    x = layers.Flatten(name="flatten")(x)
+        x = layers_of(x).MaxPooling2D(2, name=f"stage{stage}_pool")(x)
+    x = layers_of(x).Flatten(name="flatten")(x)
     for index, size in enumerate(units, start=1):
         if dropout:
-            x = layers.Dropout(dropout, name=f"hidden{index}_dropout")(x)
-        x = layers.Dense(size, kernel_initializer="he_normal", name=f"hidden{index}")(x)
-        x = layers.ReLU(name=f"hidden{index}_relu")(x)
+            x = layers_of(x).Dropout(dropout, name=f"hidden{index}_dropout")(x)
+        x = layers_of(x).Dense(size, kernel_initializer="he_normal", name=f"hidden{index}")(x)
+        x = layers_of(x).ReLU(name=f"hidden{index}_relu")(x)
     if dropout:
-        x = layers.Dropout(dropout, name="dropout")(x)
-    return tf_keras.Model(image, logits(x, classes), name="vgg16")
+        x = layers_of(x).Dropout(dropout, name="dropout")(x)
+    return network(image, logits(x, classes), "vgg16")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import tf_keras
+from typing import Any
 
 from tfdq.models.blocks import (
-    Symbolic,
+    Aggregate,
+    Keras,
     bn_relu,
     check_count,
     check_fraction,
     conv,
     image_input,
-    layers,
+    layers_of,
     logits,
+    network,
+    pre_activation_block,
 )
-
-Aggregate = Callable[[list[Symbolic], str], Symbolic]
 
 
 def wide_resnet(
@@ -27,7 +26,9 @@ def wide_resnet(
     classes: int = 10,
     residual: str = "add",
     dropout: float = 0.0,
-) -> tf_keras.Model:
+    *,
+    keras: Keras = 2,
+) -> Any:
     """Build WRN-depth-width: three groups of pre-activation BN-ReLU-conv blocks.
 
     WRN-28-10, the defaults, is the Defensive Quantization paper's network (36.5 M parameters).
@@ -43,9 +44,10 @@ def wide_resnet(
             `a * x + (1 - a) * f(x)`, `0 <= a <= 1`, that keeps a sum of non-expansive branches
             non-expansive (Cisse et al. 2017, Parseval networks).
         dropout: Rate between the two convolutions of a block, in [0, 1); the paper's is 0 or 0.3.
+        keras: 3 for a Keras 3 model, 2 for one of tf_keras.
 
     Returns:
-        An uncompiled tf_keras model from `(None, height, width, channels)` to `(None, classes)`.
+        An uncompiled model from `(None, height, width, channels)` to `(None, classes)`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -60,48 +62,33 @@ def wide_resnet(
     width = check_count("width", width)
     classes = check_count("classes", classes, 2)
     dropout = check_fraction("dropout", dropout)
-    aggregate = _aggregation(residual)
-    image, _ = image_input(input_shape, multiple_of=4, minimum=4)
+    aggregate = _aggregation(residual, keras)
+    image, _ = image_input(input_shape, multiple_of=4, minimum=4, keras=keras)
 
     x = conv(image, 16, 3, 1, "stem_conv")
     for group in range(3):
         for block in range((depth - 4) // 6):
             strides = 2 if group > 0 and block == 0 else 1
             name = f"group{group + 1}_block{block + 1}"
-            x = _block(x, 16 * width * 2**group, strides, dropout, aggregate, name)
+            x = pre_activation_block(
+                x, 16 * width * 2**group, strides, name, dropout=dropout, aggregate=aggregate
+            )
     x = bn_relu(x, "head")
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return tf_keras.Model(image, logits(x, classes), name=f"wrn_{depth}_{width}")
+    x = layers_of(x).GlobalAveragePooling2D(name="pool")(x)
+    return network(image, logits(x, classes), f"wrn_{depth}_{width}")
 
 
-def _block(
-    x: Symbolic,
-    filters: int,
-    strides: int,
-    dropout: float,
-    aggregate: Aggregate,
-    name: str,
-) -> Symbolic:
-    """Apply one pre-activation block (Zagoruyko and Komodakis 2016, figure 1c and 1d)."""
-    y = bn_relu(x, f"{name}_1")
-    shortcut = x
-    if strides != 1 or x.shape[-1] != filters:
-        shortcut = conv(y, filters, 1, strides, f"{name}_shortcut_conv")
-    y = conv(y, filters, 3, strides, f"{name}_1_conv")
-    y = bn_relu(y, f"{name}_2")
-    if dropout:
-        y = layers.Dropout(dropout, name=f"{name}_dropout")(y)
-    y = conv(y, filters, 3, 1, f"{name}_2_conv")
-    return aggregate([shortcut, y], name)
-
-
-def _aggregation(residual: str) -> Aggregate:
-    """Return the function that joins shortcut and branch."""
+def _aggregation(residual: str, keras: Keras) -> Aggregate | None:
+    """Return the function that joins shortcut and branch; None for a sum."""
     if residual == "add":
-        return lambda branches, name: layers.Add(name=f"{name}_add")(branches)
-    if residual == "convex":
-        # Imported here: the quantization package loads tfmot, which a float model can do without.
-        from tfdq.quantization import ConvexCombination
+        return None
+    if residual != "convex":
+        raise ValueError(f'residual is {residual!r}, but must be "add" or "convex".')
+    if keras == 3:
+        raise ValueError(
+            'residual="convex" is a layer of tf_keras: build with keras=2, or residual="add".'
+        )
+    # Imported here: the quantization package loads tfmot, which a float model can do without.
+    from tfdq.quantization import ConvexCombination
 
-        return lambda branches, name: ConvexCombination(name=f"{name}_convex")(branches)
-    raise ValueError(f'residual is {residual!r}, but must be "add" or "convex".')
+    return lambda branches, name: ConvexCombination(name=f"{name}_convex")(branches)
