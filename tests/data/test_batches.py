@@ -119,6 +119,41 @@ def test_augmentation_is_a_crop_of_the_padded_image(size, pad, flip):
     assert stats.chisquare(counts).pvalue > 0.001
 
 
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_cut_out_blackens_a_square_around_any_pixel(side):
+    """Each image is one of height x width, one for each centre, and all of them come up."""
+    white = np.full((64, 6, 5, 2), 255, np.uint8)
+    dataset = Dataset(white, np.arange(64) % 2, white, np.arange(64) % 2, 2, "white", "made up")
+    x, _ = collect(pipeline(dataset, 64, seed=3, epochs=30, cutout=side))
+    expected = set()
+    for row, column in np.ndindex(6, 5):
+        image = np.pad(np.ones((6, 5, 2), np.float32), ((8, 8), (8, 8), (0, 0)))
+        top, left = row + 8 - side // 2, column + 8 - side // 2
+        image[top : top + side, left : left + side] = 0
+        expected.add(image[8:-8, 8:-8].tobytes())
+    assert {image.tobytes() for image in x} == expected
+    np.testing.assert_array_equal(
+        x, collect(pipeline(dataset, 64, seed=3, epochs=30, cutout=side))[0]
+    )
+
+
+def test_cut_out_leaves_order_and_shifts_as_they_are(numbered):
+    plain, cut = (
+        collect(pipeline(numbered, 16, "pad_crop", seed=1, epochs=2, cutout=side))
+        for side in (0, 2)
+    )
+    np.testing.assert_array_equal(plain[1], cut[1])
+    kept = cut[0] != 0
+    np.testing.assert_array_equal(plain[0][kept], cut[0][kept])
+    assert ((cut[0] == 0) & (plain[0] != 0)).any()
+    parts = [
+        collect(pipeline(numbered, 16, seed=1, epochs=2, cutout=2, shard=(index, 2)))[0]
+        for index in (0, 1)
+    ]
+    whole = collect(pipeline(numbered, 16, seed=1, epochs=2, cutout=2))[0].reshape(12, 2, 8, -1)
+    np.testing.assert_array_equal(whole, np.stack([p.reshape(12, 8, -1) for p in parts], axis=1))
+
+
 def test_slices_of_the_workers_make_the_batch(numbered):
     for split in ("train", "test"):
         whole = pipeline(numbered, 12, "pad_crop_flip", split=split, epochs=2)
@@ -202,6 +237,7 @@ def test_mirrored_replicas_see_the_batch_of_one_device():
         ({"start_step": 7, "epochs": 1}, r"batches \(6\)"),
         ({"shard": (2, 2)}, r"shard is \(2, 2\)"),
         ({"shard": (0, 3)}, "multiple of the 3 shards"),
+        ({"cutout": -1}, "cutout is -1"),
     ],
 )
 def test_bad_arguments_are_named(numbered, arguments, words):
