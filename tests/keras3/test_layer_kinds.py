@@ -548,6 +548,22 @@ class TestGelu(LayerContract):
         return L.Conv2D(4, 3)(keras.ops.gelu(L.Conv2D(5, 3)(x), approximate=False))
 
 
+class TestTimeDistributed(LayerContract):
+    shape: ClassVar[tuple[int, ...]] = (12,)
+
+    def build(self, image: Any) -> Any:
+        x = L.RepeatVector(5)(L.Dense(4, activation="relu")(image))
+        head = L.Dense(6)
+        x = L.TimeDistributed(L.ReLU())(L.TimeDistributed(head)(x))
+        # The layer inside is called once more, by itself: one kernel.
+        x = L.Add()([x, head(L.RepeatVector(5)(L.Dense(4)(image)))])
+        return L.TimeDistributed(L.Flatten())(L.Reshape((3, 2, 5))(x))
+
+    def test_the_layer_inside_is_the_same(self) -> None:
+        model = self.quantized()
+        assert len(model.trainable_variables) == len(self.float_model().trainable_variables)
+
+
 class TestElu(LayerContract):
     def build(self, image: Any) -> Any:
         x = L.ELU()(L.Conv2D(5, 3, activation="elu")(image))

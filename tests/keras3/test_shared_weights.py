@@ -144,3 +144,11 @@ def test_statistics_are_estimated_over_all_calls() -> None:
     found = model.get_layer("norm")
     np.testing.assert_allclose(numpy(found.moving_mean), rounded.mean(0), atol=step / 10)
     np.testing.assert_allclose(numpy(found.moving_variance), rounded.var(0), rtol=0.01)
+
+
+def test_a_dense_on_vectors_and_on_sequences_is_refused_by_name() -> None:
+    vector, sequence = keras.Input((4,)), keras.Input((3, 4))
+    both = L.Dense(4, name="both")
+    model = keras.Model([vector, sequence], [both(vector), both(sequence)])
+    with pytest.raises(ValueError, match=r"'both' \(Dense\): .*called on tensors of several ranks"):
+        quantize_model(model)

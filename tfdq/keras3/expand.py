@@ -39,7 +39,31 @@ def expanded(graph: Graph, skip: Collection[str] = ()) -> Graph:
             graph = _replaced(graph, (position,), parts)
         else:
             position += 1
-    return _merged(_without_detours(graph, skip), skip)
+    return _merged(_without_detours(_with_torn_layers(graph, made), skip), skip)
+
+
+def _with_torn_layers(graph: Graph, made: Collection[int]) -> Graph:
+    """Return a model that says in `Node.oddity` which layers are parts in some calls only.
+
+    Args:
+        graph: the calls.
+        made: ids of the layers that became parts somewhere.
+    """
+    oddity = (
+        "it has weights and is called on tensors of several ranks, on which it would become layers "
+        "with weights of their own; Reshape them to one rank"
+    )
+    return replace(
+        graph,
+        nodes=tuple(
+            replace(node, oddity=oddity)
+            if id(node.layer) in made
+            and getattr(node.layer, "weights", None)
+            and node.oddity is None
+            else node
+            for node in graph.nodes
+        ),
+    )
 
 
 def _parts(node: Node) -> list[keras.layers.Layer] | None:
