@@ -1,10 +1,11 @@
-"""ADD in TensorFlow, with straight-through gradients."""
+"""ADD in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.requantization import scale_away
 from tflite_export.ops.add import vectors_of
@@ -25,10 +26,12 @@ def _builtin(site: Site) -> Sums:
     kind = vectors_of(Step(site.operator, site.inputs, site.output, site.kernels, site.xnnpack))
     vectors = sum_of_builtin(site, kind.rounding)
 
-    def mixed(terms: Sequence[tf.Tensor]) -> tf.Tensor:
+    def mixed(terms: Sequence[Any]) -> Any:
         result = rest(terms)
-        row = kind.row * (tf.shape(result)[0] if kind.batched else 1)
-        places = tf.reshape(tf.range(tf.size(result)), tf.shape(result)) % tf.maximum(row, 1)
-        return tf.where(places < row // kind.lanes * kind.lanes, vectors(terms), result)
+        shape = ops.shape(result)
+        row = kind.row * (shape[0] if kind.batched else 1)
+        places = ops.reshape(ops.arange(ops.size(result), dtype="int32"), shape)
+        places = places % ops.maximum(row, 1)
+        return ops.where(places < row // kind.lanes * kind.lanes, vectors(terms), result)
 
     return mixed

@@ -1,8 +1,8 @@
-"""CONCATENATION in TensorFlow, with straight-through gradients."""
+"""CONCATENATION in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.graph import Concatenation
 from tflite_export.ops.twin_site import Kernel, Site
@@ -12,4 +12,4 @@ def build(site: Site) -> Kernel:
     """The operator at a site."""
     options = site.operator.options
     assert isinstance(options, Concatenation)
-    return lambda operands: tf.concat(list(operands), axis=options.axis)
+    return lambda operands: ops.concatenate(list(operands), axis=options.axis)

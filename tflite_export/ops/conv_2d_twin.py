@@ -1,11 +1,12 @@
-"""CONV_2D in TensorFlow, with straight-through gradients."""
+"""CONV_2D in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.graph import Convolution, Tensor
 from tflite_export.ir.requantization import scale_away
@@ -23,8 +24,10 @@ def build(site: Site) -> Kernel:
         (options.dilation_h, options.dilation_w),
     )
 
-    def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        return tf.nn.conv2d(centred, weights, strides, options.padding, dilations=dilations)
+    def multiply(centred: Any, weights: Any) -> Any:
+        return ops.conv(
+            centred, weights, strides, options.padding.lower(), "channels_last", dilations
+        )
 
     def layout(weights: np.ndarray) -> np.ndarray:
         return np.transpose(weights, (1, 2, 3, 0))
@@ -32,7 +35,7 @@ def build(site: Site) -> Kernel:
     source, weights = site.inputs[:2]
     groups = groups_of(source, weights)
     if groups > 1:
-        # TensorFlow has no gradient of grouped convolutions on every device.
+        # Not every backend has the gradient of grouped convolutions on every device.
         site = replace(site, inputs=[source, _whole(weights, groups), *site.inputs[2:]])
     fixed = site.kernels.convolution if groups == 1 else scale_away
     return weighted(site, multiply, layout, 0, fixed)

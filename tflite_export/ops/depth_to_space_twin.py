@@ -1,8 +1,11 @@
-"""DEPTH_TO_SPACE in TensorFlow."""
+"""DEPTH_TO_SPACE in keras.ops."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from collections.abc import Sequence
+from typing import Any
+
+from keras import ops
 
 from tflite_export.ops.blocks import side_of
 from tflite_export.ops.twin_site import Kernel, Site
@@ -11,6 +14,11 @@ from tflite_export.ops.twin_site import Kernel, Site
 def build(site: Site) -> Kernel:
     """The operator at a site."""
     side = side_of(site.operator)
-    if side == 1:  # which TensorFlow refuses
-        return lambda operands: tf.identity(operands[0])
-    return lambda operands: tf.nn.depth_to_space(operands[0], side)
+    _, height, width, depth = site.inputs[0].shape
+    parts = (-1, height, width, side, side, depth // side**2)
+
+    def kernel(operands: Sequence[Any]) -> Any:
+        blocks = ops.transpose(ops.reshape(operands[0], parts), (0, 1, 3, 2, 4, 5))
+        return ops.reshape(blocks, (-1, *site.output.shape[1:]))
+
+    return kernel

@@ -1,8 +1,10 @@
-"""DEPTHWISE_CONV_2D in TensorFlow, with straight-through gradients."""
+"""DEPTHWISE_CONV_2D in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from typing import Any
+
+from keras import ops
 
 from tflite_export.ir.graph import Convolution
 from tflite_export.ops.twin_site import Kernel, Site
@@ -21,21 +23,20 @@ def build(site: Site) -> Kernel:
 
     if (height, width) == (1, 1) and options.depth_multiplier == 1:
 
-        def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        def multiply(centred: Any, weights: Any) -> Any:
             return centred[:, :: options.stride_h, :: options.stride_w] * weights[0, 0]
 
     elif (height, width) == size and options.padding == "VALID" and options.depth_multiplier == 1:
 
-        def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_sum(centred * weights, axis=(1, 2), keepdims=True)
+        def multiply(centred: Any, weights: Any) -> Any:
+            return ops.sum(centred * weights, axis=(1, 2), keepdims=True)
 
     elif options.stride_h == options.stride_w:
 
-        def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-            strides = (1, options.stride_h, options.stride_w, 1)
-            kernel = tf.reshape(weights, shape)
-            return tf.nn.depthwise_conv2d(
-                centred, kernel, strides, options.padding, dilations=dilations
+        def multiply(centred: Any, weights: Any) -> Any:
+            stride, kernel = options.stride_h, ops.reshape(weights, shape)
+            return ops.depthwise_conv(
+                centred, kernel, stride, options.padding.lower(), "channels_last", dilations
             )
 
     else:
@@ -48,12 +49,10 @@ def build(site: Site) -> Kernel:
             for i in (0, 1)
         ]
 
-        def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-            padded = tf.pad(centred, [(0, 0), *pads, (0, 0)])
-            kernel = tf.reshape(weights, shape)
-            every = tf.nn.depthwise_conv2d(
-                padded, kernel, (1, 1, 1, 1), "VALID", dilations=dilations
-            )
+        def multiply(centred: Any, weights: Any) -> Any:
+            padded = ops.pad(centred, [(0, 0), *pads, (0, 0)])
+            kernel = ops.reshape(weights, shape)
+            every = ops.depthwise_conv(padded, kernel, 1, "valid", "channels_last", dilations)
             return every[:, :: strides[0], :: strides[1]]
 
     return weighted(site, multiply, lambda weights: weights[0], 3, site.kernels.depthwise)

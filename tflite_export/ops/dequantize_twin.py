@@ -1,4 +1,4 @@
-"""DEQUANTIZE in TensorFlow, with straight-through gradients."""
+"""DEQUANTIZE in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from tflite_export.ops.twin_site import Kernel, Site
 
 def build(site: Site) -> Kernel:
     """The operator at a site."""
-    scale = site.inputs[0].scale
+    scale = float(site.inputs[0].scale)
     return lambda operands: operands[0] * scale

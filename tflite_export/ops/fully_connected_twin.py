@@ -1,9 +1,11 @@
-"""FULLY_CONNECTED in TensorFlow, with straight-through gradients."""
+"""FULLY_CONNECTED in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.graph import FullyConnected
 from tflite_export.ops.twin_site import Kernel, Site
@@ -15,8 +17,8 @@ def build(site: Site) -> Kernel:
     assert isinstance(site.operator.options, FullyConnected)
     inputs = site.inputs[1].shape[1]
 
-    def multiply(centred: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(centred, weights)
+    def multiply(centred: Any, weights: Any) -> Any:
+        return ops.matmul(centred, weights)
 
     kernel = weighted(site, multiply, np.transpose, 0, site.kernels.dense)
-    return lambda operands: kernel([tf.reshape(operands[0], (-1, inputs))])
+    return lambda operands: kernel([ops.reshape(operands[0], (-1, inputs))])

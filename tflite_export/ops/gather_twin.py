@@ -1,8 +1,8 @@
-"""GATHER in TensorFlow."""
+"""GATHER in keras.ops."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ops.gather import places
 from tflite_export.ops.twin_site import Kernel, Site
@@ -11,4 +11,4 @@ from tflite_export.ops.twin_site import Kernel, Site
 def build(site: Site) -> Kernel:
     """The operator at a site."""
     positions, axis = places(site.operator, site.inputs)
-    return lambda operands: tf.gather(operands[0], positions, axis=axis)
+    return lambda operands: ops.take(operands[0], positions, axis=axis)

@@ -1,8 +1,8 @@
-"""GELU in TensorFlow."""
+"""GELU in keras.ops."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ops.gelu import SPEC, Gelu
 from tflite_export.ops.twin_curves import looked_up
@@ -13,4 +13,4 @@ def build(site: Site) -> Kernel:
     """Return the operator at a site."""
     options = site.operator.options
     assert isinstance(options, Gelu)
-    return looked_up(site, SPEC, lambda reals: tf.nn.gelu(reals, options.approximate))
+    return looked_up(site, SPEC, lambda reals: ops.gelu(reals, options.approximate))

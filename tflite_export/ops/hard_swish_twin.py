@@ -1,8 +1,8 @@
-"""HARD_SWISH in TensorFlow."""
+"""HARD_SWISH in keras.ops."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ops.hard_swish import SPEC
 from tflite_export.ops.twin_curves import looked_up
@@ -11,4 +11,4 @@ from tflite_export.ops.twin_site import Kernel, Site
 
 def build(site: Site) -> Kernel:
     """Return the operator at a site."""
-    return looked_up(site, SPEC, lambda reals: reals * tf.nn.relu6(reals + 3.0) / 6.0)
+    return looked_up(site, SPEC, lambda reals: reals * ops.relu6(reals + 3.0) / 6.0)

@@ -1,10 +1,11 @@
-"""MAX_POOL_2D in TensorFlow, with straight-through gradients."""
+"""MAX_POOL_2D in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.graph import Pooling
 from tflite_export.ops.twin_site import Kernel, Site, clamp_range
@@ -16,9 +17,10 @@ def build(site: Site) -> Kernel:
     assert isinstance(options, Pooling)
     low, high = clamp_range(site.operator, site.output)
     window, strides = (options.filter_h, options.filter_w), (options.stride_h, options.stride_w)
+    padding = options.padding.lower()
 
-    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
-        pooled = tf.nn.max_pool2d(operands[0], window, strides, options.padding)
-        return pooled if options.activation == "NONE" else tf.clip_by_value(pooled, low, high)
+    def kernel(operands: Sequence[Any]) -> Any:
+        pooled = ops.max_pool(operands[0], window, strides, padding, "channels_last")
+        return pooled if options.activation == "NONE" else ops.clip(pooled, low, high)
 
     return kernel

@@ -1,8 +1,8 @@
-"""MAXIMUM in TensorFlow, with straight-through gradients."""
+"""MAXIMUM in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ops.twin_choices import choice
 from tflite_export.ops.twin_site import Kernel, Site
@@ -10,4 +10,4 @@ from tflite_export.ops.twin_site import Kernel, Site
 
 def build(site: Site) -> Kernel:
     """The operator at a site."""
-    return choice(site, tf.maximum, 1.0)
+    return choice(site, ops.maximum, 1.0)

@@ -1,11 +1,12 @@
-"""MEAN in TensorFlow, with straight-through gradients."""
+"""MEAN in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.graph import Reduction
 from tflite_export.ir.requantization import mean_multiplier, scale_away, scale_upward
@@ -16,11 +17,14 @@ from tflite_export.ops.mean import (
     stored_factors,
 )
 from tflite_export.ops.moving import axes_of
-from tflite_export.ops.twin_rounding import multiplier_rescaler, rescaler
+from tflite_export.ops.twin_rounding import in_steps, multiplier_rescaler, rescaler
 from tflite_export.ops.twin_site import Kernel, Site, finish
 
-Rounding = Callable[[tf.Tensor], tf.Tensor]
+Rounding = Callable[[Any], Any]
 """From sums of centred integers to centred integers of the result, float32."""
+
+_BEYOND = 2.0**40
+"""More than any mean in steps of its result."""
 
 
 def build(site: Site) -> Kernel:
@@ -37,12 +41,12 @@ def build(site: Site) -> Kernel:
     else:
         fixed = multiplier_rescaler(scale_away, [mean_multiplier(real, count)])
 
-        def exact(centred: tf.Tensor) -> tf.Tensor:
-            return tf.cast(fixed(tf.cast(centred, tf.int64)), tf.float32)
+        def exact(centred: Any) -> Any:
+            return in_steps(fixed, centred)
 
-    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
-        centred = tf.reduce_sum(operands[0], axis=axes, keepdims=options.keep_dims)
-        return finish(site, exact(centred), centred * (real / count))
+    def kernel(operands: Sequence[Any]) -> Any:
+        centred = ops.sum(operands[0], axis=axes, keepdims=options.keep_dims)
+        return finish(site, exact(ops.stop_gradient(centred)), centred * (real / count))
 
     return kernel
 
@@ -51,7 +55,13 @@ def _in_float32(site: Site, axes: tuple[int, ...]) -> Rounding:
     source, output = site.inputs[0], site.output
     factor, offset = mean_factors(source, output, axes)
     shift = float(count_of(source, axes) * source.zero_point)
-    return lambda centred: tf.round((centred + shift) * factor + offset) - float(output.zero_point)
+
+    def exact(centred: Any) -> Any:
+        # the clip keeps a compiler from fusing product and sum, which would round once
+        product = ops.clip((centred + shift) * float(factor), -_BEYOND, _BEYOND)
+        return ops.round(product + float(offset)) - float(output.zero_point)
+
+    return exact
 
 
 def _of_stored(site: Site, count: int) -> Rounding:
@@ -61,9 +71,9 @@ def _of_stored(site: Site, count: int) -> Rounding:
     whole = source.shape[-1] // 16 * 16 if site.kernels.sixteens else 0
     in_vectors = np.arange(source.shape[-1]) < whole
 
-    def exact(centred: tf.Tensor) -> tf.Tensor:
-        stored = tf.cast(centred, tf.int64) + count * source.zero_point
-        scaled = tf.where(in_vectors, upward(stored), away(stored))
-        return tf.cast(scaled + offset - output.zero_point, tf.float32)
+    def scaled_sums(centred: Any) -> Any:
+        stored = ops.cast(centred, "int64") + count * source.zero_point
+        scaled = ops.where(ops.convert_to_tensor(in_vectors), upward(stored), away(stored))
+        return scaled + int(offset) - output.zero_point
 
-    return exact
+    return lambda centred: in_steps(scaled_sums, centred)

@@ -1,14 +1,15 @@
-"""MUL in TensorFlow, with straight-through gradients."""
+"""MUL in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.requantization import requantization_scale, scale_away
-from tflite_export.ops.twin_rounding import rescaler
+from tflite_export.ops.twin_rounding import in_steps, rescaler
 from tflite_export.ops.twin_site import Kernel, Site, both_operands, finish
 
 
@@ -19,11 +20,12 @@ def build(site: Site) -> Kernel:
     fixed = None if site.xnnpack else rescaler(scale_away, scale.astype(np.float64))
     every = both_operands(site)
 
-    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+    def kernel(operands: Sequence[Any]) -> Any:
         first, second = every(operands)
         product = first * second
-        steps = product * scale
-        exact = tf.round(steps) if fixed is None else fixed(tf.cast(product, tf.int64))
-        return finish(site, tf.cast(exact, tf.float32), steps)
+        steps = product * float(scale[0])
+        if fixed is None:
+            return finish(site, ops.round(steps), steps)
+        return finish(site, in_steps(fixed, ops.stop_gradient(product)), steps)
 
     return kernel

@@ -1,8 +1,8 @@
-"""PACK in TensorFlow."""
+"""PACK in keras.ops."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ops.pack import Pack
 from tflite_export.ops.twin_site import Kernel, Site
@@ -12,4 +12,4 @@ def build(site: Site) -> Kernel:
     """The operator at a site."""
     options = site.operator.options
     assert isinstance(options, Pack)
-    return lambda operands: tf.stack(list(operands), axis=options.axis)
+    return lambda operands: ops.stack(list(operands), axis=options.axis)

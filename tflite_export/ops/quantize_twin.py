@@ -1,6 +1,8 @@
-"""QUANTIZE in TensorFlow, with straight-through gradients."""
+"""QUANTIZE in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from tflite_export.ops.twin_rounding import to_centred
 from tflite_export.ops.twin_site import Kernel, Site
@@ -10,4 +12,5 @@ def build(site: Site) -> Kernel:
     """The operator at a site."""
     if site.inputs[0].dtype != "float32":
         return lambda operands: operands[0]
-    return lambda operands: to_centred(operands[0], site.output, site.kernels.divides)
+    divisor = site.constant(np.float32(site.output.scale)) if site.kernels.divides else None
+    return lambda operands: to_centred(operands[0], site.output, divisor)

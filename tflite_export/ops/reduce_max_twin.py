@@ -1,8 +1,8 @@
-"""REDUCE_MAX in TensorFlow; entries that tie share the gradient."""
+"""REDUCE_MAX in keras.ops; entries that tie share the gradient."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.graph import Reduction
 from tflite_export.ops.moving import axes_of
@@ -14,4 +14,4 @@ def build(site: Site) -> Kernel:
     options = site.operator.options
     assert isinstance(options, Reduction)
     axes = axes_of(site.inputs[1], len(site.inputs[0].shape))
-    return lambda operands: tf.reduce_max(operands[0], axes, options.keep_dims)
+    return lambda operands: ops.max(operands[0], axes, options.keep_dims)

@@ -1,8 +1,8 @@
-"""RELU_0_TO_1 in TensorFlow."""
+"""RELU_0_TO_1 in keras.ops."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ops.relu_0_to_1 import SPEC
 from tflite_export.ops.twin_curves import looked_up
@@ -11,4 +11,4 @@ from tflite_export.ops.twin_site import Kernel, Site
 
 def build(site: Site) -> Kernel:
     """Return the operator at a site."""
-    return looked_up(site, SPEC, lambda reals: tf.clip_by_value(reals, 0.0, 1.0))
+    return looked_up(site, SPEC, lambda reals: ops.clip(reals, 0.0, 1.0))

@@ -1,8 +1,8 @@
-"""SPLIT in TensorFlow."""
+"""SPLIT in keras.ops."""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ops.split import axis_of
 from tflite_export.ops.twin_site import Kernel, Site
@@ -11,4 +11,4 @@ from tflite_export.ops.twin_site import Kernel, Site
 def build(site: Site) -> Kernel:
     """The operator at a site."""
     axis, count = axis_of(site.inputs), len(site.operator.outputs)
-    return lambda operands: tf.split(operands[0], count, axis)[site.place]
+    return lambda operands: ops.split(operands[0], count, axis)[site.place]

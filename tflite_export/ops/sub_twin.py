@@ -1,4 +1,4 @@
-"""SUB in TensorFlow, with straight-through gradients."""
+"""SUB in keras.ops, with straight-through gradients."""
 
 from __future__ import annotations
 

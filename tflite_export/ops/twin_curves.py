@@ -1,11 +1,12 @@
-"""Operators that map each integer by itself, in TensorFlow: a table, and the curve's gradient."""
+"""Operators that map each integer by itself, in keras.ops: a table, and the curve's gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.graph import INTEGER_RANGES
 from tflite_export.ops import spec
@@ -13,11 +14,7 @@ from tflite_export.ops.twin_rounding import with_gradient
 from tflite_export.ops.twin_site import Kernel, Site
 
 
-def looked_up(
-    site: Site,
-    operator: spec.OperatorSpec,
-    curve: Callable[[tf.Tensor], tf.Tensor],
-) -> Kernel:
+def looked_up(site: Site, operator: spec.OperatorSpec, curve: Callable[[Any], Any]) -> Kernel:
     """Return the operator at a site.
 
     Args:
@@ -34,9 +31,10 @@ def looked_up(
     first = low - source.zero_point
     scale, unit = float(source.scale), float(output.scale)
 
-    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+    def kernel(operands: Sequence[Any]) -> Any:
         (values,) = operands
-        exact = tf.gather(table, tf.cast(values, tf.int32) - first)
+        places = ops.cast(ops.stop_gradient(values), "int32") - first
+        exact = ops.take(ops.convert_to_tensor(table), places, axis=0)
         return with_gradient(exact, curve(values * scale) / unit)
 
     return kernel

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.graph import Operator, Tensor, activation_range
 from tflite_export.ops.spec import KernelSet
 from tflite_export.ops.twin_rounding import Reach, straight_through
 
-Kernel = Callable[[Sequence[tf.Tensor]], tf.Tensor]
+Kernel = Callable[[Sequence[Any]], Any]
 """From the operands that are no constants to the result, centred integers all."""
 
 
@@ -32,8 +34,8 @@ class Site:
         spans: for each operand, the smallest and largest ``q - zero_point`` it can hold.
         kernels: the kernel set to imitate.
         xnnpack: whether XNNPACK computes it in this kernel set.
-        constant: makes a tensor of an array, in a way that graph optimisers do not fold into
-            convolutions.
+        constant: makes a variable of an array, which compilers do not fold into convolutions or
+            turn into a reciprocal.
         place: which of the operator's results ``output`` is.
     """
 
@@ -43,7 +45,7 @@ class Site:
     spans: list[tuple[int, int]]
     kernels: KernelSet
     xnnpack: bool
-    constant: Callable[[np.ndarray], tf.Tensor]
+    constant: Callable[[np.ndarray], keras.Variable]
     place: int = 0
 
     @property
@@ -52,7 +54,7 @@ class Site:
         return max(abs(end) for end in self.spans[0])
 
 
-def both_operands(site: Site) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]:
+def both_operands(site: Site) -> Callable[[Sequence[Any]], list[Any]]:
     """From the operands that are no constants to all operands, in their order."""
     held = [
         site.constant(tensor.data.astype(np.float32) - np.float32(tensor.zero_point))
@@ -61,9 +63,12 @@ def both_operands(site: Site) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]
         for tensor in site.inputs
     ]
 
-    def every(operands: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def every(operands: Sequence[Any]) -> list[Any]:
         moving = iter(operands)
-        return [next(moving) if constant is None else constant for constant in held]
+        return [
+            next(moving) if constant is None else ops.convert_to_tensor(constant)
+            for constant in held
+        ]
 
     return every
 
@@ -74,9 +79,7 @@ def clamp_range(operator: Operator, output: Tensor) -> tuple[int, int]:
     return low - output.zero_point, high - output.zero_point
 
 
-def finish(
-    site: Site, exact: tf.Tensor, smooth: tf.Tensor, reach: Reach | None = None
-) -> tf.Tensor:
+def finish(site: Site, exact: Any, smooth: Any, reach: Reach | None = None) -> Any:
     """Clamp to the type and the fused activation, with straight-through gradients."""
     low, high = clamp_range(site.operator, site.output)
     rectified = getattr(site.operator.options, "activation", "NONE").startswith("RELU")

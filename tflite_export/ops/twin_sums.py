@@ -1,18 +1,20 @@
-"""What ADD and SUB share in TensorFlow: fixed-point sums, with straight-through gradients."""
+"""What ADD and SUB share in keras.ops: fixed-point sums, with straight-through gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.requantization import Rescale, scale_away
 from tflite_export.ops.sums import add_multipliers
 from tflite_export.ops.twin_rounding import rescaler, shift_right
 from tflite_export.ops.twin_site import Kernel, Site, both_operands, finish
+from tflite_export.ops.twin_wide import wide_numbers
 
-Sums = Callable[[Sequence[tf.Tensor]], tf.Tensor]
+Sums = Callable[[Sequence[Any]], Any]
 
 
 def kernel_of(site: Site, exact: Sums, signs: tuple[int, int]) -> Kernel:
@@ -29,11 +31,16 @@ def kernel_of(site: Site, exact: Sums, signs: tuple[int, int]) -> Kernel:
     ]
     every = both_operands(site)
 
-    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+    def kernel(operands: Sequence[Any]) -> Any:
         left, right = every(operands)
         smooth = left * ratios[0] + right * ratios[1]
-        sums = exact([left * signs[0], right * signs[1]])
-        return finish(site, tf.cast(sums, tf.float32), smooth)
+        terms = [
+            ops.stop_gradient(term if sign > 0 else -term)
+            for sign, term in zip(signs, (left, right), strict=True)
+        ]
+        with wide_numbers():
+            sums = ops.cast(exact(terms), "float32")
+        return finish(site, sums, smooth)
 
     return kernel
 
@@ -42,15 +49,15 @@ def sum_of_xnnpack(site: Site) -> Sums:
     """XNNPACK's sums, int32."""
     (first, second), shift = add_multipliers([t.scale for t in site.inputs], site.output.scale)
 
-    def sums(terms: Sequence[tf.Tensor]) -> tf.Tensor:
-        left, right = (tf.cast(term, tf.int32) for term in terms)
+    def sums(terms: Sequence[Any]) -> Any:
+        left, right = (ops.cast(term, "int32") for term in terms)
         return shift_right(left * first + right * second + (1 << (shift - 1)), shift)
 
     return sums
 
 
 def sum_of_builtin(site: Site, rounding: Rescale) -> Sums:
-    """The sums of built-in and reference kernels, int64.
+    """The sums of built-in and reference kernels, int64; to be called in `wide_numbers`.
 
     Args:
         site: where the operator stands.
@@ -60,9 +67,9 @@ def sum_of_builtin(site: Site, rounding: Rescale) -> Sums:
     last = rescaler(scale_away, np.array([largest / (2**20 * float(site.output.scale))]))
     factors = [rescaler(rounding, np.array([float(t.scale) / largest])) for t in site.inputs]
 
-    def sums(terms: Sequence[tf.Tensor]) -> tf.Tensor:
+    def sums(terms: Sequence[Any]) -> Any:
         left, right = (
-            factor(tf.cast(term, tf.int64) * (1 << 20))
+            factor(ops.cast(term, "int64") * (1 << 20))
             for factor, term in zip(factors, terms, strict=True)
         )
         return last(left + right)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from tflite_export.ir.requantization import Rescale, requantization_scale, weighted_factors
-from tflite_export.ops.twin_rounding import reach_of_sums, rescaler, with_gradient
+from tflite_export.ops.twin_rounding import in_steps, reach_of_sums, rescaler, with_gradient
 from tflite_export.ops.twin_site import Kernel, Site, finish
 
 EXACT = 2**24
@@ -17,7 +18,7 @@ EXACT = 2**24
 
 def weighted(
     site: Site,
-    multiply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    multiply: Callable[[Any, Any], Any],
     layout: Callable[[np.ndarray], np.ndarray],
     axis: int,
     fixed: Rescale,
@@ -26,8 +27,8 @@ def weighted(
 
     Args:
         site: where.
-        multiply: (centred input, weights in TensorFlow's layout) to sums.
-        layout: from weights as in the file to weights in TensorFlow's layout.
+        multiply: (centred input, weights in Keras' layout) to sums.
+        layout: from weights as in the file to weights in Keras' layout.
         axis: the dimension of the weights in the file that the output channels are on.
         fixed: the rounding if XNNPACK does not take the operator.
     """
@@ -54,26 +55,32 @@ def weighted(
     reach = reach_of_sums(rows, bias, site.spans[0], np.broadcast_to(real, (channels,)))
     rescale = None if site.xnnpack else rescaler(fixed, np.broadcast_to(real, (channels,)))
 
-    def kernel(operands: Sequence[tf.Tensor]) -> tf.Tensor:
+    def kernel(operands: Sequence[Any]) -> Any:
         centred = operands[0]
         products = [
-            multiply(centred if whole else centred[..., begin:end], weight)
+            multiply(centred if whole else centred[..., begin:end], ops.convert_to_tensor(weight))
             for begin, end, weight in parts
         ]
+        smooth = _sum(products) * float(divisor)
         if narrow:
-            accumulator = tf.add_n(products) * float(divisor) + offset
+            integers = accumulator = smooth + ops.convert_to_tensor(offset)
         else:
-            total = tf.add_n([tf.cast(product, tf.int32) for product in products])
-            integers = total * divisor + offset
-            smooth = tf.add_n(products) * float(divisor)
-            accumulator = with_gradient(tf.cast(integers, tf.float32), smooth)
-        steps = accumulator * scale
+            total = _sum([ops.cast(ops.stop_gradient(product), "int32") for product in products])
+            integers = total * divisor + ops.convert_to_tensor(offset)
+            accumulator = with_gradient(ops.cast(integers, "float32"), smooth)
+        steps = accumulator * ops.convert_to_tensor(scale)
         if rescale is None:
-            return finish(site, tf.round(steps), steps, reach)
-        wide = tf.cast(accumulator, tf.int64) if narrow else tf.cast(integers, tf.int64)
-        return finish(site, tf.cast(rescale(wide), tf.float32), steps, reach)
+            return finish(site, ops.round(steps), steps, reach)
+        return finish(site, in_steps(rescale, ops.stop_gradient(integers)), steps, reach)
 
     return kernel
+
+
+def _sum(terms: Sequence[Any]) -> Any:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
 def _exact_parts(site: Site, weights: np.ndarray, axis: int) -> list[tuple[int, int, np.ndarray]]:

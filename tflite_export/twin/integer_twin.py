@@ -1,4 +1,4 @@
-"""The integer twin: a TensorFlow model of the deployed integers, with gradients."""
+"""The integer twin: a Keras 3 model of the deployed integers, with gradients."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
-import tf_keras
+from keras import ops
 
 from tflite_export.files.read import naming
 from tflite_export.files.validate import check_graph, validate
@@ -23,12 +23,13 @@ from tflite_export.runtime.in_use import integers_in_use
 from tflite_export.runtime.input_check import check_inputs, check_shape
 
 
-class IntegerTwin(tf_keras.Model):
+class IntegerTwin(keras.Model):
     """Computes what the exported file computes, on every integer, and can be differentiated.
 
     Called like the trained model: float images in, dequantized outputs out. Rounding passes the
     gradient through (straight-through), so a white-box attack on the twin attacks exactly the
-    function that ships.
+    function that ships. It runs on the backend of Keras (TensorFlow, JAX or PyTorch) and has the
+    same integers on each.
 
     Args:
         model: a quantization-aware model of ``tfdq.quantize_model``, an `IntegerGraph`, an exported
@@ -61,9 +62,10 @@ class IntegerTwin(tf_keras.Model):
             raise ValueError(f"kernels is {kernels!r}; known: {', '.join(KERNEL_SETS)}")
         self.kernels = kernels
         self._source = graph_of(model, limits)
-        self._held: list[tf.Variable] = []
+        self._held: list[keras.Variable] = []
         with naming(model):
             self._steps = self._build()
+        self.built = True
 
     def _build(self) -> list[tuple[Kernel, tuple[int, ...], int]]:
         """The kernels in order, each with the tensors it reads and the one it computes."""
@@ -90,9 +92,10 @@ class IntegerTwin(tf_keras.Model):
             steps.append((twin.build(site), moving, output))
         return steps
 
-    def _hold(self, values: np.ndarray) -> tf.Variable:
-        """Keep an array as a variable; TensorFlow's optimiser could fold a constant."""
-        variable = tf.Variable(np.ascontiguousarray(values), trainable=False)
+    def _hold(self, values: np.ndarray) -> keras.Variable:
+        """Keep an array as a variable; a compiler could fold a constant."""
+        array = np.array(values)
+        variable = keras.Variable(array, dtype=array.dtype.name, trainable=False, autocast=False)
         self._held.append(variable)
         return variable
 
@@ -126,7 +129,7 @@ class IntegerTwin(tf_keras.Model):
         results = self.reals(inputs, self._source.outputs)
         return results[0] if len(results) == 1 else results
 
-    def reals(self, inputs: Any, indices: Sequence[int]) -> list[tf.Tensor]:
+    def reals(self, inputs: Any, indices: Sequence[int]) -> list[Any]:
         """Dequantized values of any tensors that are computed, with gradients.
 
         Args:
@@ -134,12 +137,12 @@ class IntegerTwin(tf_keras.Model):
             indices: which tensors of the graph.
 
         Returns:
-            One float32 tensor ``(n, ...)`` for each index.
+            One float32 tensor ``(n, ...)`` of the backend for each index.
         """
         values = self._values(inputs)
         tensors = self._source.tensors
         return [
-            values[i] if tensors[i].quantization is None else values[i] * tensors[i].scale
+            values[i] if tensors[i].quantization is None else values[i] * float(tensors[i].scale)
             for i in indices
         ]
 
@@ -160,7 +163,7 @@ class IntegerTwin(tf_keras.Model):
         ]
         return results[0] if len(results) == 1 else results
 
-    def activations(self, inputs: Any) -> dict[int, tf.Tensor]:
+    def activations(self, inputs: Any) -> dict[int, Any]:
         """The integers of the inputs and of every tensor that is computed, by index."""
         values = self._values(inputs)
         return {
@@ -169,20 +172,20 @@ class IntegerTwin(tf_keras.Model):
             if self._source.tensors[index].quantization is not None
         }
 
-    def _as_integers(self, values: dict[int, tf.Tensor], index: int) -> tf.Tensor:
+    def _as_integers(self, values: dict[int, Any], index: int) -> Any:
         tensor = self._source.tensors[index]
-        return tf.cast(values[index] + float(tensor.zero_point), DTYPES[tensor.dtype])
+        return ops.cast(values[index] + float(tensor.zero_point), DTYPES[tensor.dtype].name)
 
-    def _values(self, inputs: Any) -> dict[int, tf.Tensor]:
+    def _values(self, inputs: Any) -> dict[int, Any]:
         """Centred integers (or floats) of every tensor."""
         given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
         indices = self._source.inputs
         if len(given) != len(indices):
             raise ValueError(f"{len(given)} inputs given, the model takes {len(indices)}")
-        values: dict[int, tf.Tensor] = {}
-        tensors = [tf.convert_to_tensor(value) for value in given]
-        if all(isinstance(tensor, tf.__internal__.EagerTensor) for tensor in tensors):
-            arrays = [tensor.numpy() for tensor in tensors]
+        values: dict[int, Any] = {}
+        tensors = [ops.convert_to_tensor(value) for value in given]
+        if not any(_is_traced(tensor) for tensor in tensors):
+            arrays = [ops.convert_to_numpy(tensor) for tensor in tensors]
             check_inputs(arrays if len(arrays) > 1 else arrays[0], self._source)
         for index, value in zip(indices, tensors, strict=True):
             values[index] = _centred_input(value, self._source.tensors[index])
@@ -219,14 +222,24 @@ def _open(shape: tuple[int, ...]) -> tuple[int | None, ...]:
     return tuple(None if size < 0 else size for size in shape)
 
 
-def _centred_input(value: tf.Tensor, tensor: Tensor) -> tf.Tensor:
-    if value.shape.rank is not None:
-        check_shape(value.shape.as_list(), tensor)
+def _is_traced(tensor: Any) -> bool:
+    """Whether a tensor stands for values that are not there yet."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return isinstance(tensor, jax.core.Tracer)
+    # TensorFlow's symbolic tensors have no values
+    return isinstance(tensor, keras.KerasTensor) or not hasattr(tensor, "numpy")
+
+
+def _centred_input(value: Any, tensor: Tensor) -> Any:
+    if value.shape is not None and getattr(value.shape, "rank", 0) is not None:
+        check_shape(list(value.shape), tensor)
     if tensor.quantization is None:
-        return tf.cast(value, tf.float32)
-    if value.dtype == DTYPES[tensor.dtype]:
-        return tf.cast(value, tf.float32) - float(tensor.zero_point)
-    return to_centred(tf.cast(value, tf.float32), tensor)
+        return ops.cast(value, "float32")
+    if ops.dtype(value) == DTYPES[tensor.dtype].name:
+        return ops.cast(value, "float32") - float(tensor.zero_point)
+    return to_centred(ops.cast(value, "float32"), tensor)
 
 
 def _centred_spans(graph: IntegerGraph) -> dict[int, tuple[int, int]]:
