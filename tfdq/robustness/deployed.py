@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +19,6 @@ from tflite_export.runtime.input_check import grid_of
 from tflite_export.runtime.interpreter import Interpreter
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
     from tflite_export import IntegerTwin
 
 # They give the numbers before them another form, and change no decision.
@@ -56,25 +56,30 @@ class TwinScores:
         check_classifier(self.graph, twin.name)
         self._ends = _inside_the_grid(self.graph)
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """Logits of float32 images (n, ...), float32 (n, classes)."""
-        import tensorflow as tf
+    @property
+    def model(self) -> IntegerTwin:
+        """The twin."""
+        return self._twin
+
+    def __call__(self, x: Any) -> Any:
+        """Logits of float32 images (n, ...), float32 (n, classes), on Keras' backend."""
+        from keras import ops
 
         from tflite_export.ops.twin_rounding import with_gradient
 
         if self._ends is not None:
-            x = with_gradient(tf.clip_by_value(x, *self._ends), x)
+            x = with_gradient(ops.clip(x, *self._ends), x)
         tensors = [i for i in (self._before, self.graph.outputs[0]) if i is not None]
-        scores = [tf.reshape(v, (-1, v.shape[-1])) for v in self._twin.reals(x, tensors)]
+        scores = [ops.reshape(v, (-1, v.shape[-1])) for v in self._twin.reals(x, tensors)]
         if self._before is None:
             return scores[0]
         logits, probabilities = scores
         if logits.shape[-1] == 1:
-            decided = tf.where(probabilities > _EVEN, logits, tf.minimum(logits, 0.0))
+            decided = ops.where(probabilities > _EVEN, logits, ops.minimum(logits, 0.0))
             return with_gradient(decided, logits)
-        decision = tf.argmax(probabilities, axis=1)
-        most = tf.gather(logits, decision, batch_dims=1)[:, tf.newaxis]
-        return with_gradient(tf.minimum(logits, most), logits)
+        decision = ops.argmax(probabilities, axis=1, keepdims=True)
+        most = ops.take_along_axis(logits, decision, axis=1)
+        return with_gradient(ops.minimum(logits, most), logits)
 
 
 class DeployedFile:
@@ -123,7 +128,7 @@ class DeployedFile:
 
     @property
     def twin(self) -> TwinScores:
-        """The integer twin, made when it is first asked for: it needs TensorFlow."""
+        """The integer twin, made when it is first asked for: it needs Keras."""
         if self._twin is None:
             from tflite_export.twin.integer_twin import IntegerTwin
 
@@ -131,9 +136,16 @@ class DeployedFile:
             self._twin = TwinScores(IntegerTwin(self.graph, kernels=kernels))
         return self._twin
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    @cached_property
+    def _function(self) -> Callable[[Any], Any]:
+        from tfdq.robustness.other_backends import on_tensorflow
+
+        twin = self.twin.model
+        return on_tensorflow(self.twin, twin, twin.output_shape[-1])
+
+    def __call__(self, x: Any) -> Any:
         """The same logits as the twin computes them, with gradients."""
-        return self.twin(x)
+        return self._function(x)
 
 
 def logits_before_probabilities(graph: IntegerGraph) -> int | None:

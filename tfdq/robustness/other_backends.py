@@ -1,4 +1,4 @@
-"""Keras 3 models that run on JAX or PyTorch, as TensorFlow functions that attacks differentiate."""
+"""Keras 3 models on any backend as TensorFlow functions that attacks differentiate."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ import tensorflow as tf
 from tfdq.which_keras import is_keras3_model
 
 
-def runs_elsewhere(model: Any) -> bool:
-    """Return whether a model is one of Keras 3, which runs on another backend than TensorFlow."""
-    return is_keras3_model(model) and sys.modules["keras"].backend.backend() != "tensorflow"
-
-
-def tensorflow_function(
+def on_tensorflow(
     function: Callable[[Any], Any], model: Any, outputs: int
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a function of a model on another backend as one of TensorFlow, with its gradient.
+    """Return a function of a model as one of TensorFlow, with its gradient.
 
     Args:
-        function: from a batch of images to ``(n, outputs)``, on tensors of Keras' backend.
+        function: from a batch of images to ``(n, outputs)``, on tensors of the model's backend;
+            returned as it is where that is TensorFlow.
         model: whose variables it reads.
         outputs: columns of the result.
     """
+    if not _runs_elsewhere(model):
+        return function
     import keras
 
     if keras.backend.backend() == "jax":
@@ -50,3 +48,8 @@ def tensorflow_function(
         return values, pull_back
 
     return lambda x: differentiable(tf.cast(x, tf.float32))
+
+
+def _runs_elsewhere(model: Any) -> bool:
+    """Return whether a model is one of Keras 3, which runs on another backend than TensorFlow."""
+    return is_keras3_model(model) and sys.modules["keras"].backend.backend() != "tensorflow"

@@ -480,11 +480,10 @@ def _keras_target(
             "attacks need a classifier with one of each"
         )
     function, recovered = _logits_of(model)
-    if not _is_twin(model):
-        from tfdq.robustness.other_backends import runs_elsewhere, tensorflow_function
+    if is_keras3_model(model):
+        from tfdq.robustness.other_backends import on_tensorflow
 
-        if runs_elsewhere(model):
-            function = tensorflow_function(function, model, model.outputs[0].shape[-1])
+        function = on_tensorflow(function, model, model.output_shape[-1])
     target = DifferentiableTarget(
         function,
         name=name or model.name,

@@ -208,7 +208,7 @@ def _twin_of(target: Target) -> Target | None:
     function = getattr(target, "function", None)
     if not isinstance(function, DeployedFile):
         return None
-    return as_target(function.twin, name=f"twin of {target.name}", differentiable=True)
+    return as_target(function.twin.model, name=f"twin of {target.name}")
 
 
 def _check_white_box(given: str | Sequence[WhiteBox]) -> None:
