@@ -1,7 +1,8 @@
-"""Attacks on Keras 3 models, quantized or not, on each backend."""
+"""Attacks on Keras 3 models, quantized or not, and on their files, on each backend."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,9 +11,11 @@ import pytest
 
 from tests.tflite_export.trained import digits
 from tfdq.keras3 import quantize_model
-from tfdq.robustness import evaluate
+from tfdq.robustness import audit, evaluate
 from tfdq.robustness.attacks import run_attack
+from tfdq.robustness.attacks.losses import margin
 from tfdq.robustness.targets import as_target
+from tflite_export import convert
 
 L = keras.layers
 pytestmark = pytest.mark.backends
@@ -86,3 +89,23 @@ def test_it_is_evaluated_and_followed_through_training(networks: dict[str, Any])
     report = evaluate(networks, x[:32], y[:32], attacks=["fgsm", "apgd-ce"], epsilons=[0.05])
     for name in networks:
         assert report.clean(name).total == 32
+
+
+def test_a_file_is_attacked_evaluated_and_audited(networks: dict[str, Any], tmp_path: Path) -> None:
+    x, y = (part[:64] for part in digits())
+    path = tmp_path / "digits.tflite"
+    path.write_bytes(convert(networks["quantized"], calibration=x, golden=0).content)
+    target = as_target(path)
+    found = run_attack("pgd", path, x, y, 0.15, steps=5, seed=0)
+    broken, clean = (float(np.mean(target.predict(images) == y)) for images in (found.x_adv, x))
+    assert broken < clean - 0.3
+    assert np.abs(found.x_adv - x).max() <= 0.15 + 1e-6
+    # Gradients come from the twin, whose logits are those of the runtime.
+    logits, _, _ = target.loss_gradient(margin, x, y)
+    np.testing.assert_allclose(logits, target.logits(x), rtol=1e-6)
+    report = evaluate({"the file": path}, x[:16], y[:16], attacks=["fgsm"], epsilons=[0.1])
+    assert report.clean("the file").total == 16
+    checks = ["zero gradients", "model vs twin vs runtime"]
+    verdict = audit(path, x, y, eps=0.15, examples=16, checks=checks)
+    statuses = {check.name: check.status for check in verdict.checks if check.name in checks}
+    assert statuses == dict.fromkeys(checks, "passed"), verdict

@@ -339,6 +339,7 @@ def _integer_activations(
 ) -> tuple[tuple[str, ...], Callable[[np.ndarray], list[np.ndarray]]]:
     from tflite_export.files.cost import samples_at_once
     from tflite_export.ir.affine import dequantize
+    from tflite_export.twin.integer_twin import as_array
 
     graph, first = twin.graph, twin.graph.inputs[0]
     if graph.tensors[first].quantization is None:
@@ -354,7 +355,7 @@ def _integer_activations(
         parts = []
         for start in range(0, len(images), at_once):
             found = twin.activations(images[start : start + at_once])
-            parts.append([dequantize(found[i].numpy(), graph.tensors[i]) for _, i in points])
+            parts.append([dequantize(as_array(found[i]), graph.tensors[i]) for _, i in points])
         values = (np.concatenate(part) for part in zip(*parts, strict=True))
         return [value.reshape(len(images), -1).astype(np.float64) for value in values]
 

@@ -31,7 +31,7 @@ from tflite_export.lowering.trained import trained
 from tflite_export.runtime.in_use import integers_in_use
 from tflite_export.runtime.inspection import describe
 from tflite_export.runtime.interpreter import Interpreter
-from tflite_export.twin.integer_twin import IntegerTwin
+from tflite_export.twin.integer_twin import IntegerTwin, as_array
 
 LARGEST_LAYER_DIFFERENCE = 1
 """Steps a layer's integers may be off, given the same input: a tie rounded the other way."""
@@ -110,7 +110,7 @@ class ExportedModel:
         return Interpreter(self.content, **{"limits": UNLIMITED, **options})
 
     def twin(self, **options: Any) -> IntegerTwin:
-        """The model in TensorFlow, with gradients; arguments as for `IntegerTwin`."""
+        """The model on Keras' backend, with gradients; arguments as for `IntegerTwin`."""
         return IntegerTwin(self.content, **{"limits": UNLIMITED, **options})
 
     def __len__(self) -> int:
@@ -296,7 +296,7 @@ def _golden(
         return GoldenVectors(feeds, [values[:count] for values in known])
     results = twin.integers(feeds if len(feeds) > 1 else feeds[0])
     outputs = results if isinstance(results, list) else [results]
-    return GoldenVectors(feeds, [np.asarray(value) for value in outputs])
+    return GoldenVectors(feeds, [as_array(value) for value in outputs])
 
 
 def _require_layers(report: ParityReport, slack: Mapping[str, int]) -> None:

@@ -17,7 +17,7 @@ from tflite_export.ir.graph import IntegerGraph, Tensor
 from tflite_export.ir.limits import DEFAULT, UNLIMITED, Limits
 from tflite_export.runtime.all_outputs import expose
 from tflite_export.runtime.interpreter import Interpreter
-from tflite_export.twin.integer_twin import IntegerTwin
+from tflite_export.twin.integer_twin import IntegerTwin, as_array
 
 if TYPE_CHECKING:
     from tfdq.description import TrainedModel
@@ -270,7 +270,7 @@ def compare(
     for start in range(0, len(feeds[0]), batch_size):
         part = [feed[start : start + batch_size] for feed in feeds]
         batch: Any = part[0] if single else part
-        activations = {i: value.numpy() for i, value in twin.activations(batch).items()}
+        activations = {i: as_array(value) for i, value in twin.activations(batch).items()}
         results = [_as_list(interpreter.integers(batch)) for interpreter in interpreters]
         outputs = None if pairing is None else pairing.outputs(part)
         for position, index in enumerate(graph.outputs):

@@ -210,4 +210,6 @@ def _int64(values: np.ndarray | int) -> Any:
 def _like(amount: np.ndarray | int, values: Any) -> Any:
     """An amount in the type of other integers and repeated to their shape."""
     kind = ops.dtype(values)
-    return ops.broadcast_to(ops.convert_to_tensor(np.asarray(amount, kind), kind), ops.shape(values))
+    return ops.broadcast_to(
+        ops.convert_to_tensor(np.asarray(amount, kind), kind), ops.shape(values)
+    )

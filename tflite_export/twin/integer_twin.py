@@ -57,7 +57,8 @@ class IntegerTwin(keras.Model):
         name: str = "integer_twin",
         limits: Limits = DEFAULT,
     ) -> None:
-        super().__init__(name=name)
+        # A mixed-precision policy would round the images before they are quantized.
+        super().__init__(name=name, dtype="float32", autocast=False)
         if kernels not in KERNEL_SETS:
             raise ValueError(f"kernels is {kernels!r}; known: {', '.join(KERNEL_SETS)}")
         self.kernels = kernels
@@ -192,6 +193,11 @@ class IntegerTwin(keras.Model):
         for kernel, moving, output in self._steps:
             values[output] = kernel([values[i] for i in moving])
         return values
+
+
+def as_array(values: Any) -> np.ndarray:
+    """What a twin computed, a tensor of Keras' backend, as an array."""
+    return np.asarray(ops.convert_to_numpy(values))
 
 
 def graph_of(model: Any, limits: Limits = DEFAULT) -> IntegerGraph:
