@@ -78,19 +78,6 @@ def test_attacks_lower_the_accuracy(networks: dict[str, Any], attack: str) -> No
         assert np.abs(result.x_adv - x).max() <= 0.2 + 1e-6
 
 
-def test_it_is_evaluated_and_followed_through_training(networks: dict[str, Any]) -> None:
-    x, y = digits()
-    model = networks["quantized"]
-    before = as_target(model).logits(x[:64])
-    model.fit(x[:256], y[:256], epochs=1, verbose=0)
-    after = as_target(model).logits(x[:64])
-    assert np.isfinite(after).all()
-    assert not np.array_equal(before, after)
-    report = evaluate(networks, x[:32], y[:32], attacks=["fgsm", "apgd-ce"], epsilons=[0.05])
-    for name in networks:
-        assert report.clean(name).total == 32
-
-
 def test_a_file_is_attacked_evaluated_and_audited(networks: dict[str, Any], tmp_path: Path) -> None:
     x, y = (part[:64] for part in digits())
     path = tmp_path / "digits.tflite"
@@ -109,3 +96,16 @@ def test_a_file_is_attacked_evaluated_and_audited(networks: dict[str, Any], tmp_
     verdict = audit(path, x, y, eps=0.15, examples=16, checks=checks)
     statuses = {check.name: check.status for check in verdict.checks if check.name in checks}
     assert statuses == dict.fromkeys(checks, "passed"), verdict
+
+
+def test_it_is_evaluated_and_followed_through_training(networks: dict[str, Any]) -> None:
+    x, y = digits()
+    model = networks["quantized"]
+    before = as_target(model).logits(x[:64])
+    model.fit(x[:256], y[:256], epochs=1, verbose=0)
+    after = as_target(model).logits(x[:64])
+    assert np.isfinite(after).all()
+    assert not np.array_equal(before, after)
+    report = evaluate(networks, x[:32], y[:32], attacks=["fgsm", "apgd-ce"], epsilons=[0.05])
+    for name in networks:
+        assert report.clean(name).total == 32
