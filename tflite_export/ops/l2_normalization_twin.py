@@ -9,7 +9,7 @@ from keras import ops
 
 from tflite_export.ops.l2_normalization import UNITS
 from tflite_export.ops.twin_roots import units
-from tflite_export.ops.twin_rounding import with_gradient
+from tflite_export.ops.twin_rounding import in_steps, with_gradient
 from tflite_export.ops.twin_site import Kernel, Site, clamp_range
 
 
@@ -19,9 +19,12 @@ def build(site: Site) -> Kernel:
 
     def kernel(operands: Sequence[Any]) -> Any:
         (values,) = operands
-        entries = ops.cast(ops.stop_gradient(values), "int64")
-        whole = units(entries, ops.sum(entries * entries, axis=-1, keepdims=True))
-        exact = ops.clip(ops.cast(whole, "float32"), low, high)
+        exact = ops.clip(in_steps(_of_lengths, ops.stop_gradient(values)), low, high)
         return with_gradient(exact, UNITS * ops.normalize(values, axis=-1, order=2))
 
     return kernel
+
+
+def _of_lengths(centred: Any) -> Any:
+    entries = ops.cast(centred, "int64")
+    return units(entries, ops.sum(entries * entries, axis=-1, keepdims=True))

@@ -1,4 +1,7 @@
-"""Vectors over their lengths in keras.ops, on int64 that holds 32-bit numbers."""
+"""Vectors over their lengths in keras.ops, on int64 that holds 32-bit numbers.
+
+To be called in `wide_numbers`.
+"""
 
 from __future__ import annotations
 
