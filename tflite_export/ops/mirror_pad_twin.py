@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from keras import ops
@@ -16,7 +16,7 @@ def build(site: Site) -> Kernel:
     """The operator at a site."""
     options = site.operator.options
     assert isinstance(options, MirrorPadding)
-    mode = options.mode.lower()
+    mode: Literal["reflect", "symmetric"] = "reflect" if options.mode == "REFLECT" else "symmetric"
     # taken entry by entry: PyTorch has no symmetric padding
     places = [
         (axis, np.pad(np.arange(size), (int(before), int(after)), mode))

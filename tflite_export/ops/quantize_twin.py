@@ -12,5 +12,6 @@ def build(site: Site) -> Kernel:
     """The operator at a site."""
     if site.inputs[0].dtype != "float32":
         return lambda operands: operands[0]
-    divisor = site.constant(np.float32(site.output.scale)) if site.kernels.divides else None
+    scale = np.array(site.output.scale, np.float32)
+    divisor = site.constant(scale) if site.kernels.divides else None
     return lambda operands: to_centred(operands[0], site.output, divisor)
