@@ -135,6 +135,18 @@ def test_arrows_and_circles_are_found() -> None:
     assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
 
 
+def test_twins_use_no_backend_but_that_of_keras() -> None:
+    twins = {
+        name: path
+        for name, path in MODULES.items()
+        if name.startswith(("tflite_export.twin.", "tflite_export.ops.")) and "twin" in path.stem
+    }
+    assert len(twins) > 40
+    foreign = {"tensorflow", "tf_keras", "torch"}
+    for name, path in twins.items():
+        assert not {used.split(".")[0] for used in imports_of_file(path)} & foreign, name
+
+
 def test_every_package_has_its_place() -> None:
     assert {package_of(name) for name in MODULES} - {"tfdq", "tflite_export"} == set(ORDER)
 

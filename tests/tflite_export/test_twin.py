@@ -14,7 +14,8 @@ from tflite_export.twin.integer_twin import IntegerTwin
 def test_every_source_gives_the_same_twin(small_model, small_file):
     qat, exported, images, _ = small_model
     expected = exported.interpreter().integers(images)
-    for source in (qat, exported, exported.content, str(small_file), small_file, exported.graph):
+    files = (exported.content, str(small_file), small_file)
+    for source in (qat, exported, *files, exported.graph, exported.twin()):
         np.testing.assert_array_equal(IntegerTwin(source).integers(images).numpy(), expected)
 
 

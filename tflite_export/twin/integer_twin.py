@@ -201,7 +201,7 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def graph_of(model: Any, limits: Limits = DEFAULT) -> IntegerGraph:
-    """The integer graph of a trained model, an exported model, a file or a graph.
+    """The integer graph of a trained model, an exported model, a file, a twin or a graph.
 
     Args:
         model: see `IntegerTwin`.
@@ -213,6 +213,8 @@ def graph_of(model: Any, limits: Limits = DEFAULT) -> IntegerGraph:
     if isinstance(model, IntegerGraph):
         check_graph(model)
         return model
+    if isinstance(model, IntegerTwin):
+        return model.graph
     if isinstance(model, str | Path | bytes):
         return validate(model, limits)
     content = getattr(model, "content", None)
