@@ -32,7 +32,8 @@ def intervals(options: argparse.Namespace, data: Any, seed: int) -> dict[str, fl
 
     import tfdq
     from tfdq.certificates import IntervalTraining, certify
-    from tfdq.experiments.training import TrainingSettings, scaled, train
+    from tfdq.experiments.settings import TrainingSettings
+    from tfdq.experiments.training import scaled, train
     from tfdq.penalties import Ramp
     from tflite_export import convert
 
@@ -48,8 +49,8 @@ def intervals(options: argparse.Namespace, data: Any, seed: int) -> dict[str, fl
     training = IntervalTraining(
         model, Ramp(0.0, options.eps, begin, end), Ramp(1.0, 0.5, begin, end)
     )
-    settings = TrainingSettings(epochs=options.epochs, learning_rate=1e-3, seed=seed)
-    train(model, data, settings, trained=training)
+    settings = TrainingSettings(epochs=options.epochs, learning_rate=1e-3)
+    train(model, data, settings, trained=training, seed=seed)
     exported = convert(model)
     x, y = scaled(data.x_test[: options.images]), data.y_test[: options.images]
     found = certify(exported, x, y, norm="linf", max_steps=4)

@@ -21,8 +21,8 @@ def main() -> int:
 
     import tfdq
     from tfdq.data import load
-    from tfdq.demo.run import DemoSettings
-    from tfdq.experiments.training import TrainingSettings, scaled, train
+    from tfdq.experiments.settings import TrainingSettings
+    from tfdq.experiments.training import scaled, train
     from tfdq.models import small_cnn
     from tfdq.robustness import evaluate
 
@@ -39,13 +39,13 @@ def main() -> int:
     x, y = scaled(part.x_test), part.y_test
     print(f"{HELD_OUT} held-out training digits, 4 bits, eps {EPS * 255:.0f}/255, in %")
     for seed in SEEDS:
-        settings = TrainingSettings(epochs=DemoSettings().epochs, seed=seed)
+        settings = TrainingSettings()
         tf_keras.utils.set_random_seed(seed)
         start = small_cnn(part.input_shape, part.classes)
-        train(start, part, settings)
+        train(start, part, settings, seed=seed)
         for beta in BETAS:
             model = tfdq.quantize_model(start, beta, activation_bits=4, input_range=(0.0, 1.0))
-            train(model, part, settings)
+            train(model, part, settings, seed=seed)
             report = evaluate(model, x, y, attacks=["pgd"], epsilons=EPS, seed=seed, progress=False)
             clean, robust = report.clean("model"), report.robust("model", EPS, "pgd")
             print(f"seed {seed}, beta {beta}: clean {clean}, PGD {robust}", flush=True)

@@ -111,7 +111,8 @@ def robustness(beta: float, seed: int, images: int) -> dict[str, Any]:
 
     import tfdq
     from tfdq.data import load
-    from tfdq.experiments.training import TrainingSettings, scaled, train
+    from tfdq.experiments.settings import TrainingSettings
+    from tfdq.experiments.training import scaled, train
     from tfdq.models import small_cnn
     from tfdq.robustness import run_attack
 
@@ -123,7 +124,7 @@ def robustness(beta: float, seed: int, images: int) -> dict[str, Any]:
         activation_bits=4,
         input_range=(0.0, 1.0),
     )
-    train(model, data, TrainingSettings(epochs=EPOCHS, seed=seed))
+    train(model, data, TrainingSettings(epochs=EPOCHS), seed=seed)
     x, y = scaled(data.x_test), data.y_test
     clean = model.predict(x, verbose=0).argmax(axis=1) == y
     x, y = x[:images], y[:images]

@@ -53,7 +53,7 @@ def test_training_writes_model_and_figures(trained: Path) -> None:
     figures = json.loads((trained / "training.json").read_text())
     assert figures["test_images"] == 360
     assert figures["test_accuracy"] > 0.8
-    assert figures["settings"]["beta"] == 0.01
+    assert figures["settings"]["penalty"]["beta"] == 0.01
     assert figures["versions"]["tensorflow"]
 
 
@@ -180,7 +180,7 @@ def test_training_goes_on_from_a_float_model_against_an_attack(
     options = ("--epochs", 1, "--eps", "16/255", "--json", "--train-limit", 300)
     capsys.readouterr()
     assert tfdq("train", *again, "--out", tmp_path / "dq", *options) == 0
-    assert json.loads(capsys.readouterr().out)["settings"]["adversarial"] == "r+fgsm"
+    assert json.loads(capsys.readouterr().out)["settings"]["adversarial"]["attack"] == "r+fgsm"
 
 
 def test_a_trained_keras_3_model_is_exported(
@@ -341,17 +341,26 @@ def test_a_model_of_other_classes_is_refused(
         (("run", "nothing.tflite"), "no model at 'nothing.tflite'"),
         (("run", "nothing.keras"), "no model at 'nothing.keras'"),
         (("train", "--out", "x", "--data", "nowhere"), "no data set 'nowhere'"),
-        (("train", "--out", "x", "--model", "vgg99"), "no model 'vgg99'"),
-        (("train", "--out", "x", "--activation-bits", "0"), "1..8, got 0"),
+        (("train", "--out", "x", "--model", "vgg99"), "there is no model 'vgg99'"),
+        (
+            ("train", "--out", "x", "--activation-bits", "9"),
+            "--activation-bits must be a whole number from 0 to 8, got 9",
+        ),
         (
             ("train", "--out", "x", "--on", "bias"),
             "'bias' is not one of 'kernel', 'folded', 'deployed'",
         ),
-        (("train", "--out", "x", "--target", "0"), "target must be > 0, got '0'"),
-        (("train", "--out", "x", "--target", "1/j"), "'1/j' is no number"),
+        (
+            ("train", "--out", "x", "--target", "0"),
+            "--target must be a finite number > 0 or '1/k', got 0",
+        ),
+        (("train", "--out", "x", "--target", "1/j"), "'1/k', got '1/j'"),
         (("train", "--out", "x", "--adversarial", "cw"), "'cw' is not one of 'none', 'fgsm'"),
         (("train", "--out", "x", "--eps", "8/0"), "'8/0' is no number"),
-        (("train", "--out", "x", "--learning-rate", "-1"), "learning_rate must be > 0"),
+        (
+            ("train", "--out", "x", "--learning-rate", "-1"),
+            "--learning-rate: Input should be greater than 0",
+        ),
         (("train", "--out", "x", "--image-size", "32x"), "--image-size takes 32 or 32x48"),
         (("train", "--out", "x", "--image-size", "32"), "image_size is for folders"),
         (("attack", "nothing.keras", "--eps", "-0.1"), "eps must be > 0"),
@@ -365,6 +374,14 @@ def test_a_model_of_other_classes_is_refused(
         (("report", "nothing", "--out", "."), "'.' is a folder; give a file"),
         (("nonsense",), "No such command"),
         (("train",), "--out"),
+        (
+            ("train", "--out", "x", "--warmup-epochs", "9", "--epochs", "9"),
+            "error: warmup_epochs must be below epochs (9)",
+        ),
+        (("train", "--out", "x", "--layer-bits", "logits"), "--layer-bits takes NAME=VALUE"),
+        (("train", "--out", "x", "--layer-bits", "a=9"), "--layer-bits a must be bits, 2 to 8"),
+        (("train", "--out", "x", "--ramp", "5,1"), "ramp must be [begin, end]"),
+        (("train", "--out", "x", "--precision", "float16"), "is for float networks"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(
@@ -397,8 +414,8 @@ def test_a_place_that_cannot_be_written_is_found_before_any_work(
     def work(*_: object) -> None:
         raise AssertionError("work was begun")
 
-    for place in ("commands.load_data", "robustness.open_model"):
-        monkeypatch.setattr(f"tfdq.cli.{place}", work)
+    for place in ("experiments.networks.load_images", "cli.robustness.open_model"):
+        monkeypatch.setattr(f"tfdq.{place}", work)
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.npz").mkdir()
     model = [] if command == "train" else ["x.keras"]

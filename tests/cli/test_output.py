@@ -189,8 +189,8 @@ def test_ctrl_c_says_what_is_left(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("commands.load_data", "robustness.open_model"):
-        monkeypatch.setattr(f"tfdq.cli.{place}", interrupt)
+    for place in ("experiments.networks.load_images", "cli.robustness.open_model"):
+        monkeypatch.setattr(f"tfdq.{place}", interrupt)
     if "begun" in arguments:
         monkeypatch.undo()
         monkeypatch.setattr("tfdq.experiments.classifier.train_classifier", interrupt)
@@ -227,7 +227,7 @@ def test_the_names_to_complete_are_those_there_are() -> None:
     from tfdq.robustness import available_attacks
 
     assert set(options.DATA_NAMES) == set(data.names())
-    assert set(options.MODEL_NAMES) == set(models.names())
+    assert set(options.MODELS) == set(models.names())
     # Other tests register attacks of their own.
     known = {
         name

@@ -129,9 +129,9 @@ def test_the_same_seed_gives_the_same_table(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--activation-bits", "9"], "activation_bits must be a whole number from 1 to 8, got 9"),
-        (["--weight-bits", "1"], "weight_bits must be a whole number from 2 to 8, got 1"),
-        (["--beta", "-1"], "beta must be a finite number >= 0"),
+        (["--activation-bits", "9"], "--activation-bits must be a whole number from 0 to 8, got 9"),
+        (["--weight-bits", "1"], "--weight-bits must be a whole number from 2 to 8, got 1"),
+        (["--beta", "-1"], "--beta must be a finite number >= 0"),
         (["--sweep", "2,x"], "--sweep takes bits"),
         (["--epochs", "0"], "--epochs"),
     ],

@@ -19,6 +19,8 @@ import tf_keras
 import tfdq as library
 from tfdq.cli import main
 from tfdq.data import load
+from tfdq.experiments.folder import join_folder
+from tfdq.models import small_cnn
 
 SCRIPT = Path(__file__).with_name("killed_classifier.py")
 TFDQ = Path(sys.executable).with_name("tfdq")
@@ -67,8 +69,8 @@ def test_killed_and_started_again_the_weights_are_the_same_bit_for_bit(tmp_path:
     # Nothing but results is left behind.
     left = {path.name for path in killed.iterdir() if not path.name.startswith(".")}
     assert left == {
-        "environment.json", "history.json", "logs", "model.keras", "settings.json", "tfdq-run.json",
-        "training.json",
+        "environment.json", "history.json", "logs", "model.keras", "recipe.toml", "settings.json",
+        "tfdq-run.json", "training.json",
     }  # fmt: skip
 
 
@@ -121,10 +123,8 @@ def test_other_settings_or_images_are_named_and_refused(
     before = (tmp_path / "run" / "model.keras").read_bytes()
     assert tfdq(*command, "--epochs", 2, "--beta", "0.1") == 2
     said = capsys.readouterr().err
-    assert "holds a training with other settings (beta: 0.002, now 0.1; " in said.replace(
-        "0.1, epochs", "0.1; epochs"
-    )
-    assert "epochs: 1, now 2" in said
+    assert "holds a training with other settings (penalty.beta: 0.002, now 0.1, " in said
+    assert "training.epochs: 1, now 2" in said
     assert "give another folder with --out" in said
     np.savez(tmp_path / "images.npz", **{**arrays, "x_train": 255 - arrays["x_train"]})
     assert tfdq(*command, "--epochs", 1) == 2
@@ -164,7 +164,7 @@ def test_a_training_that_diverges_says_what_to_lower(
     command = ("train", "--out", tmp_path / "run", "--train-limit", 256, "--learning-rate", 1e30)
     for _ in range(2):
         assert tfdq(*command) == 2
-        assert "lower the learning rate or beta" in capsys.readouterr().err
+        assert "lower the learning rate (training.learning_rate) or beta" in capsys.readouterr().err
     assert not (tmp_path / "run" / "model.keras").exists()
 
 
@@ -172,7 +172,6 @@ def test_the_trained_model_is_what_keras_alone_would_train(tmp_path: Path) -> No
     """Plain Keras with the same seed, order and optimizer gives the same float network."""
     assert tfdq("train", "--float", "--out", tmp_path / "run", "--epochs", 2) == 0
     from tfdq.data import pipeline, steps_per_epoch
-    from tfdq.models import small_cnn
 
     digits = load("digits")
     tf_keras.backend.clear_session()
@@ -185,3 +184,50 @@ def test_the_trained_model_is_what_keras_alone_would_train(tmp_path: Path) -> No
     model.fit(pipeline(digits, 64, "none", 0), epochs=2, steps_per_epoch=steps, verbose=0)
     for mine, theirs in zip(weights(tmp_path / "run"), model.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_a_run_is_repeated_from_its_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = load("digits")
+    arrays = {
+        name: getattr(digits, name)[:128] for name in ("x_train", "y_train", "x_test", "y_test")
+    }
+    np.savez(tmp_path / "mine.npz", **arrays)
+    start = tmp_path / "start.keras"
+    small_cnn(digits.input_shape, digits.classes, width=4).save(start)
+    data = ("--data", tmp_path / "mine.npz", "--epochs", 2)
+    options = (
+        "--start", start, "--first-last-bits", 6, "--layer-bits", "logits=[8,8]",
+        "--activation-range", "relu6", "--penalty", "srip", "--on", "folded", "--target", 1,
+        "--ramp", "0,1.5", "--batch-norm-momentum", 0.8, "--adversarial", "pgd", "--eps", "16/255",
+        "--adversarial-steps", 2, "--adversarial-ratio", 1.0, "--optimizer", "sgd", "--momentum",
+        0.8, "--weight-decay", 1e-4, "--schedule", "steps", "--warmup-epochs", 0.5, "--augment",
+        "pad_crop", "--batch-size", 32, "--train-limit", 96, "--seed", 3,
+    )  # fmt: skip
+    assert tfdq("train", "--out", tmp_path / "run", *data, *options) == 0
+    recipe = tmp_path / "run" / "recipe.toml"
+    again = ("reproduce", recipe, "--out", tmp_path / "again")
+    none = ("suite=none", "suite_images=0", "export=false", "images=8", "attacks=['fgsm']")
+    capsys.readouterr()
+    assert tfdq(*again, *(part for text in none for part in ("--set", f"evaluation.{text}"))) == 0
+    (repeated,) = (tmp_path / "again" / "runs").iterdir()
+    assert json.loads((repeated / "settings.json").read_text())["seed"] == 3
+    assert record(repeated)["weights"] == record(tmp_path / "run")["weights"]
+    # Another model or other images in the place of those are refused.
+    start.write_bytes((tmp_path / "run" / "model.keras").read_bytes())
+    assert tfdq(*again[:2], "--out", tmp_path / "other") == 2
+    assert "is another model than model.start_digest says" in capsys.readouterr().err
+    np.savez(tmp_path / "mine.npz", **{**arrays, "x_train": 255 - arrays["x_train"]})
+    assert tfdq(*again[:2], "--out", tmp_path / "other") == 2
+    assert "are others than data.digest says" in capsys.readouterr().err
+
+
+def test_a_training_of_an_earlier_version_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    join_folder(tmp_path / "run", "train")
+    before = {"seed": 0, "settings": {"model": "small_cnn", "quantized": True, "beta": 0.002}}
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(before))
+    assert tfdq("train", "--out", tmp_path / "run") == 2
+    assert "holds a training of an earlier version" in capsys.readouterr().err

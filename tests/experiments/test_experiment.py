@@ -178,7 +178,7 @@ def test_variants_that_train_alike_share_the_network(done: Done) -> None:
 
 def test_a_training_that_diverges_is_a_result(done: Done) -> None:
     figures = done.run("wild")["figures"]
-    assert "lower training.learning_rate" in figures["diverged"]
+    assert "lower the learning rate (training.learning_rate)" in figures["diverged"]
     assert done.results["summary"]["wild"] == {}
     assert "Did not train, and count nowhere: wild (seed 0)." in table(done)
 

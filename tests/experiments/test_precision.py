@@ -12,9 +12,9 @@ import tfdq
 from tfdq.experiments.networks import build, load_images
 from tfdq.experiments.recipe import load_recipe
 from tfdq.experiments.resumable import precision, train_run
-from tfdq.experiments.settings import RunSettings
+from tfdq.experiments.settings import RunSettings, TrainingSettings
 from tfdq.experiments.strategy import open_machines
-from tfdq.experiments.training import TrainingSettings, make_optimizer, scaled
+from tfdq.experiments.training import make_optimizer, scaled
 
 COMPUTE = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 

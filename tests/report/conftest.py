@@ -19,7 +19,8 @@ def models(tmp_path_factory: Any) -> list[Path]:
 
     import tfdq
     from tfdq.data import load
-    from tfdq.experiments.training import TrainingSettings, scaled, train
+    from tfdq.experiments.settings import TrainingSettings
+    from tfdq.experiments.training import scaled, train
     from tfdq.models import small_cnn
     from tflite_export import convert
 

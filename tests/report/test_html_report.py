@@ -11,7 +11,7 @@ import pytest
 
 from tests.report.conftest import HOSTILE
 from tfdq.report.drawings import on_cell
-from tfdq.report.networks import ImageSource
+from tfdq.report.networks import ImageSource, open_networks
 from tfdq.report.page import Cell, Section, Table, render
 from tfdq.report.run_report import write_report
 
@@ -268,7 +268,11 @@ def test_a_folder_of_tfdq_train_and_images_in_a_folder(tmp_path: Path) -> None:
     data = ("--data", tmp_path / "photos", "--image-size", "12")
     run, out = tmp_path / "my run", tmp_path / "report.html"
     assert tfdq("train", "--out", run, "--epochs", 1, *data) == 0
+    (network,), images, _ = open_networks([run], ImageSource(), 8)
+    assert (network.name, images.shape[:3]) == ("my run", (8, 12, 12))
+    kept = (run / "settings.json").rename(tmp_path / "settings.json")
     assert tfdq("report", run, "--out", out) == 2
+    kept.rename(run / "settings.json")
     assert tfdq("report", run, "--out", out, "--limit", 8, *data, "--data-dir", tmp_path) == 0
     text = out.read_text(encoding="utf-8")
     assert "Robustness of my run" in text

@@ -21,7 +21,6 @@ from tfdq.cli.options import (
     CostLimitOption,
     DataDirOption,
     DataOption,
-    EpsOption,
     ImageSizeOption,
     JsonOption,
     LimitOption,
@@ -30,14 +29,14 @@ from tfdq.cli.options import (
     check_call,
     check_writable,
     complete_data,
-    complete_model,
     load_data,
-    number,
     open_model,
     size,
     test_images,
 )
 from tfdq.cli.output import note, output, print_result, progress, warn
+from tfdq.cli.settings_options import settings_of, with_settings
+from tfdq.demo.settings import DEFAULTS, DemoSettings
 from tfdq.experiments.fitting import Images, check_models, input_range_of, takes_unit_range
 from tflite_export.ir.limits import Limits
 
@@ -46,14 +45,16 @@ if TYPE_CHECKING:
 
 
 @app.command(epilog="Example:  tfdq demo --out runs/demo")
+@with_settings(
+    "training.epochs",
+    "penalty.beta",
+    "quantization.activation_bits",
+    "quantization.weight_bits",
+    defaults=DEFAULTS,
+)
 def demo(
+    given: dict[str, Any],
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the images.")] = 20,
-    beta: Annotated[
-        float, typer.Option("--beta", help="Weight of the penalty; 0: none (VQ).")
-    ] = 0.03,
-    activation_bits: Annotated[int, typer.Option("--activation-bits", help="1..8.")] = 4,
-    weight_bits: Annotated[int, typer.Option("--weight-bits", help="2..8.")] = 8,
     sweep: Annotated[
         str, typer.Option("--sweep", help="Activation bits of the accuracy-against-bits plot.")
     ] = "1,2,3,4,5",
@@ -65,27 +66,18 @@ def demo(
     Four models on scikit-learn's handwritten digits: float, quantized in the usual way (VQ),
     defensively quantized as in the paper, and on the deployed kernel (DQ).
     """
+    bits, settings = _bit_list(sweep), settings_of(given)
+    if not settings.quantized:
+        raise ValueError("--activation-bits must be from 1 to 8 for the quantized forms, got 0")
     from rich.console import Console
 
-    from tfdq.demo.run import DemoSettings, run_demo
+    from tfdq.demo.run import run_demo
     from tfdq.demo.table import as_rich
 
-    bits = _bit_list(sweep)
     output().after_interrupt = (
         f"finished attacks are kept in {out}; the same command trains again and goes on with them"
     )
-    result = run_demo(
-        DemoSettings(
-            out=out,
-            epochs=epochs,
-            beta=beta,
-            activation_bits=activation_bits,
-            weight_bits=weight_bits,
-            sweep=bits,
-            seed=seed,
-        ),
-        progress(),
-    )
+    result = run_demo(DemoSettings(out=out, run=settings, sweep=bits, seed=seed), progress())
     if as_json:
         typer.echo((out / "results.json").read_text(encoding="utf-8"))
         return
@@ -105,112 +97,41 @@ def _bit_list(text: str) -> tuple[int, ...]:
 
 
 @app.command(epilog="Example:  tfdq train --data fashion_mnist --model resnet20 --out runs/dq")
+@with_settings("data", "model", "quantization", "penalty", "adversarial", "training")
 def train(
+    given: dict[str, Any],
     out: Annotated[Path, typer.Option("--out", help="Folder for the model and its figures.")],
-    data: DataOption = "digits",
-    data_dir: DataDirOption = None,
-    image_size: ImageSizeOption = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            help="small_cnn, resnet8, resnet18, resnet20, resnet32, preact_resnet18, vgg16, "
-            "mobilenet_v2, wide_resnet or wrn-DEPTH-WIDTH "
-            "(wrn-10-1).",
-            autocompletion=complete_model,
-        ),
-    ] = "small_cnn",
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            "--start", help="A float model to go on from, in the place of --model; Keras 3, too."
-        ),
-    ] = None,
-    keep_float: Annotated[bool, typer.Option("--float", help="Do not quantize.")] = False,
-    beta: Annotated[
-        float, typer.Option("--beta", help="Weight of the penalty; 0: none (VQ).")
-    ] = 2e-3,
-    on: Annotated[
-        Literal["kernel", "folded", "deployed"], typer.Option("--on", help="Kernel penalised.")
-    ] = "deployed",
-    target: Annotated[
-        str, typer.Option("--target", help="Singular value it aims at: 1/k or a number.")
-    ] = "1/k",
-    activation_bits: Annotated[int, typer.Option("--activation-bits", help="1..8.")] = 4,
-    weight_bits: Annotated[int, typer.Option("--weight-bits", help="2..8.")] = 8,
-    first_last_bits: Annotated[
-        int | None, typer.Option("--first-last-bits", help="Of both, where others: 2..8.")
-    ] = None,
-    batch_norm_momentum: Annotated[
-        float,
-        typer.Option(
-            "--batch-norm-momentum",
-            help="Of BatchNorm's moving statistics; the penalty needs them to keep up.",
-        ),
-    ] = 0.9,
-    adversarial: Annotated[
-        Literal["none", "fgsm", "r+fgsm", "pgd"],
-        typer.Option("--adversarial", help="Attack to train against."),
-    ] = "none",
-    eps: EpsOption = "8/255",
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the images.")] = 20,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a step.")] = 64,
-    learning_rate: Annotated[
-        float, typer.Option("--learning-rate", help="Of Adam, at the start; falls to 0.")
-    ] = 3e-3,
-    augment: Annotated[
-        Literal["none", "pad_crop_flip"], typer.Option("--augment", help="Of training images.")
-    ] = "none",
-    train_limit: Annotated[
-        int | None, typer.Option("--train-limit", min=1, help="Training images to use.")
-    ] = None,
+    keep_float: Annotated[
+        bool,
+        typer.Option("--float", help="Do not quantize; without a penalty unless --beta is given."),
+    ] = False,
     seed: SeedOption = 0,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model, quantization-aware and defensive by default.
 
-    Started again after an interruption, it goes on where it was.
+    Started again after an interruption, it goes on where it was. The folder's recipe.toml repeats
+    the run: tfdq reproduce FOLDER/recipe.toml.
     """
-    strength = number(eps)
-    aim: Any = "1/k" if target == "1/k" else number(target, "target")
+    if keep_float:
+        given = {"penalty.beta": 0.0, **given, "quantization.activation_bits": 0}
+    if "quantization.skip" in given:
+        given = {**given, "evaluation.export": False}
+    settings = settings_of(given)
     check_writable(out, is_folder=True)
-    check_call(data, image_size, start)
-    from tfdq.experiments.classifier import (
-        KIND,
-        ClassifierSettings,
-        no_better_than_chance,
-        train_classifier,
-    )
+    check_call(settings.data.name, None, settings.model.start)
+    from tfdq.experiments.classifier import KIND, no_better_than_chance, train_classifier
     from tfdq.experiments.folder import check_folder
+    from tfdq.experiments.networks import load_images
     from tfdq.experiments.resumable import RECORD, prepare_process
-    from tfdq.experiments.training import TrainingSettings
 
     prepare_process()
-
-    settings = ClassifierSettings(
-        model=model,
-        start=start,
-        quantized=not keep_float,
-        beta=beta,
-        on=on,
-        target=aim,
-        activation_bits=activation_bits,
-        weight_bits=weight_bits,
-        first_last_bits=first_last_bits,
-        batch_norm_momentum=batch_norm_momentum,
-        adversarial=adversarial,
-        eps=strength,
-        training=TrainingSettings(epochs, batch_size, learning_rate, augment, seed),
-        trust=trust,
-    )
     check_folder(out, KIND)
-    dataset = load_data(data, data_dir, None, seed, image_size)
-    if train_limit is not None and train_limit < len(dataset.y_train):
-        dataset = dataset.subset(train=train_limit, seed=seed)
+    dataset = load_images(settings.data)
     output().after_interrupt = lambda: _left_of_training(out)
     before = (out / RECORD).exists()
-    figures = train_classifier(settings, dataset, out, progress())
+    figures = train_classifier(settings, seed, dataset, out, trust, progress())
     text = (
         f"{out / 'model.keras'}: test accuracy {figures['test_accuracy']:.4f} on "
         f"{figures['test_images']} images; {figures['seconds']:.0f} s of training"

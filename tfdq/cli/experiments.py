@@ -35,7 +35,10 @@ OutOption = Annotated[
 SeedsOption = Annotated[
     int | None, typer.Option("--seeds", min=1, help="How many; the recipe's by default.")
 ]
-FirstSeedOption = Annotated[int, typer.Option("--first-seed", min=0, help="The others follow it.")]
+FirstSeedOption = Annotated[
+    int | None,
+    typer.Option("--first-seed", min=0, help="The others follow it; the recipe's by default."),
+]
 OnlyOption = Annotated[
     list[str] | None, typer.Option("--only", help="This variant only; may be repeated.")
 ]
@@ -98,7 +101,7 @@ def recipes(
     recipe = load_recipe(name, scale, setup)
     lines = [
         recipe.content.title,
-        f"The paper: {recipe.content.paper}",
+        *([f"The paper: {recipe.content.paper}"] if recipe.content.paper else []),
         f"setup {recipe.setup}; variants:" if recipe.setup else "variants:",
         *(f"  {variant.name}" for variant in recipe.variants),
     ]
@@ -117,7 +120,7 @@ def reproduce(
     scale: ScaleOption = "small",
     setup: SetupOption = None,
     seeds: SeedsOption = None,
-    first_seed: FirstSeedOption = 0,
+    first_seed: FirstSeedOption = None,
     out: OutOption = Path("runs/experiments"),
     only: OnlyOption = None,
     changes: Annotated[
@@ -175,7 +178,7 @@ def sweep(
     scale: ScaleOption = "small",
     setup: SetupOption = None,
     seeds: SeedsOption = None,
-    first_seed: FirstSeedOption = 0,
+    first_seed: FirstSeedOption = None,
     out: OutOption = Path("runs/experiments"),
     only: OnlyOption = None,
     data_dir: DataDirOption = None,
@@ -240,7 +243,7 @@ def _run(
     results_name: str,
     out: Path,
     seeds: int | None,
-    first_seed: int,
+    first_seed: int | None,
     strategy: str,
     scale_batch: bool,
     threads: int | None,
@@ -259,7 +262,8 @@ def _run(
     machines = open_machines(strategy)
     output().after_interrupt = "what was finished is kept; the same command goes on there"
     count = seeds or recipe.content.seeds
-    chosen = range(first_seed, first_seed + count)
+    first = recipe.content.first_seed if first_seed is None else first_seed
+    chosen = range(first, first + count)
     earlier = KnownResults(known) if known else None
     experiment = Experiment(recipe, out, chosen, machines, scale_batch, _tell, earlier)
     if dry_run:

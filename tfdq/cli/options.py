@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tfdq.experiments.settings import MODELS, DataSettings
 from tflite_export.ir.limits import DEFAULT, OPTION_HELP, Limits
 
 if TYPE_CHECKING:
@@ -27,17 +28,6 @@ DATA_NAMES = (
     "svhn_cropped+extra",
     "gtsrb",
     "gtsrb+roi",
-)
-MODEL_NAMES = (
-    "small_cnn",
-    "resnet8",
-    "resnet20",
-    "resnet32",
-    "resnet18",
-    "preact_resnet18",
-    "vgg16",
-    "mobilenet_v2",
-    "wide_resnet",
 )
 ATTACK_NAMES = (
     "fgsm",
@@ -79,7 +69,7 @@ def complete_data(begun: str) -> list[str]:
 
 def complete_model(begun: str) -> list[str]:
     """Return the network names that a word may become."""
-    return [name for name in MODEL_NAMES if name.startswith(begun)]
+    return [name for name in MODELS if name.startswith(begun)]
 
 
 def complete_zoo(begun: str) -> list[str]:
@@ -93,25 +83,27 @@ def complete_attack(begun: str) -> list[str]:
     return [name for name in ATTACK_NAMES if name.startswith(begun)]
 
 
+_DATA = DataSettings.model_fields
+EPS_HELP = "Strength, images in [0, 1]: 8/255 or 0.03."
+
 DataOption = Annotated[
     str,
     typer.Option(
         "--data",
-        help="digits, fashion_mnist, mnist, cifar10, cifar100, svhn_cropped, gtsrb, a FILE.npz "
-        "with x_train, y_train, x_test, y_test, or a folder of images.",
+        help=_DATA["name"].description,
         metavar="NAME|PATH",
         autocompletion=complete_data,
     ),
 ]
 DataDirOption = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Where TFDS data sets are prepared.", show_default=False),
+    typer.Option("--data-dir", help=_DATA["dir"].description, show_default=False),
 ]
 ImageSizeOption = Annotated[
     str | None,
     typer.Option(
         "--image-size",
-        help="Resize the images of a folder: 32 or 32x48; 32x48x3: in colour, x1: grey.",
+        help=_DATA["image_size"].description,
         metavar="SIZE|HxW[xC]",
     ),
 ]
@@ -119,9 +111,7 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Of every random choice.
 LimitOption = Annotated[
     int | None, typer.Option("--limit", help="Test images to use, drawn at random.", min=1)
 ]
-EpsOption = Annotated[
-    str, typer.Option("--eps", help="Strength, images in [0, 1]: 8/255 or 0.03.", metavar="EPS")
-]
+EpsOption = Annotated[str, typer.Option("--eps", help=EPS_HELP, metavar="EPS")]
 TrustOption = Annotated[
     bool,
     typer.Option(

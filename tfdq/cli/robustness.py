@@ -19,6 +19,7 @@ from tfdq.cli.fitting import (
     read_audits,
 )
 from tfdq.cli.options import (
+    EPS_HELP,
     CostLimitOption,
     DataDirOption,
     DataOption,
@@ -148,7 +149,7 @@ def evaluate(
     ] = "standard",
     eps: Annotated[
         list[str] | None,
-        typer.Option("--eps", help="Strength, images in [0, 1]: 8/255 or 0.03.", metavar="EPS"),
+        typer.Option("--eps", help=EPS_HELP, metavar="EPS"),
     ] = None,
     surrogate: SurrogateOption = None,
     audits: AuditOption = None,

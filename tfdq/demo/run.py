@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-import tfdq
 from tfdq.data import Dataset, load
 from tfdq.demo.plots import plot_bits, plot_epsilons
+from tfdq.demo.settings import DemoSettings
 from tfdq.experiments.folder import open_folder, write_json
-from tfdq.experiments.training import TrainingSettings, scaled, train
+from tfdq.experiments.networks import quantized
+from tfdq.experiments.settings import RunSettings
+from tfdq.experiments.training import scaled, train
 from tfdq.models import small_cnn
 from tfdq.robustness import RobustnessReport, error_amplification, evaluate, run_attack
 from tfdq.robustness.progress import progress_bar
@@ -35,35 +37,16 @@ FORMS = {
 }
 
 
-@dataclass(frozen=True)
-class DemoSettings:
-    """What the demo does.
-
-    Attributes:
-        out: folder that the results go to.
-        epochs: passes over the images: once for the float model, again for each form of it.
-        beta: weight of the Lipschitz penalty; 0.03 was chosen on a part of the training digits
-            (``python -m benchmarks.demo_beta``).
-        activation_bits: bits behind a ReLU, 1..8.
-        weight_bits: bits of the kernels, 2..8.
-        epsilons: strengths of the attacks, in 1/255; the middle one is the table's.
-        sweep: activation bits of the accuracy-against-bits plot.
-        seed: of everything.
-    """
-
-    out: Path = Path("runs/demo")
-    epochs: int = 20
-    beta: float = 0.03
-    activation_bits: int = 4
-    weight_bits: int = 8
-    epsilons: tuple[int, ...] = (8, 16, 32, 48, 64)
-    sweep: tuple[int, ...] = (1, 2, 3, 4, 5)
-    seed: int = 0
-
-    @property
-    def epsilon(self) -> float:
-        """The strength that the table shows, in input units."""
-        return self.epsilons[len(self.epsilons) // 2] / 255
+# What the quantized forms have other than the settings of the demo's run.
+_FORM_SETTINGS: dict[str, dict[str, Any]] = {
+    "VQ": {"penalty.beta": 0.0},
+    "DQ (paper)": {
+        "penalty.on": "kernel",
+        "penalty.target": 1.0,
+        "quantization.activation_range": "relu6",
+    },
+    DEPLOYED: {},
+}
 
 
 @dataclass
@@ -106,12 +89,9 @@ def run_demo(settings: DemoSettings, progress: bool | None = None) -> DemoResult
         OSError: the folder can't be written.
     """
     started = time.perf_counter()
-    training = TrainingSettings(epochs=settings.epochs, seed=settings.seed)
-    # The settings of the quantization are checked before anything is trained.
-    tfdq.quantize_model(small_cnn(), settings.beta, **_bits(settings, settings.activation_bits))
     with open_folder(settings.out, "demo") as out:
         dataset = load("digits")
-        models = _train_forms(settings, training, dataset, out, progress)
+        models = _train_forms(settings, dataset, out, progress)
         x, y = scaled(dataset.x_test), dataset.y_test
         exports = _export(models, x, out)
         report = _evaluate(settings, models, exports, x, y, out, progress)
@@ -126,7 +106,7 @@ def run_demo(settings: DemoSettings, progress: bool | None = None) -> DemoResult
             sizes=_sizes(models, exports, out),
             speeds=_speeds(models, exports, x),
         )
-        result.bits = _sweep(settings, training, dataset, models["float"], result, progress)
+        result.bits = _sweep(settings, dataset, models["float"], result, progress)
         clean = report.clean("float")
         plot_bits(
             result.bits,
@@ -139,28 +119,13 @@ def run_demo(settings: DemoSettings, progress: bool | None = None) -> DemoResult
     return result
 
 
-def _bits(settings: DemoSettings, activation_bits: int) -> dict[str, Any]:
-    return {
-        "activation_bits": activation_bits,
-        "weight_bits": settings.weight_bits,
-        "input_range": (0.0, 1.0),
-    }
-
-
-def _quantized(
-    model: tf_keras.Model, name: str, settings: DemoSettings, activation_bits: int
-) -> tf_keras.Model:
+def _quantized(model: tf_keras.Model, name: str, run: RunSettings) -> tf_keras.Model:
     """Return one of the quantization-aware forms of a float model."""
-    beta = 0.0 if name == "VQ" else settings.beta
-    papers: dict[str, Any] = {}
-    if name == "DQ (paper)":
-        papers = {"on": "kernel", "target": 1.0, "activation_range": "relu6"}
-    return tfdq.quantize_model(model, beta, **papers, **_bits(settings, activation_bits))
+    return quantized(model, run.changed(_FORM_SETTINGS[name]))
 
 
 def _train_forms(
     settings: DemoSettings,
-    training: TrainingSettings,
     dataset: Dataset,
     out: Path,
     progress: bool | None,
@@ -169,19 +134,21 @@ def _train_forms(
     tf_keras.utils.set_random_seed(settings.seed)
     start = small_cnn(dataset.input_shape, dataset.classes)
     models: dict[str, tf_keras.Model] = {}
-    with progress_bar("training", settings.epochs * (1 + len(FORMS)), progress) as advance:
+    with progress_bar(
+        "training", settings.run.training.epochs * (1 + len(FORMS)), progress
+    ) as advance:
 
         def tell(name: str) -> Callable[[dict[str, float]], None]:
             return lambda logs: advance(f"{name}, accuracy {logs['accuracy']:.3f}")
 
-        train(start, dataset, training, tell("float, first half"))
+        train(start, dataset, settings.run.training, tell("float, first half"), seed=settings.seed)
         for name in FORMS:
             if name == "float":
                 model = tf_keras.models.clone_model(start)
                 model.set_weights(start.get_weights())
             else:
-                model = _quantized(start, name, settings, settings.activation_bits)
-            train(model, dataset, training, tell(name))
+                model = _quantized(start, name, settings.run)
+            train(model, dataset, settings.run.training, tell(name), seed=settings.seed)
             if name != "float":
                 # So that the model that is kept, attacked and reported is the one that ships.
                 round_biases(model)
@@ -297,7 +264,6 @@ def _speeds(
 
 def _sweep(
     settings: DemoSettings,
-    training: TrainingSettings,
     dataset: Dataset,
     start: tf_keras.Model,
     result: DemoResult,
@@ -306,17 +272,26 @@ def _sweep(
     """Train VQ and DQ at other activation bits, and attack each with PGD."""
     x, y = scaled(dataset.x_test), dataset.y_test
     forms = ("VQ", DEPLOYED)
-    others = [bits for bits in settings.sweep if bits != settings.activation_bits]
+    others = [bits for bits in settings.sweep if bits != settings.run.quantization.activation_bits]
     shares: dict[str, dict[int, tuple[Proportion, Proportion]]] = {}
-    steps = len(forms) * len(others) * settings.epochs
+    steps = len(forms) * len(others) * settings.run.training.epochs
     with progress_bar("accuracy against bits", steps, progress) as advance:
         for name in forms:
             robust = result.report.robust(name, settings.epsilon, "pgd")
-            shares[name] = {settings.activation_bits: (result.report.clean(name), robust)}
+            shares[name] = {
+                settings.run.quantization.activation_bits: (result.report.clean(name), robust)
+            }
             for bits in others:
-                model = _quantized(start, name, settings, bits)
+                run = settings.run.changed({"quantization.activation_bits": bits})
+                model = _quantized(start, name, run)
                 note = f"{name}, {bits} bits"
-                train(model, dataset, training, lambda logs: advance(note))  # noqa: B023
+                train(
+                    model,
+                    dataset,
+                    settings.run.training,
+                    lambda logs: advance(note),  # noqa: B023
+                    seed=settings.seed,
+                )
                 report = evaluate(
                     {note: model},
                     x,
@@ -339,7 +314,13 @@ def _as_dict(result: DemoResult, quantized: list[str]) -> dict[str, Any]:
         return {"accuracy": value.value, "low": value.low, "high": value.high, "of": value.total}
 
     return {
-        "settings": {**vars(settings), "out": None, "epsilon": settings.epsilon},
+        "settings": {
+            "run": settings.run.model_dump(mode="json"),
+            "epsilons": settings.epsilons,
+            "epsilon": settings.epsilon,
+            "sweep": settings.sweep,
+            "seed": settings.seed,
+        },
         "data": {"name": result.dataset.name, "source": result.dataset.source},
         "models": FORMS,
         "robustness": result.report.to_dict(),

@@ -39,6 +39,7 @@ def header(result: DemoResult) -> list[str]:
 def notes(result: DemoResult) -> list[str]:
     """Return what a reader must know to read the table right."""
     report, settings = result.report, result.settings
+    bits = settings.run.quantization
     widest = max(
         share.high - share.low
         for record in report.models
@@ -46,8 +47,9 @@ def notes(result: DemoResult) -> list[str]:
     )
     return [
         f"{report.examples} test images of {result.dataset.name}; L_inf, eps "
-        f"{settings.epsilon * 255:.0f}/255; activations {settings.activation_bits} bits, weights "
-        f"{settings.weight_bits} bits; beta {settings.beta:g}; one seed ({settings.seed}).",
+        f"{settings.epsilon * 255:.0f}/255; activations {bits.activation_bits} bits, weights "
+        f"{bits.weight_bits} bits; beta {settings.run.penalty.beta:g}; one seed "
+        f"({settings.seed}).",
         f"Robust accuracy under these attacks; 95 % intervals are up to {100 * widest:.0f} points "
         "wide (results.json). Not audited for gradient masking: see `tfdq audit`.",
         "A .tflite file is attacked with the gradients of the model it was made from, and judged "

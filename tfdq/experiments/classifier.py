@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +11,17 @@ import tf_keras
 
 import tfdq
 from tfdq.data import Dataset
-from tfdq.experiments.folder import hold, join_folder, write_json
-from tfdq.experiments.resumable import Task, environment, finished, train_task
+from tfdq.experiments.fitting import check_fit
+from tfdq.experiments.folder import hold, join_folder
+from tfdq.experiments.networks import build, file_digest
+from tfdq.experiments.recipe_of_run import recipe_of_run
+from tfdq.experiments.resumable import finished, train_run
+from tfdq.experiments.settings import RunSettings
 from tfdq.experiments.strategy import open_machines
-from tfdq.experiments.training import TrainingSettings, scaled
-from tfdq.models import create
-from tfdq.penalties.singular_values import SingularValue
-from tfdq.quantization import Settings
-from tfdq.robustness import AdversarialTraining
-from tfdq.robustness.json_files import read_json
+from tfdq.experiments.training import scaled
+from tfdq.robustness.json_files import naming, read_json
 from tfdq.robustness.progress import progress_bar
-from tfdq.robustness.result_store import digest
+from tfdq.robustness.result_store import digest, write_atomically
 from tfdq.robustness.statistics import wilson
 from tfdq.robustness.versions import package_versions
 from tfdq.which_keras import is_keras3_model, is_tf_keras_model
@@ -33,77 +30,30 @@ from tflite_export.ir.limits import DEFAULT, Limits
 KIND = "train"
 SETTINGS = "settings.json"
 CALIBRATION_IMAGES = 1000
-_DIGESTS = {"images": "other images", "start_sha256": "another model to start from"}
-ADVERSARIAL = ("none", "fgsm", "r+fgsm", "pgd")
-
-
-@dataclass(frozen=True)
-class ClassifierSettings:
-    """What is trained and how.
-
-    Attributes:
-        model: name for ``tfdq.models.create``.
-        start: a trained float model to take the place of a new one, or None.
-        quantized: quantization-aware; else float.
-        beta: weight of the Lipschitz penalty; 0: none.
-        on: the kernel it acts on, as in ``tfdq.quantize_model``.
-        target: the singular value it aims at, as there; None: its default.
-        activation_bits: 1..8.
-        weight_bits: 2..8.
-        first_last_bits: 2..8, or None for the same as all others.
-        batch_norm_momentum: of BatchNorm's moving statistics, where quantized; None: the model's.
-        adversarial: ``"none"``, or the attack to train against.
-        eps: its strength, in input units.
-        training: how long, how fast.
-        trust: run code that the file of ``start`` holds.
-    """
-
-    model: str = "small_cnn"
-    start: Path | None = None
-    quantized: bool = True
-    beta: float = 2e-3
-    on: Any = "deployed"
-    target: SingularValue | None = None
-    activation_bits: int = 4
-    weight_bits: int = 8
-    first_last_bits: int | None = None
-    batch_norm_momentum: float | None = 0.9
-    adversarial: str = "none"
-    eps: float = 8 / 255
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    trust: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.eps <= 1:
-            raise ValueError(f"eps must be in 0..1, in units of images in [0, 1], got {self.eps}")
-        if self.adversarial not in ADVERSARIAL:
-            raise ValueError(
-                f"adversarial must be one of {', '.join(ADVERSARIAL)}, got {self.adversarial!r}"
-            )
-        Settings(
-            lipschitz_beta=self.beta,
-            on=self.on,
-            target=self.target,
-            activation_bits=self.activation_bits,
-            weight_bits=self.weight_bits,
-            first_last_bits=self.first_last_bits,
-            batch_norm_momentum=self.batch_norm_momentum,
-        )
+RECIPE = "recipe.toml"
+_DIGESTS = {"data.digest": "other images", "model.start": "another model to start from"}
 
 
 def train_classifier(
-    settings: ClassifierSettings, dataset: Dataset, out: Path, progress: bool | None = None
+    settings: RunSettings,
+    seed: int,
+    dataset: Dataset,
+    out: Path,
+    trust: bool = False,
+    progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Train a classifier and write ``model.keras`` and ``training.json``.
+    """Train a classifier and write ``model.keras``, ``training.json`` and ``recipe.toml``.
 
     Started again with the same arguments after it was interrupted, at whatever moment, it goes on
     from its last checkpoint (after every epoch, and every 500 steps); a training that is finished
-    there is not repeated.
+    there is not repeated. ``tfdq reproduce`` repeats it from the recipe.
 
     Args:
-        settings: what and how.
-        dataset: the images.
+        settings: what is trained and how; the images and the model to start from are recorded.
+        seed: of everything.
+        dataset: the images, those of ``load_images(settings.data)``.
         out: the run's folder.
+        trust: run code that the file of ``settings.model.start`` holds.
         progress: show a progress bar on stderr; None: where that is a terminal.
 
     Returns:
@@ -116,60 +66,45 @@ def train_classifier(
         DivergedError: the training diverged.
         OSError: the folder can't be written; what was finished is kept.
     """
-    described = _described(settings, dataset)
-    record = _finished(out, described)
+    settings = _with_digests(settings, dataset)
+    record = _finished(out, settings, seed)
     if record is not None:
         return record
     # What does not fit is said before anything is written.
-    tf_keras.utils.set_random_seed(settings.training.seed)
-    name = _model(settings, dataset).name
+    name = build(settings, dataset, trust=trust).name
     with hold(join_folder(out, KIND)) as folder:
-        if not (folder / SETTINGS).exists():
-            write_json(folder / SETTINGS, described)
-            write_json(folder / "environment.json", environment(open_machines("one_device")))
-        task = Task(
-            settings.training,
-            build=lambda synchronized: _model(settings, dataset),
-            quantized=settings.quantized,
-            wrap=lambda model: _wrapped(model, settings),
-            remedy="lower the learning rate or beta, and give another folder",
-        )
-        with progress_bar(f"training {name}", settings.training.epochs, progress) as advance:
+        write_atomically(folder / RECIPE, recipe_of_run(settings, seed, f"tfdq train: {name}"))
+        epochs = settings.training.epochs
+        with progress_bar(f"training {name}", epochs, progress) as advance:
 
             def go_on(epochs: int) -> None:
                 for epoch in range(epochs):
                     advance(f"epoch {epoch + 1}")
 
-            return train_task(
-                task,
+            return train_run(
+                settings,
+                seed,
                 dataset,
                 folder,
                 open_machines("one_device"),
                 on_epoch=advance,
                 on_start=go_on,
-                add_figures=lambda model: _figures(model, dataset, described),
+                add_figures=lambda model: _figures(model, dataset, settings),
+                trust=trust,
             )
 
 
-def _described(settings: ClassifierSettings, dataset: Dataset) -> dict[str, Any]:
-    """Return what a training depends on, as JSON keeps it: settings, start, images."""
-    start = settings.start
-    if start is not None and not start.exists():
-        raise FileNotFoundError(f"no model at {str(start)!r}; give a .keras or .h5 file")
-    given = {
-        **asdict(settings),
-        "start": None if start is None else str(start),
-        "start_sha256": _sha256(start) if start is not None and start.is_file() else None,
-        "images": digest(dataset.x_train, dataset.y_train),
-    }
-    return {"seed": settings.training.seed, "settings": given}
+def _with_digests(settings: RunSettings, dataset: Dataset) -> RunSettings:
+    """Return settings that say which images, and which model to start from, are meant."""
+    data = {"digest": digest(dataset.x_train, dataset.y_train)}
+    changes: dict[str, Any] = {"data": settings.data.model_copy(update=data)}
+    if settings.model.start is not None:
+        model = {"start_digest": file_digest(settings.model.start)}
+        changes["model"] = settings.model.model_copy(update=model)
+    return settings.model_copy(update=changes)
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _finished(out: Path, described: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(out: Path, settings: RunSettings, seed: int) -> dict[str, Any] | None:
     """Return the record of the same training, if it is finished in a folder.
 
     Raises:
@@ -180,9 +115,17 @@ def _finished(out: Path, described: dict[str, Any]) -> dict[str, Any] | None:
     if not kept.exists():
         return None
     remedy = "remove it to train here with the settings of this call, or give another folder"
-    found = read_json(kept, remedy, {"settings": dict})["settings"]
-    wanted = json.loads(json.dumps(described["settings"]))
-    differing = _differences(found, wanted)
+    found = read_json(kept, remedy, {"settings": dict, "seed": int})
+    if "quantized" in found["settings"]:
+        raise ValueError(
+            f"{str(out)!r} holds a training of an earlier version, whose settings were written "
+            "otherwise: its model.keras is good, but give another folder with --out to train"
+        )
+    with naming(kept, remedy):
+        known = RunSettings.model_validate(found["settings"])
+    differing = _differences(
+        {**known.trained(), "seed": found["seed"]}, {**settings.trained(), "seed": seed}
+    )
     if differing:
         raise ValueError(
             f"{str(out)!r} holds a training with other settings ({', '.join(differing)}); give "
@@ -191,100 +134,27 @@ def _finished(out: Path, described: dict[str, Any]) -> dict[str, Any] | None:
     return finished(out, {"test_accuracy": float, "test_images": int})
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return `name: was, now` of the settings that differ, those of the training included."""
-    ignored = {"trust"}
-    if wanted.get("start_sha256") is not None:
-        # The same file may be named from another folder.
-        ignored.add("start")
+def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return `name: was, now` of the settings that differ, by dotted name."""
     texts = []
-    for name in sorted({*found, *wanted} - ignored):
-        was, now = found.get(name), wanted.get(name)
+    for name in sorted({*found, *wanted}):
+        was, now, place = found.get(name), wanted.get(name), f"{prefix}{name}"
         if isinstance(was, dict) and isinstance(now, dict):
-            texts += _differences(was, now)
+            texts += _differences(was, now, f"{place}.")
         elif was != now:
-            texts.append(_DIGESTS.get(name) or f"{name}: {was}, now {now}")
+            texts.append(_DIGESTS.get(place) or f"{place}: {was}, now {now}")
     return texts
 
 
-def _wrapped(model: tf_keras.Model, settings: ClassifierSettings) -> tf_keras.Model:
-    """Return what is fitted: the model, or adversarial training of it."""
-    if settings.adversarial == "none":
-        return model
-    return AdversarialTraining(
-        model, settings.adversarial, settings.eps, seed=settings.training.seed
-    )
-
-
-def _figures(model: tf_keras.Model, dataset: Dataset, described: dict[str, Any]) -> dict[str, Any]:
+def _figures(model: tf_keras.Model, dataset: Dataset, settings: RunSettings) -> dict[str, Any]:
     """Return what is measured on the trained model, and what it was made with."""
     measured = measure(model, scaled(dataset.x_test), dataset.y_test)
     return {
         "test_accuracy": measured["accuracy"],
         "test_images": measured["images"],
-        "settings": described["settings"],
+        "settings": settings.model_dump(mode="json", exclude={"evaluation"}),
         "versions": package_versions(),
     }
-
-
-def _model(settings: ClassifierSettings, dataset: Dataset) -> tf_keras.Model:
-    """Return the model to train, quantization-aware or float."""
-    if settings.start is None:
-        model = create(settings.model, dataset.input_shape, dataset.classes)
-    else:
-        model = tfdq.load_model(settings.start, compile=False, safe_mode=not settings.trust)
-        check_fit(model, str(settings.start), dataset)
-    if not settings.quantized:
-        return model
-    return tfdq.quantize_model(
-        model,
-        settings.beta,
-        on=settings.on,
-        activation_bits=settings.activation_bits,
-        weight_bits=settings.weight_bits,
-        first_last_bits=settings.first_last_bits,
-        batch_norm_momentum=settings.batch_norm_momentum,
-        target=settings.target,
-        input_range=(0.0, 1.0),
-    )
-
-
-def check_fit(model: Any, name: str, dataset: Dataset) -> None:
-    """Check that a model takes the images of a data set, and has one output for each class.
-
-    Args:
-        model: a Keras model of one input, a ``tflite_export.IntegerTwin`` or an ``Interpreter``.
-        name: what it is called in the error.
-        dataset: the images.
-
-    Raises:
-        ValueError: it does not fit; says what does.
-    """
-    if hasattr(model, "input_tensors"):
-        shape, outputs = model.input_tensors[0].shape, model.output_tensors[0].shape
-    else:
-        shape, outputs = model.input_shape, model.output_shape
-    if isinstance(shape, (list, dict)) or isinstance(outputs, (list, dict)):
-        raise ValueError(f"{name!r} has several inputs or outputs; use it from Python")
-    wanted, given = tuple(shape[1:]), dataset.input_shape
-    sizes = zip(wanted, given, strict=False)
-    if len(wanted) != len(given) or any(side not in (None, -1, real) for side, real in sizes):
-        size = ""
-        if len(wanted) == 3 and wanted[2] in (1, 3):
-            channels = "" if wanted[2] == given[2] else f"x{wanted[2]}"
-            height, width = (
-                real if side in (None, -1) else side
-                for side, real in zip(wanted[:2], given[:2], strict=True)
-            )
-            size = f"; --image-size {height}x{width}{channels} changes the images of a folder"
-        raise ValueError(
-            f"{name!r} takes images {wanted}, but those of {dataset.name} are {given}{size}"
-        )
-    # One output stands for two classes.
-    if outputs[-1] != dataset.classes and (outputs[-1], dataset.classes) != (1, 2):
-        raise ValueError(
-            f"{name!r} has {outputs[-1]} outputs, but {dataset.name} has {dataset.classes} classes"
-        )
 
 
 def open_integer_file(path: Path, twin: bool = False, limits: Limits = DEFAULT) -> Any:

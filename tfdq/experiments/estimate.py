@@ -17,7 +17,7 @@ import tf_keras
 from tfdq.data import Dataset, pipeline, steps_per_epoch
 from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import build
-from tfdq.experiments.resumable import precision, training_settings, wrapped
+from tfdq.experiments.resumable import precision, wrapped
 from tfdq.experiments.runner import Experiment, Unit
 from tfdq.experiments.settings import RunSettings, suite_attacks
 from tfdq.experiments.training import compile_for
@@ -185,7 +185,7 @@ def _measure(settings: RunSettings, dataset: Dataset) -> tuple[float, float, flo
     with precision(settings.training.precision):
         model = build(settings, dataset)
         fitted = wrapped(model, settings, seed=0)
-        compile_for(fitted, training_settings(settings, 0), 1)
+        compile_for(fitted, settings.training, 1)
     batches = iter(pipeline(dataset, settings.training.batch_size, settings.training.augment))
     train = fitted.make_train_function()
     step = _seconds(lambda: train(batches)["loss"].numpy())

@@ -103,11 +103,47 @@ def check_models(dataset: Dataset, *models: tuple[Path | None, Any]) -> None:
     Raises:
         ValueError: one does not fit.
     """
-    from tfdq.experiments.classifier import check_fit
-
     for path, model in models:
         if model is not None:
             check_fit(model, str(path), dataset)
+
+
+def check_fit(model: Any, name: str, dataset: Dataset) -> None:
+    """Check that a model takes the images of a data set, and has one output for each class.
+
+    Args:
+        model: a Keras model of one input, a ``tflite_export.IntegerTwin`` or an ``Interpreter``.
+        name: what it is called in the error.
+        dataset: the images.
+
+    Raises:
+        ValueError: it does not fit; says what does.
+    """
+    if hasattr(model, "input_tensors"):
+        shape, outputs = model.input_tensors[0].shape, model.output_tensors[0].shape
+    else:
+        shape, outputs = model.input_shape, model.output_shape
+    if isinstance(shape, (list, dict)) or isinstance(outputs, (list, dict)):
+        raise ValueError(f"{name!r} has several inputs or outputs; use it from Python")
+    wanted, given = tuple(shape[1:]), dataset.input_shape
+    sizes = zip(wanted, given, strict=False)
+    if len(wanted) != len(given) or any(side not in (None, -1, real) for side, real in sizes):
+        size = ""
+        if len(wanted) == 3 and wanted[2] in (1, 3):
+            channels = "" if wanted[2] == given[2] else f"x{wanted[2]}"
+            height, width = (
+                real if side in (None, -1) else side
+                for side, real in zip(wanted[:2], given[:2], strict=True)
+            )
+            size = f"; --image-size {height}x{width}{channels} changes the images of a folder"
+        raise ValueError(
+            f"{name!r} takes images {wanted}, but those of {dataset.name} are {given}{size}"
+        )
+    # One output stands for two classes.
+    if outputs[-1] != dataset.classes and (outputs[-1], dataset.classes) != (1, 2):
+        raise ValueError(
+            f"{name!r} has {outputs[-1]} outputs, but {dataset.name} has {dataset.classes} classes"
+        )
 
 
 def fitted(

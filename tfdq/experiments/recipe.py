@@ -117,10 +117,11 @@ class RecipeContent(Section):
     """What stands in the file of a recipe; see docs/experiments.md."""
 
     title: str
-    paper: str
+    paper: str = ""
     setups: str | None = None
     default_setup: str | None = None
     seeds: int = Field(default=3, ge=1)
+    first_seed: int = Field(default=0, ge=0)
     data: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
     quantization: dict[str, Any] = Field(default_factory=dict)
@@ -362,10 +363,11 @@ def parse_assignment(text: str) -> tuple[str, list[Any]]:
     parts = [part.strip() for part in re.split(r",(?![^\[]*\])", given)]
     if not separator or "." not in dotted or not all(parts):
         raise ValueError(f"--set takes section.setting=value,..., got {text!r}")
-    return dotted.strip(), [_value(part) for part in parts]
+    return dotted.strip(), [parse_value(part) for part in parts]
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Return the value of a text: as in TOML; a bare word is text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

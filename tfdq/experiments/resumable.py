@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from tfdq.experiments.folder import write_json
 from tfdq.experiments.networks import build, weights_digest
 from tfdq.experiments.settings import RunSettings
 from tfdq.experiments.strategy import Machines, check_batch, training_batches
-from tfdq.experiments.training import DivergedError, StopAtNaN, TrainingSettings, compile_for
+from tfdq.experiments.training import DivergedError, StopAtNaN, compile_for
 from tfdq.penalties.callbacks import PenaltySchedule
 from tfdq.penalties.schedules import Ramp
 from tfdq.robustness import AdversarialTraining
@@ -59,8 +58,11 @@ def train_run(
     folder: Path,
     machines: Machines,
     on_epoch: Callable[[str], None] = lambda note: None,
+    on_start: Callable[[int], None] = lambda epochs: None,
+    add_figures: Callable[[tf_keras.Model], dict[str, Any]] = lambda model: {},
+    trust: bool = False,
 ) -> dict[str, Any]:
-    """Train the network of a run, or go on, or find it done.
+    """Train the network of a run, resume its training, or return at once if it is finished.
 
     The folder gets ``settings.json``, ``environment.json``, TensorBoard's ``logs``,
     ``checkpoints`` while it trains, ``history.json`` after every epoch, and at the end
@@ -75,6 +77,9 @@ def train_run(
         folder: of the run; nobody else may write to it meanwhile.
         machines: the devices.
         on_epoch: called with a note after every epoch.
+        on_start: called with the number of epochs that were finished before.
+        add_figures: returns more for the record, of the trained model.
+        trust: run code that the file of ``model.start`` holds.
 
     Returns:
         What ``training.json`` holds.
@@ -91,42 +96,11 @@ def train_run(
     folder.mkdir(parents=True, exist_ok=True)
     if machines.chief:
         _describe(folder, settings, seed, machines)
-    penalty = settings.penalty
-    task = Task(
-        training_settings(settings, seed),
-        build=lambda synchronized: build(settings, dataset, synchronized),
-        quantized=settings.quantized,
-        wrap=lambda model: wrapped(model, settings, seed),
-        ramp=None if penalty.ramp is None else Ramp(0.0, penalty.beta, *penalty.ramp),
-        precision=settings.training.precision,
-        checkpoint_steps=settings.training.checkpoint_steps,
-    )
-    return train_task(task, dataset, folder, machines, on_epoch)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One training, whatever its settings were read from.
-
-    Attributes:
-        training: how long and how fast, and the seed of everything.
-        build: returns the untrained network; asked for BatchNorm over all replicas, or not.
-        quantized: whether that is quantization-aware.
-        wrap: returns what is fitted: the network, or adversarial training of it.
-        ramp: weight of the penalty by the epoch; None: constant.
-        precision: ``"float32"``, or the shorter type of mixed precision.
-        checkpoint_steps: steps between checkpoints besides those after every epoch.
-        remedy: for a training that diverges.
-    """
-
-    training: TrainingSettings
-    build: Callable[[bool], tf_keras.Model]
-    quantized: bool
-    wrap: Callable[[tf_keras.Model], tf_keras.Model] = lambda model: model
-    ramp: Ramp | None = None
-    precision: str = "float32"
-    checkpoint_steps: int = 500
-    remedy: str = "lower training.learning_rate or penalty.beta"
+    with _disk_errors(folder):
+        job = _Job(settings, seed, dataset, folder, machines, on_epoch, trust)
+        on_start(len(job.history))
+        job.run()
+        return job.finish(add_figures)
 
 
 def finished(folder: Path, entries: Entries | None = None) -> dict[str, Any] | None:
@@ -165,40 +139,6 @@ def read_record(path: Path, entries: Entries | None = None) -> dict[str, Any]:
     return read_json(path, _TRAIN_AGAIN, {**_ENTRIES, **(entries or {})})
 
 
-def train_task(
-    task: Task,
-    dataset: Dataset,
-    folder: Path,
-    machines: Machines,
-    on_epoch: Callable[[str], None] = lambda note: None,
-    on_start: Callable[[int], None] = lambda epochs: None,
-    add_figures: Callable[[tf_keras.Model], dict[str, Any]] = lambda model: {},
-) -> dict[str, Any]:
-    """Train from where the folder's checkpoint stands to the end, and write model and record.
-
-    Args:
-        task: what is trained.
-        dataset: the images.
-        folder: that this process holds.
-        machines: the devices.
-        on_epoch: called with a note after every epoch.
-        on_start: called with the number of epochs that were finished before.
-        add_figures: returns more for the record, of the trained model.
-
-    Returns:
-        What ``training.json`` holds.
-
-    Raises:
-        DivergedError: the loss became NaN or infinite.
-        OSError: the disk is full or the folder can't be written; what was finished is kept.
-    """
-    with _disk_errors(folder):
-        job = _Job(task, dataset, folder, machines, on_epoch)
-        on_start(len(job.history))
-        job.run()
-        return job.finish(add_figures)
-
-
 def prepare_process(threads: int | None = None) -> None:
     """Make TensorFlow repeat itself bit for bit, with a given number of threads.
 
@@ -223,29 +163,31 @@ class _Job:
 
     def __init__(
         self,
-        task: Task,
+        settings: RunSettings,
+        seed: int,
         dataset: Dataset,
         folder: Path,
         machines: Machines,
         on_epoch: Callable[[str], None],
+        trust: bool,
     ) -> None:
-        self.task, self.dataset = task, dataset
+        self.settings, self.seed, self.dataset = settings, seed, dataset
         self.folder, self.machines = folder, machines
-        self.tell = on_epoch
-        self.steps = steps_per_epoch(dataset, task.training.batch_size)
+        self.tell, self.trust = on_epoch, trust
+        self.steps = steps_per_epoch(dataset, settings.training.batch_size)
         tf_keras.backend.clear_session()
-        tf_keras.utils.set_random_seed(task.training.seed)
+        tf_keras.utils.set_random_seed(seed)
         # Dropout then draws from variables, which a checkpoint can hold.
         tf_keras.backend.experimental.enable_tf_random_generator()
         several = machines.replicas > 1
         # Under a strategy the same seed draws other weights: those of one device are taken.
-        weights = task.build(False).get_weights() if several else None
-        with precision(task.precision), machines.strategy.scope():
-            self.model = task.build(several)
+        weights = self._build().get_weights() if several else None
+        with precision(settings.training.precision), machines.strategy.scope():
+            self.model = self._build(several)
             if weights is not None:
                 self.model.set_weights(weights)
-            self.fitted = task.wrap(self.model)
-            compile_for(self.fitted, task.training, self.steps)
+            self.fitted = wrapped(self.model, settings, seed)
+            compile_for(self.fitted, settings.training, self.steps)
             self.fitted.optimizer.build(self.model.trainable_variables)
             self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
             checkpoint = tf.train.Checkpoint(
@@ -260,6 +202,10 @@ class _Job:
             restore_newest(checkpoint, folder / CHECKPOINTS)
         self.history = self._kept_history()
         self.log = EventLog(folder / "logs") if machines.chief else None
+
+    def _build(self, synchronized: bool = False) -> tf_keras.Model:
+        """Return the untrained network; asked for it, with BatchNorm over all replicas."""
+        return build(self.settings, self.dataset, synchronized, self.trust)
 
     def _kept_history(self) -> list[dict[str, Any]]:
         """Return the epochs that the checkpoint stands after."""
@@ -278,13 +224,15 @@ class _Job:
 
     def run(self) -> None:
         """Train from where the checkpoint stands to the end."""
-        epochs = self.task.training.epochs
+        epochs = self.settings.training.epochs
         at = int(self.position.numpy())
         while at < epochs * self.steps:
             epoch, within = divmod(at, self.steps)
             recorder = _Recorder(self, at)
             self.fitted.fit(
-                training_batches(self.task.training, self.dataset, at, self.machines),
+                training_batches(
+                    self.settings.training, self.dataset, self.seed, at, self.machines
+                ),
                 steps_per_epoch=self.steps - within,
                 initial_epoch=epoch,
                 # What is left of an epoch is a fit of its own: its number of steps differs.
@@ -302,12 +250,16 @@ class _Job:
             part = slice(_MONITORED)
             images = self.dataset.x_train[part].astype(np.float32) / np.float32(255)
             callbacks.append(CatastrophicOverfittingMonitor(images, self.dataset.y_train[part]))
-        if self.task.ramp is not None:
-            callbacks.append(PenaltySchedule(self.task.ramp))
+        penalty = self.settings.penalty
+        if penalty.ramp is not None:
+            callbacks.append(PenaltySchedule(Ramp(0.0, penalty.beta, *penalty.ramp)))
         return [*callbacks, recorder]
 
     def _diverged(self) -> None:
-        message = f"the training diverged in epoch {len(self.history) + 1}: {self.task.remedy}"
+        message = (
+            f"the training diverged in epoch {len(self.history) + 1}: lower the learning rate "
+            "(training.learning_rate) or beta (penalty.beta)"
+        )
         if self.machines.chief:
             write_json(self.folder / RECORD, {"diverged": message, "history": self.history})
         raise DivergedError(message)
@@ -315,9 +267,9 @@ class _Job:
     def finish(self, add_figures: Callable[[tf_keras.Model], dict[str, Any]]) -> dict[str, Any]:
         """Write the trained model, in float32 and for one device, and the record."""
         weights = self.model.get_weights()
-        model = self.task.build(False)
+        model = self._build()
         model.set_weights(weights)
-        if self.task.quantized:
+        if self.settings.quantized:
             # So that the model that is kept, attacked and reported is the one that ships.
             round_biases(model)
         record = {
@@ -358,7 +310,7 @@ class _Recorder(tf_keras.callbacks.Callback):
         """Count the step; keep a checkpoint now and then."""
         self.at += 1
         within = self.at % self.job.steps
-        if within and within % self.job.task.checkpoint_steps == 0:
+        if within and within % self.job.settings.training.checkpoint_steps == 0:
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -403,23 +355,6 @@ def wrapped(model: tf_keras.Model, settings: RunSettings, seed: int) -> tf_keras
         return model
     return AdversarialTraining(
         model, attack.attack, attack.eps / 255, attack.ratio, steps=attack.steps, seed=seed
-    )
-
-
-def training_settings(settings: RunSettings, seed: int) -> TrainingSettings:
-    """Return the part of the settings that the optimizer is made from."""
-    given = settings.training
-    return TrainingSettings(
-        epochs=given.epochs,
-        batch_size=given.batch_size,
-        learning_rate=given.learning_rate,
-        augment=given.augment,
-        seed=seed,
-        optimizer=given.optimizer,
-        momentum=given.momentum,
-        weight_decay=given.weight_decay,
-        schedule=given.schedule,
-        warmup_epochs=given.warmup_epochs,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,15 +27,33 @@ from tfdq.settings.quantization import (
 )
 from tfdq.settings.section import Finite, Section, Share
 
-MODELS = ("small_cnn", "resnet20", "vgg16", "mobilenet_v2", "wide_resnet")
+MODELS = (
+    "small_cnn",
+    "resnet8",
+    "resnet20",
+    "resnet32",
+    "resnet18",
+    "preact_resnet18",
+    "vgg16",
+    "mobilenet_v2",
+    "wide_resnet",
+)
 
 
 class DataSettings(Section):
     """Which images."""
 
-    name: str = Field(default="fashion_mnist", description="A name or path of `tfdq.data.load`.")
-    dir: Path | None = Field(
-        default=None, description="Where TFDS data sets are prepared; no part of what a run is."
+    name: str = Field(
+        default="digits",
+        description="digits, fashion_mnist, mnist, cifar10, cifar100, svhn_cropped, gtsrb, a "
+        "FILE.npz with x_train, y_train, x_test, y_test, or a folder of images.",
+    )
+    dir: Path | None = Field(default=None, description="Where TFDS data sets are prepared.")
+    image_size: tuple[int, ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=3,
+        description="Resize the images of a folder: 32 or 32x48; 32x48x3: in colour, x1: grey.",
     )
     train_images: int | None = Field(
         default=None,
@@ -43,6 +62,10 @@ class DataSettings(Section):
     )
     pad: int | None = Field(
         default=None, ge=1, description="Side in pixels that images are padded to with black."
+    )
+    digest: str | None = Field(
+        default=None,
+        description="Of the training images, which must be these; `tfdq train` writes it.",
     )
 
 
@@ -53,7 +76,14 @@ class ModelSettings(Section):
         default="small_cnn", description=f"{', '.join(MODELS)} or wrn-DEPTH-WIDTH (wrn-10-1)."
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="Further arguments of its builder, such as width."
+        default_factory=dict, description="Further arguments of its builder, such as width=8."
+    )
+    start: Path | None = Field(
+        default=None,
+        description="A float model to go on from, in the place of a new one; Keras 3, too.",
+    )
+    start_digest: str | None = Field(
+        default=None, description="SHA-256 of its file, which must be this; `tfdq train` writes it."
     )
 
     @model_validator(mode="after")
@@ -63,6 +93,8 @@ class ModelSettings(Section):
                 f"there is no model {self.name!r}: choose one of {', '.join(MODELS)}, or "
                 "wrn-DEPTH-WIDTH"
             )
+        if self.start is not None and self.options:
+            raise ValueError("model.options are for a new model; leave them or model.start out")
         return self
 
 
@@ -122,10 +154,10 @@ class AdversarialSettings(Section):
     steps: int = Field(default=7, ge=1, description="Of pgd.")
 
 
-class TrainSettings(Section):
+class TrainingSettings(Section):
     """How the network is trained."""
 
-    epochs: int = Field(default=8, ge=1, description="Passes over the images.")
+    epochs: int = Field(default=20, ge=1, description="Passes over the images.")
     batch_size: int = Field(
         default=64, ge=1, description="Images in a step, over all devices together."
     )
@@ -165,7 +197,7 @@ class TrainSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _warm_in_time(self) -> TrainSettings:
+    def _warm_in_time(self) -> TrainingSettings:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be below epochs ({self.epochs}), got {self.warmup_epochs}"
@@ -311,6 +343,18 @@ def parse_squeezer(text: str) -> tuple[str, int]:
     return kind, int(number)
 
 
+# What was trained without them keeps its name.
+_CAME_LATER = (
+    ("data", "image_size"),
+    ("data", "digest"),
+    ("model", "start"),
+    ("model", "start_digest"),
+    ("quantization", "layer_bits"),
+    ("quantization", "batch_norm_momentum"),
+    ("quantization", "skip"),
+)
+
+
 class RunSettings(Section):
     """Everything about one run but its seed."""
 
@@ -319,7 +363,7 @@ class RunSettings(Section):
     quantization: QuantizationSettings = QuantizationSettings()
     penalty: PenaltySettings = PenaltySettings()
     adversarial: AdversarialSettings = AdversarialSettings()
-    training: TrainSettings = TrainSettings()
+    training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")
@@ -347,6 +391,21 @@ class RunSettings(Section):
             )
         return self
 
+    def changed(self, changes: Mapping[str, Any]) -> RunSettings:
+        """Return settings of which some are others.
+
+        Args:
+            changes: dotted setting -> value.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        content = self.model_dump()
+        for place, value in changes.items():
+            section, _, name = place.partition(".")
+            content[section][name] = value
+        return RunSettings.model_validate(content)
+
     @property
     def quantized(self) -> bool:
         """Whether the network is quantization-aware."""
@@ -361,10 +420,11 @@ class RunSettings(Section):
         """Return the settings that the trained weights depend on, without those that do nothing."""
         kept = self.model_dump(mode="json", exclude={"evaluation"})
         del kept["data"]["dir"], kept["training"]["checkpoint_steps"]
-        for name in ("layer_bits", "batch_norm_momentum", "skip"):
-            # They came later: what was trained without them keeps its name.
-            if kept["quantization"][name] in (None, {}, []):
-                del kept["quantization"][name]
+        for section, name in _CAME_LATER:
+            if kept[section][name] in (None, {}, []):
+                del kept[section][name]
+        if self.model.start is not None:
+            kept["model"] = {"start": self.model.start_digest or str(self.model.start)}
         if not self.quantized:
             kept["quantization"] = {"activation_bits": 0}
         if self.penalty.beta == 0:

@@ -10,8 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfdq.data import Dataset, pipeline
-from tfdq.experiments.settings import RunSettings
-from tfdq.experiments.training import TrainingSettings
+from tfdq.experiments.settings import RunSettings, TrainingSettings
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multiworker", "tpu")
 
@@ -152,18 +151,18 @@ def scaled_to(settings: RunSettings, replicas: int) -> RunSettings:
 
 
 def training_batches(
-    training: TrainingSettings, dataset: Dataset, start_step: int, machines: Machines
+    training: TrainingSettings, dataset: Dataset, seed: int, start_step: int, machines: Machines
 ) -> Any:
     """Return the batches from a step on, each device's part of every global batch.
 
     Args:
-        training: batch size, augmentation, and the seed of both order and augmentation.
+        training: batch size and augmentation.
         dataset: the images.
+        seed: of order and augmentation.
         start_step: number of the first batch.
         machines: the devices.
     """
-    size, seed = training.batch_size, training.seed
-    augment: Any = training.augment
+    size, augment = training.batch_size, training.augment
     if machines.replicas == 1:
         return pipeline(dataset, size, augment, seed, start_step=start_step)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,71 +10,16 @@ import tensorflow as tf
 import tf_keras
 
 from tfdq.data import Dataset, pipeline, steps_per_epoch
+from tfdq.experiments.settings import TrainingSettings
 from tfdq.mistakes import Mistake
 from tfdq.robustness import AdversarialTraining
 
 STEP_FACTOR = 0.2
 STEP_PLACES = (0.3, 0.6, 0.8)
-OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("cosine", "steps", "constant")
-AUGMENTS = ("none", "pad_crop", "pad_crop_flip")
 
 
 class DivergedError(Mistake, RuntimeError):
     """The loss of a training became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a classifier is trained.
-
-    Attributes:
-        epochs: passes over the training images, >= 1.
-        batch_size: images in a step, >= 1; over all devices together.
-        learning_rate: the optimizer's rate at the start, after the warm-up.
-        augment: ``"none"``, ``"pad_crop"``, or ``"pad_crop_flip"`` (the paper's, for natural
-            images).
-        seed: of initialisation, order and augmentation.
-        optimizer: ``"adam"`` or ``"sgd"`` with Nesterov momentum.
-        momentum: of ``"sgd"``.
-        weight_decay: share of each weight taken off in a step, times the learning rate.
-        schedule: how the rate falls: ``"cosine"`` to 0, ``"steps"`` (times 0.2 after 30, 60 and
-            80 % of the epochs: Zagoruyko and Komodakis 2016, section 3) or ``"constant"``.
-        warmup_epochs: epochs in which the rate rises from 0 along a line (Goyal et al. 2017,
-            section 2.2).
-    """
-
-    epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    augment: str = "none"
-    seed: int = 0
-    optimizer: str = "adam"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate!r}")
-        for name, allowed in (
-            ("augment", AUGMENTS),
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(
-                f"warmup_epochs must be >= 0 and below epochs, got {self.warmup_epochs!r}"
-            )
 
 
 @tf_keras.saving.register_keras_serializable(package="tfdq")
@@ -179,6 +123,7 @@ def train(
     settings: TrainingSettings,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     trained: tf_keras.Model | None = None,
+    seed: int = 0,
 ) -> dict[str, list[float]]:
     """Train a model that ends in logits on cross-entropy plus its penalties.
 
@@ -189,6 +134,7 @@ def train(
         on_epoch: called with the figures of each epoch.
         trained: what is fitted in the place of ``model``, where that is wrapped (adversarial
             training); by default the model itself.
+        seed: of order and augmentation.
 
     Returns:
         The figures of each epoch, by name.
@@ -197,11 +143,10 @@ def train(
         DivergedError: the loss became NaN or infinite; says what to lower.
     """
     fitted = model if trained is None else trained
-    tf_keras.utils.set_random_seed(settings.seed)
+    tf_keras.utils.set_random_seed(seed)
     steps = steps_per_epoch(dataset, settings.batch_size)
     compile_for(fitted, settings, steps)
-    augment: Any = settings.augment
-    batches = pipeline(dataset, settings.batch_size, augment, settings.seed)
+    batches = pipeline(dataset, settings.batch_size, settings.augment, seed)
     callbacks: list[Any] = [StopAtNaN()]
     if on_epoch is not None:
         callbacks.append(_EpochCallback(on_epoch))

@@ -63,7 +63,8 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     """
     content = results["recipe"]["content"]
     setup = results["recipe"]["setup"]
-    lines = [f"## {title(results)}", "", f"The paper: {content['paper']}", ""]
+    lines = [f"## {title(results)}", ""]
+    lines += [f"The paper: {content['paper']}", ""] if content["paper"] else []
     lines += [_made_by(results), ""]
     for strength in strengths(results) or [""]:
         lines += _table(results, strength)

@@ -184,8 +184,7 @@ def open_networks(
         runs: folders of single runs, as ``tfdq reproduce`` leaves in ``runs/`` and ``tfdq train``
             in its own; folders of ``tfdq demo`` or ``tfdq reproduce``, for all networks in
             them; Keras model files; or integer ``.tflite`` files of whatever maker.
-        source: of the images; its name is needed for files and folders of ``tfdq train``, and takes
-            the place of a run's own.
+        source: of the images; its name is needed for files, and takes the place of a run's own.
         images: how many test images at most.
         seed: of the choice of images that input ranges are tried on.
         trust: run code that the models hold.
@@ -200,8 +199,8 @@ def open_networks(
         ValueError: no images are named, the runs are of different data, or a file answers no better
             than by chance on every usual input range.
     """
-    from tfdq.experiments.classifier import check_fit, check_weights, open_integer_file
-    from tfdq.experiments.fitting import fitted
+    from tfdq.experiments.classifier import check_weights, open_integer_file
+    from tfdq.experiments.fitting import check_fit, fitted
     from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
     from tfdq.experiments.settings import DataSettings
@@ -234,8 +233,8 @@ def open_networks(
         described = [network.settings.get("data") for network in opened]
         if None in described:
             raise ValueError(
-                "a file, or a folder of `tfdq train`, does not say what it is for: give its images "
-                "with --data"
+                "a file does not say what it is for, nor does a folder that `tfdq train` of an "
+                "earlier version wrote: give its images with --data"
             )
         if any(one != described[0] for one in described):
             raise ValueError("the runs are of different data; report on them apart, or give --data")
@@ -284,6 +283,7 @@ def _told_apart(names: Sequence[str], runs: Sequence[Path]) -> list[str]:
 
 def _open_folder(folder: Path, trust: bool) -> ReportedNetwork:
     import tfdq
+    from tfdq.experiments.folder import folder_kind
 
     if not (folder / "model.keras").exists():
         raise FileNotFoundError(
@@ -296,8 +296,10 @@ def _open_folder(folder: Path, trust: bool) -> ReportedNetwork:
         raise ValueError(f"{str(folder / 'settings.json')!r} was not written by tfdq")
     evaluations = sorted(folder.glob("evaluation-*.json"), key=lambda path: path.stat().st_mtime)
     file = folder / "model.tflite"
+    # A training of its own, `tfdq train`, is called as its folder.
+    of_a_recipe = "quantization" in settings and folder_kind(folder) != "train"
     network = ReportedNetwork(
-        _describe(settings, described.get("seed")) or folder.name,
+        _describe(settings, described.get("seed")) if of_a_recipe else folder.name,
         tfdq.load_model(folder / "model.keras", compile=False, safe_mode=not trust),
         file if file.exists() else None,
         _read(evaluations[-1]) if evaluations else {},
@@ -339,9 +341,6 @@ def _open_file(path: Path, trust: bool) -> ReportedNetwork:
 
 def _describe(settings: dict[str, Any], seed: Any) -> str:
     """Return a short name: bits, penalty, adversarial training, seed."""
-    if "quantization" not in settings:
-        # A training of its own, `tfdq train`, is called as its folder.
-        return ""
     bits = settings.get("quantization", {}).get("activation_bits", 0)
     penalty = settings.get("penalty", {})
     words = ["float" if not bits else f"{bits} bits"]

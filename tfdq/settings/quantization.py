@@ -111,7 +111,7 @@ FirstLastBitsField = Annotated[
 ]
 LayerBitsField = Annotated[
     Mapping[str, Annotated[LayerBits, BeforeValidator(_layer_bits)]],
-    Field(description="Bits of a single layer, or [weight bits, activation bits]."),
+    Field(description="Bits of a single layer: 4, or [8, 4] for weights and activations."),
 ]
 ActivationRangeField = Annotated[
     Literal["relu6", "moving_average"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -29,13 +29,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-def validated(kind: type[Kind], content: Any, where: str) -> Kind:
+def validated(
+    kind: type[Kind],
+    content: Any,
+    where: str = "",
+    called: Callable[[str], str] = lambda place: place,
+) -> Kind:
     """Return checked settings.
 
     Args:
         kind: the model that checks them.
         content: what was given.
         where: what the message begins with, such as the name of a file.
+        called: returns what the user knows a setting as, of its dotted name; "" for what has none.
 
     Raises:
         ValueError: something is wrong; lists everything that is.
@@ -43,15 +49,20 @@ def validated(kind: type[Kind], content: Any, where: str) -> Kind:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"{where}: {problems(kind, error)}") from error
+        found = problems(kind, error, called)
+        raise ValueError(f"{where}: {found}" if where else found) from error
 
 
-def problems(kind: type[BaseModel], error: ValidationError) -> str:
+def problems(
+    kind: type[BaseModel],
+    error: ValidationError,
+    called: Callable[[str], str] = lambda place: place,
+) -> str:
     """Return all that is wrong, in one line, each with the name of its setting."""
-    return "; ".join(_problem(kind, found) for found in error.errors())
+    return "; ".join(_problem(kind, found, called) for found in error.errors())
 
 
-def _problem(kind: type[BaseModel], found: Mapping[str, Any]) -> str:
+def _problem(kind: type[BaseModel], found: Mapping[str, Any], called: Callable[[str], str]) -> str:
     place = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
         known = _keys_beside(kind, found["loc"])
@@ -63,7 +74,8 @@ def _problem(kind: type[BaseModel], found: Mapping[str, Any]) -> str:
     shown = f", got {given!r}" if isinstance(given, (int, float, str)) else ""
     message += shown if "got" not in message else ""
     separator = " " if message.startswith("must ") else ": "
-    return f"{place}{separator}{message}" if place else message
+    name = called(place)
+    return f"{name}{separator}{message}" if name else message
 
 
 def _keys_beside(kind: type[BaseModel], location: Sequence[Any]) -> list[str]:
