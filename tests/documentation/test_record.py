@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.learned_steps import GRIDS
 from tests.documentation.markdown import ROOT
 from tfdq.experiments.result_files import read_results_file
 from tfdq.experiments.settings import RunSettings
@@ -246,3 +248,14 @@ def cell_of(share: dict[str, float]) -> str:
     return "{value:.1f} [{low:.1f}, {high:.1f}]".format(
         **{key: 100 * share[key] for key in ("value", "low", "high")}
     )
+
+
+def test_learned_steps_are_those_on_record() -> None:
+    record = json.loads((RESULTS / "learned_steps.json").read_text())
+    page = (ROOT / "docs" / "keras3-training.md").read_text()
+    for bits, beta in ((4, "0"), (4, "0.002"), (2, "0"), (2, "0.002")):
+        found = record[f"{bits} bits, beta {beta}, seed 0"]
+        cells = [100 * found[grid] for grid in GRIDS]
+        row = next(line for line in page.splitlines() if line.startswith(f"| {bits} | {beta} |"))
+        shown = [float(text) for text in row.strip("| ").split("|")[2:]]
+        np.testing.assert_allclose(shown, cells, atol=0.0501)

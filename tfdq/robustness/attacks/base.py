@@ -529,8 +529,9 @@ def run_attack(
         raise ValueError(f"{name} needs gradients: " + no_gradients_message(source.name))
     if spec.quantized and not source.quantized:
         raise ValueError(
-            f"{name} looks inside a quantized model, which {source.name} is not; attack a model "
-            "made by tfdq.quantize_model or pass it as surrogate="
+            f"{name} looks inside a quantized model of tf_keras, which {source.name} is not; "
+            "attack what tfdq.quantize_model made of one (tfdq.from_keras3 makes one of a float "
+            "Keras 3 model), or pass it as surrogate="
         )
     queried = None if proxy is None else as_target(proxy)
     x_adv = images.copy()
