@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.environments, pytest.mark.slow, pytest.mark.timeout(18
 
 CHECKS = ["determinism", "zero gradients", "single step vs iterated"]
 SMALLER = {
-    "train": ["--epochs", "2", "--train-limit", "600"],
+    "train": ["--epochs", "2", "--train-limit", "400"],
     "audit": ["--limit", "8", "--queries", "5", "--json", "--checks", ",".join(CHECKS)],
     "export": ["--json"],
     "run": ["--json"],
