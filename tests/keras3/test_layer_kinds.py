@@ -564,6 +564,13 @@ class TestTimeDistributed(LayerContract):
         assert len(model.trainable_variables) == len(self.float_model().trainable_variables)
 
 
+class TestUnitNormalization(LayerContract):
+    def build(self, image: Any) -> Any:
+        x = L.UnitNormalization()(L.Conv2D(6, 3)(image))
+        x = L.Dense(20)(L.Flatten()(x))
+        return keras.ops.normalize(x, axis=-1, order=2)
+
+
 class TestElu(LayerContract):
     def build(self, image: Any) -> Any:
         x = L.ELU()(L.Conv2D(5, 3, activation="elu")(image))

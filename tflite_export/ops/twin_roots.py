@@ -11,6 +11,22 @@ import numpy as np
 from keras import ops
 
 from tflite_export.ops import gemmlowp
+from tflite_export.ops.twin_wide import wide_numbers
+
+
+def whole_units(values: Any) -> Any:
+    """Return vectors of the last axis over their length, in units of 1/128, not clamped.
+
+    Args:
+        values: float32, whole numbers counted from the zero point.
+
+    Returns:
+        float32.
+    """
+    with wide_numbers():
+        entries = _int64(values)
+        found = units(entries, ops.sum(entries * entries, axis=-1, keepdims=True))
+        return ops.cast(found, "float32")
 
 
 def units(centred: Any, sums: Any) -> Any:
