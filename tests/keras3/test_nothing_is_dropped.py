@@ -35,7 +35,7 @@ def softmax(x: Any) -> Any:
 
 REQUIRED: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("BatchNormalization", "LeakyReLU", "PReLU", "ReLU", "Softmax")},
-    **{name: {} for name in ("Flatten", "Identity", "RandomFlip")},
+    **{name: {} for name in ("ELU", "Flatten", "Identity", "RandomFlip", "UnitNormalization")},
     **{f"Global{kind}Pooling{rank}D": {} for kind in ("Average", "Max") for rank in (1, 2)},
     **{name: {} for name in ("Add", "Average", "Concatenate", "Maximum", "Minimum")},
     **{name: {} for name in ("Multiply", "Subtract")},
@@ -57,15 +57,18 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Permute": {"dims": (2, 1, 3)},
     "RandomTranslation": {"height_factor": 0.2, "width_factor": 0.2},
     "RandomZoom": {"height_factor": 0.2},
+    "RepeatVector": {"n": 3},
     "Rescaling": {"scale": 2.0},
     "Reshape": {"target_shape": (9, 4, 4)},
     "SeparableConv1D": {"filters": 4, "kernel_size": 3},
     "SeparableConv2D": {"filters": 4, "kernel_size": 3},
+    "TimeDistributed": {"layer": L.Dense(4)},
 }
 REGULARIZER = keras.regularizers.L1(0.1)
 CONSTRAINT = keras.constraints.MaxNorm(0.5)
 VALUES: dict[str, list[Any]] = {
     "activation": ["relu", "relu6", "sigmoid", "elu", relu, softmax],
+    "alpha": [0.5],
     "antialias": [True],
     "activity_regularizer": [keras.regularizers.L2(0.1)],
     "axis": [1, 2],
@@ -117,6 +120,7 @@ LEFT_OUT = {
     *("moving_mean_initializer", "moving_variance_initializer", "renorm_clipping"),
     *("renorm_momentum", "rank", "pool_dimensions", "pool_mode", "autocast", "seed", "name"),
     *("lora_alpha", "quantization_config", "filters", "units", "target_shape", "dims", "mean"),
+    *("layer", "n"),
     *("variance", "stddev", "factor", "height_factor", "width_factor", "mode", "fill_mode"),
     *(
         "fill_value",
@@ -140,7 +144,7 @@ def taken() -> list[str]:
 
 
 def shape_of(name: str) -> tuple[int, ...]:
-    if name == "Dense":
+    if name in ("Dense", "RepeatVector"):
         return (6,)
     rank = next((int(c) for c in name if c.isdigit()), 2)
     return (12, 4) if rank == 1 else (6,) * rank + (4,)
@@ -150,7 +154,10 @@ def build(name: str, arguments: dict[str, Any], fused: bool = False) -> keras.Mo
     """Return a float model with the layer, alone or with what it is fused with behind it."""
     image = keras.Input(shape_of(name), name="image")
     x = [image, L.ReLU(name="other")(image)] if name in MERGING else image
-    x = getattr(L, name)(**{"name": "it", **REQUIRED[name], **arguments})(x)
+    settings = {"name": "it", **REQUIRED[name], **arguments}
+    if "layer" in settings:
+        settings["layer"] = settings["layer"].__class__.from_config(settings["layer"].get_config())
+    x = getattr(L, name)(**settings)(x)
     if fused:
         x = L.ReLU(name="after")(L.BatchNormalization(momentum=0.5, name="norm")(x))
     return randomize(keras.Model(image, x))
