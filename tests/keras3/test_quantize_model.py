@@ -266,6 +266,20 @@ def test_sums_beyond_float32_are_split_and_named(caplog: pytest.LogCaptureFixtur
     assert caplog.text.count("'wide' adds up more than float32 holds") == 1
 
 
+@pytest.mark.parametrize("function", ["sigmoid", "tanh"])
+def test_results_on_a_grid_of_their_own_count_as_they_are(function: str) -> None:
+    """A sigmoid of two values, 0 and 1, is an integer of 128 or 187: sums of many are split."""
+    image = keras.Input((2000,))
+    rng = np.random.default_rng(0)
+    dense = L.Dense(3, name="wide")
+    model = keras.Model(image, dense(L.Activation(function)(L.ReLU()(image))))
+    dense.kernel.assign(rng.uniform(0.5, 1.0, (2000, 3)).astype(np.float32))
+    x = rng.random((16, 2000)).astype(np.float32)
+    quantized = calibrate(quantize_model(model, 0.0, activation_bits=1), x)
+    assert quantized.get_layer("wide").splits >= 2
+    assert_deployed(quantized, x, compiled=False)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_changes_nothing(policy: str) -> None:
     before = keras.config.dtype_policy()

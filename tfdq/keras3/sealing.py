@@ -8,13 +8,12 @@ backend.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tfdq.description import Call, Description, Input, Softmax, ZeroPad2D
+from tfdq.description import Description, Input, ZeroPad2D
 from tfdq.keras3.graph import Graph, Node, read_graph
 from tfdq.keras3.layer_kinds import InputQuantizer, QuantizedLayer
 from tfdq.keras3.layer_kinds.base import Sealing
@@ -113,7 +112,7 @@ def seal(model: Any) -> Lowered:
     """
     order, lowered = ordered(model), lower(describe(model))
     description = lowered.description
-    bounds = _bounds(description)
+    bounds = _bounds(lowered)
     operators: dict[str, list[Operator]] = {}
     for operator in lowered.graph.operators:
         operators.setdefault(operator.label, []).append(operator)
@@ -140,22 +139,28 @@ def steps_of(lowered: Lowered) -> list[np.float32]:
     return [np.float32(lowered.graph.tensors[index].scale) for index in lowered.tensors]
 
 
-def _bounds(description: Description) -> list[Bounds]:
+def _bounds(lowered: Lowered) -> list[Bounds]:
     """Return the lowest and the highest integer of each value, counted from its zero point."""
+    description, tensors = lowered.description, lowered.graph.tensors
+    grids = [tensors[index] for index in lowered.tensors]
     found: list[Bounds] = []
     for entry in description.inputs:
         zero = entry.grid.zero_point
         found.append((entry.grid.qmin - zero, entry.grid.qmax - zero))
-    for call in description.calls:
-        found.append(_call_bounds(call, [found[source] for source in call.sources]))
+    for call, own in zip(description.calls, grids[len(found) :], strict=True):
+        if call.grid is not None:
+            target = clamped_grid(call.grid, call.activation)
+            found.append((target.qmin - target.zero_point, target.qmax - target.zero_point))
+            continue
+        moved = all(
+            (grids[source].scale, grids[source].zero_point) == (own.scale, own.zero_point)
+            for source in call.sources
+        )
+        if moved:
+            ends = [found[source] for source in call.sources]
+            low, high = min(low for low, _ in ends), max(high for _, high in ends)
+            padded = isinstance(call.computation, ZeroPad2D)
+            found.append((min(low, 0), max(high, 0)) if padded else (low, high))
+        else:  # A grid that the runtime prescribes, as of a sigmoid: any integer may come.
+            found.append((-128 - own.zero_point, 127 - own.zero_point))
     return found
-
-
-def _call_bounds(call: Call, sources: Sequence[Bounds]) -> Bounds:
-    if isinstance(call.computation, Softmax):
-        return 0, 255
-    if call.grid is not None:
-        target = clamped_grid(call.grid, call.activation)
-        return target.qmin - target.zero_point, target.qmax - target.zero_point
-    low, high = min(ends[0] for ends in sources), max(ends[1] for ends in sources)
-    return (min(low, 0), max(high, 0)) if isinstance(call.computation, ZeroPad2D) else (low, high)

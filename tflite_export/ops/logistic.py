@@ -10,7 +10,8 @@ from tflite_export.ops.curves import curve_spec
 
 def curve(x: np.ndarray) -> np.ndarray:
     """Return the logistic function in float32; the exponential is rounded once."""
-    powers = np.exp(-x.astype(np.float64)).astype(np.float32)
+    with np.errstate(over="ignore"):  # Of an infinite power the function is 0.
+        powers = np.exp(-x.astype(np.float64)).astype(np.float32)
     return (np.float32(1) / (np.float32(1) + powers)).astype(np.float32)
 
 
