@@ -5,6 +5,7 @@ The public names are loaded on first use, so that ``import tfdq`` does not load 
 
 from tfdq._first_use import loaded_on_first_use
 from tfdq._version import __version__
+from tfdq._with_keras import register_with_keras
 
 _HOME = {
     "AdversarialTraining": "tfdq.robustness",
@@ -23,3 +24,5 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 __getattr__, __dir__ = loaded_on_first_use(__name__, _HOME)
+
+register_with_keras()

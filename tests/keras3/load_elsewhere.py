@@ -3,12 +3,18 @@
 Arguments: the file, the images and the expected outputs (``.npy``), the file to write.
 """
 
+import importlib
+import os
 import sys
 
-import keras
-import numpy as np
+# Whichever comes first, Keras then knows the classes.
+FIRST = ["tfdq", "keras"] if os.environ["KERAS_BACKEND"] == "jax" else ["keras", "tfdq"]
+for name in FIRST:
+    importlib.import_module(name)
+    assert name != FIRST[0] or FIRST[1] not in sys.modules
 
-import tfdq.keras3  # noqa: F401 (registers the classes)
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
 
 source, images, expected, target = sys.argv[1:]
 heavy = {"tensorflow", "tf_keras", "tensorflow_model_optimization"} & set(sys.modules)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     "tfdq._first_use",
     "tfdq._version",
+    "tfdq._with_keras",
     "tfdq.mistakes",
     "tfdq.grid",
     "tfdq.description",

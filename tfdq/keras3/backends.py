@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-BACKENDS = ("tensorflow", "jax", "torch")
+from tfdq._with_keras import BACKENDS
 
 
 def check_backend() -> str:
