@@ -53,6 +53,7 @@ def test_only_what_a_run_records_has_none() -> None:
         (["--image-size", "32x48"], "data.image_size", (32, 48)),
         (["--target", "1/k"], "penalty.target", "1/k"),
         (["--target", "0.5"], "penalty.target", 0.5),
+        (["--target", "1/2"], "penalty.target", 0.5),
         (["--penalty", "conv_orthogonal"], "penalty.target", 1.0),
         (["--ramp", "0,2.5"], "penalty.ramp", (0.0, 2.5)),
         (["--layer-bits", "a=4", "--layer-bits", "b=[8, 2]"], "quantization.layer_bits",
@@ -87,3 +88,15 @@ def test_options_give_the_fields(
         assert getattr(getattr(found, section), name) == expected
     assert recipe.variants[0].settings.training_key(5) == seen[0].training_key(5)
     assert (recipe.content.seeds, recipe.content.first_seed) == (1, 5)
+
+
+def test_a_data_set_wins_over_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("digits", "photos"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, expected in (("digits", "digits"), ("photos", str(tmp_path / "photos"))):
+        recipe = tmp_path / "recipe.toml"
+        recipe.write_text(recipe_of_run(settings_of({"data.name": name}), 0, "T"), encoding="utf-8")
+        assert load_recipe(recipe).variants[0].settings.data.name == expected

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tf_keras
 
 import tfdq
 from tfdq.cli import main
@@ -23,6 +24,7 @@ from tfdq.experiments.recipe import OTHER_SEED, load_recipe
 from tfdq.experiments.runner import Experiment
 from tfdq.experiments.strategy import open_machines
 from tfdq.experiments.zoo import copy_file, find_card, read_cards
+from tfdq.models import small_cnn
 from tfdq.report.experiment_files import write_results
 from tfdq.report.results_page import page, read_results, write_page
 from tfdq.robustness import attack
@@ -322,6 +324,22 @@ def test_what_cannot_run_is_said_before_any_work(
             open_machines("one_device"),
         )
     assert not (tmp_path / "runs").exists()
+
+
+def test_another_model_in_the_place_of_the_start_is_another_training(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    start, found = tmp_path / "start.keras", []
+    changes = {"model.start": [str(start)], "model.options": [{}]}
+    recipe = load_recipe(recipe_file, overrides=changes, only=["float"])
+    for width in (2, 3):
+        tf_keras.utils.set_random_seed(0)
+        small_cnn((8, 8, 1), 10, width=width).save(start)
+        one = Experiment(recipe, tmp_path / "out", (0,), open_machines("one_device"))
+        settings = one.recipe.variants[0].settings
+        assert settings.model.start_digest == hashlib.sha256(start.read_bytes()).hexdigest()
+        found.append([unit.folder(one.out) for unit in one.units()])
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize("seeds", [(), (0, 0), (-1,), (OTHER_SEED,)])

@@ -178,6 +178,13 @@ def test_grid_and_overrides_make_variants(tmp_path: Path) -> None:
     assert recipe.variants[0].point == {"quantization.activation_bits": 2, "penalty.beta": 0.1}
 
 
+def test_a_recipe_that_names_neither_data_nor_epochs(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.toml", ONE)
+    (variant,) = load_recipe(path).variants
+    assert (variant.settings.data.name, variant.settings.training.epochs) == ("fashion_mnist", 8)
+    assert variant.settings.training_key(0) == "c47ef88bde36"
+
+
 def test_variants_override_the_recipe_and_the_recipe_its_setup(tmp_path: Path) -> None:
     (tmp_path / "mine-setups.toml").write_text(
         "[one]\ntraining = { epochs = 3, batch_size = 16 }\n[two]\ndata = { name = 'digits' }\n"

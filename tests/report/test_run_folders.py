@@ -1,5 +1,6 @@
 """Which networks the folders that commands leave stand for."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 from tests.report.conftest import HOSTILE
 from tfdq.data import load
 from tfdq.experiments.folder import join_folder
+from tfdq.experiments.settings import DataSettings
 from tfdq.report.networks import ImageSource, open_networks
 from tfdq.report.run_folders import integer_file_of, networks_in
 from tfdq.report.run_report import write_report
 from tfdq.robustness import audit
+from tfdq.robustness.result_store import digest
 
 
 @pytest.fixture
@@ -47,6 +50,31 @@ def test_a_reproduction_stands_for_its_finished_runs(models: list[Path], tmp_pat
         shutil.copy(models[0], folder / "runs" / name / "model.keras")
     assert networks_in([folder]) == [folder / "runs" / "a", folder / "runs" / "b"]
     assert networks_in([models[1], folder / "runs" / "b"]) == [models[1], folder / "runs" / "b"]
+
+
+def test_runs_of_the_same_images_go_into_one_report(models: list[Path], tmp_path: Path) -> None:
+    """Those of version 0.1, of `tfdq reproduce` and of `tfdq train` record them otherwise."""
+    digits = load("digits")
+    recorded = {
+        "before": {"name": "digits", "dir": None, "train_images": 100, "pad": None},
+        "reproduced": DataSettings(name="digits", dir=tmp_path).model_dump(mode="json"),
+        "trained": DataSettings(
+            name="digits", digest=digest(digits.x_train, digits.y_train)
+        ).model_dump(mode="json"),
+        "padded": DataSettings(name="digits", pad=12).model_dump(mode="json"),
+    }
+    for name, data in recorded.items():
+        (tmp_path / name).mkdir()
+        shutil.copy(models[0], tmp_path / name / "model.keras")
+        settings = {"seed": 0, "settings": {"data": data}}
+        (tmp_path / name / "settings.json").write_text(json.dumps(settings))
+    same = [tmp_path / name for name in ("before", "reproduced", "trained")]
+    for runs in (same, same[::-1]):
+        networks, x, _ = open_networks(runs, ImageSource(), 16)
+        assert [network.name for network in networks] == [run.name for run in runs]
+        assert x.shape == (16, 8, 8, 1)
+    with pytest.raises(ValueError, match="the runs are of different data"):
+        open_networks([*same, tmp_path / "padded"], ImageSource(), 16)
 
 
 @pytest.mark.parametrize("kind", ["demo", "reproduce"])

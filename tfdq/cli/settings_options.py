@@ -22,6 +22,10 @@ from tfdq.settings.section import validated
 _PLAIN = (bool, int, float, str, Path)
 
 
+def _target(text: str) -> str | float:
+    return text if text == "1/k" else number(text, "--target")
+
+
 @dataclass(frozen=True)
 class Spelling:
     """What is not to be read off a field: how it is called and written on the command line.
@@ -49,6 +53,7 @@ SPELLINGS = {
     "model.name": Spelling("--model", complete=complete_model),
     "model.options": Spelling("--model-option"),
     "penalty.name": Spelling("--penalty"),
+    "penalty.target": Spelling(None, "1/k|NUMBER", _target),
     "penalty.ramp": Spelling(None, "BEGIN,END"),
     "adversarial.attack": Spelling("--adversarial"),
     "adversarial.eps": Spelling(None, "EPS", lambda text: 255 * number(text), help=EPS_HELP),

@@ -13,7 +13,7 @@ import tfdq
 from tfdq.data import Dataset
 from tfdq.experiments.fitting import check_fit
 from tfdq.experiments.folder import hold, join_folder
-from tfdq.experiments.networks import build, file_digest
+from tfdq.experiments.networks import build, with_start_digest
 from tfdq.experiments.recipe_of_run import recipe_of_run
 from tfdq.experiments.resumable import finished, train_run
 from tfdq.experiments.settings import RunSettings
@@ -96,12 +96,9 @@ def train_classifier(
 
 def _with_digests(settings: RunSettings, dataset: Dataset) -> RunSettings:
     """Return settings that say which images, and which model to start from, are meant."""
-    data = {"digest": digest(dataset.x_train, dataset.y_train)}
-    changes: dict[str, Any] = {"data": settings.data.model_copy(update=data)}
-    if settings.model.start is not None:
-        model = {"start_digest": file_digest(settings.model.start)}
-        changes["model"] = settings.model.model_copy(update=model)
-    return settings.model_copy(update=changes)
+    images = {"digest": digest(dataset.x_train, dataset.y_train)}
+    data = settings.data.model_copy(update=images)
+    return with_start_digest(settings.model_copy(update={"data": data}))
 
 
 def _finished(out: Path, settings: RunSettings, seed: int) -> dict[str, Any] | None:

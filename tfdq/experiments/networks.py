@@ -101,6 +101,19 @@ def _float_model(settings: ModelSettings, dataset: Dataset, trust: bool) -> tf_k
     return model
 
 
+def with_start_digest(settings: RunSettings) -> RunSettings:
+    """Return settings that say which model to start from is meant, by its content.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    model = settings.model
+    if model.start is None or model.start_digest is not None:
+        return settings
+    named = model.model_copy(update={"start_digest": file_digest(model.start)})
+    return settings.model_copy(update={"model": named})
+
+
 def file_digest(path: Path) -> str | None:
     """Return the SHA-256 of a file in hexadecimal digits; None for a folder.
 

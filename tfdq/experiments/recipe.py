@@ -26,6 +26,11 @@ else:
 
 SCALES = ("small", "paper")
 SETUPS = "setups.toml"
+# Where those of recipes are others than those of `tfdq train`.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "data": {"name": "fashion_mnist"},
+    "training": {"epochs": 8},
+}
 OTHER_SEED = 1000
 """Added to a seed for the separately trained networks that a black-box attack starts from."""
 
@@ -254,7 +259,9 @@ def load_recipe(
     """
     path = _find(str(name_or_path), scale)
     content = validated(RecipeContent, _read(path), path.name)
-    chosen, base = _setup(content, path, setup)
+    chosen, sections = _setup(content, path, setup)
+    base = copy.deepcopy(_DEFAULTS)
+    _merge(base, sections)
     for section in RunSettings.model_fields:
         _merge(base.setdefault(section, {}), copy.deepcopy(getattr(content, section)))
     given = {key: list(values) for key, values in (overrides or {}).items()}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tfdq.data.loading import names
 from tfdq.experiments.settings import RunSettings
 
 
@@ -22,7 +23,7 @@ def recipe_of_run(settings: RunSettings, seed: int, title: str) -> str:
     """
     content = settings.model_dump(mode="json", exclude={"evaluation"})
     data, model = settings.data, settings.model
-    if Path(data.name).expanduser().exists():
+    if data.name not in names() and Path(data.name).expanduser().exists():
         content["data"]["name"] = str(Path(data.name).expanduser().resolve())
     if data.dir is not None:
         content["data"]["dir"] = str(data.dir.resolve())

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from tfdq.experiments.blackbox import transfer
 from tfdq.experiments.folder import BusyError, hold, join_folder, write_json
 from tfdq.experiments.known_results import KnownResults
 from tfdq.experiments.measuring import Measurement, evaluation_images
-from tfdq.experiments.networks import build, load_images
+from tfdq.experiments.networks import build, load_images, with_start_digest
 from tfdq.experiments.recipe import OTHER_SEED, Recipe, Transfer, Variant
 from tfdq.experiments.resumable import MODEL, RECORD, environment, read_record, train_run
 from tfdq.experiments.settings import DataSettings, RunSettings
@@ -95,7 +95,7 @@ class Experiment:
         ValueError: a setting does not fit the data, the model or the devices; the folder holds
             something else; known figures for a recipe with a black-box attack, which needs the
             networks themselves.
-        FileNotFoundError: a data set is not there; says what to run.
+        FileNotFoundError: a data set or a model to start from is not there; says what to do.
         OSError: the folder can't be written.
     """
 
@@ -111,12 +111,13 @@ class Experiment:
     ) -> None:
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= OTHER_SEED:
             raise ValueError(f"seeds must differ and lie in 0..{OTHER_SEED - 1}, got {list(seeds)}")
-        if scale_batch:
-            variants = tuple(
-                Variant(v.name, v.group, v.point, scaled_to(v.settings, machines.replicas))
-                for v in recipe.variants
-            )
-            recipe = Recipe(recipe.name, recipe.content, recipe.setup, variants, recipe.overrides)
+        variants = []
+        for variant in recipe.variants:
+            settings = with_start_digest(variant.settings)
+            if scale_batch:
+                settings = scaled_to(settings, machines.replicas)
+            variants.append(replace(variant, settings=settings))
+        recipe = replace(recipe, variants=tuple(variants))
         self.recipe, self.seeds, self.machines = recipe, tuple(seeds), machines
         self.tell = tell
         self._known = known or KnownResults()

@@ -236,9 +236,12 @@ def open_networks(
                 "a file does not say what it is for, nor does a folder that `tfdq train` of an "
                 "earlier version wrote: give its images with --data"
             )
-        if any(one != described[0] for one in described):
+        data = [DataSettings.model_validate(one) for one in described]
+        # A report is of the test images, wherever they lie and whichever others it learned from.
+        apart = {"dir", "digest", "train_images"}
+        if any(one.model_dump(exclude=apart) != data[0].model_dump(exclude=apart) for one in data):
             raise ValueError("the runs are of different data; report on them apart, or give --data")
-        settings = DataSettings.model_validate(described[0])
+        settings = next((one for one in data if one.digest is not None), data[0])
         if source.directory is not None:
             settings = settings.model_copy(update={"dir": source.directory})
         dataset = load_images(settings)
