@@ -99,6 +99,7 @@ def test_what_is_wrong_is_named(official, tmp_path):
         (right.replace(";5;5;", ";x;5;"), "not made of whole numbers"),
         (right.replace(";", ","), "no column ClassId.*semicolons"),
         (right.replace(";5;5;", ";5;500;"), "does not lie in its 31x82 pixels"),
+        (HEAD, r"GT-00042\.csv has a header, but no annotations: unpack"),
         (right.replace(";42\n", ";43\n"), "43 classes are 0..42"),
     ):
         annotations.write_text(wrong)
@@ -108,6 +109,11 @@ def test_what_is_wrong_is_named(official, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"GT-00042\.csv"):
         data.load("gtsrb", folder)
     annotations.write_text(right)
+    frame = images / "00001_00000.ppm"
+    frame.rename(images / "elsewhere.ppm")
+    with pytest.raises(FileNotFoundError, match=r"no image .*00001_00000\.ppm.*unpack"):
+        data.load("gtsrb", folder)
+    (images / "elsewhere.ppm").rename(frame)
     (folder / "GT-final_test.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"GT\.zip.*no labels"):
         data.load("gtsrb", folder)

@@ -13,6 +13,7 @@ import tf_keras
 import tfdq
 from tests.tflite_export.trained import digits
 from tfdq.keras3 import calibrate, quantize_model
+from tfdq.robustness import CatastrophicOverfittingWarning
 from tfdq.robustness.keras3_adversarial_training import (
     Keras3AdversarialTraining,
     Keras3OverfittingMonitor,
@@ -202,6 +203,48 @@ def test_free_training_carries_its_perturbation() -> None:
         fitted.fit(x, y, batch_size=12)
 
 
+def test_free_training_takes_its_perturbation_from_the_first_batch() -> None:
+    x, y = batch(8)
+    by_fit, by_batch = (trainer(dense(), "free", EPS, steps=3, step_size=0.04) for _ in "ab")
+    with pytest.raises(RuntimeError, match=r"no perturbation yet.*with fit or train_on_batch"):
+        by_batch(x, training=True)
+    for _ in range(2):
+        by_batch.train_on_batch(x, y)
+    fit(by_fit, x, y, epochs=2)
+    assert np.abs(ops.convert_to_numpy(by_batch.perturbation)).max() > 0.04
+    assert_trained(by_batch, by_fit.model.get_weights())
+
+
+def test_another_attack_than_the_trainers_takes_its_own_step() -> None:
+    x, y = (ops.convert_to_tensor(part) for part in batch())
+    for attack, steps in (("n-fgsm", 0), ("pgd", 3)):
+        found = [
+            fitted.perturb(x, y, attack, steps, seed=5)
+            for fitted in (
+                trainer(dense(), attack, EPS, steps=3),
+                trainer(dense(), "pgd" if attack == "n-fgsm" else "n-fgsm", EPS, steps=3),
+                trainer(dense(), "free", EPS, steps=3, step_size=EPS / 7),
+            )
+        ]
+        for other in found[1:]:
+            np.testing.assert_array_equal(
+                ops.convert_to_numpy(other), ops.convert_to_numpy(found[0])
+            )
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "words"),
+    [
+        ("pgd", "nfgsm", r"attack must be one of \('r\+fgsm',.*got 'nfgsm'"),
+        ("pgd", "free", r"no examples of it outside.*perturb\(x, y, 'pgd'\)"),
+        ("free", None, r"no examples of it outside.*perturb\(x, y, 'pgd'\)"),
+    ],
+)
+def test_examples_that_no_attack_finds_are_refused(own: str, asked: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        trainer(dense(), own).perturb(*batch(2), asked)
+
+
 def test_the_radius_grows() -> None:
     x, y = batch(8)
     fitted = trainer(dense(), "fgsm", EPS, ratio=1.0, warmup_steps=2)
@@ -263,6 +306,32 @@ def test_training_stops_when_robust_accuracy_no_longer_rises(
     fit(fitted, x, y, epochs=9, callbacks=[Told(x, y, patience=2, queries=0)])
     assert len(kept) == 4
     np.testing.assert_array_equal(fitted.model.get_weights()[0], kept[1])
+
+
+def test_early_stopping_and_averaged_weights_exclude_each_other() -> None:
+    x, y = batch(8)
+    fitted = trainer(dense(), "fgsm", EPS)
+    averaged = keras.optimizers.SGD(RATE, use_ema=True)
+    for optimizer in (averaged, keras.optimizers.LossScaleOptimizer(averaged)):
+        fitted.compile(optimizer, LOSS)
+        with pytest.raises(ValueError, match=r"patience=2 puts back.*use_ema=True.*leave out"):
+            fit(fitted, x, y, callbacks=[Keras3OverfittingMonitor(x, y, patience=2)])
+
+
+def test_the_warning_names_the_attack_that_was_measured() -> None:
+    class Told(Keras3OverfittingMonitor):
+        def accuracy(self, attack: str, steps: int) -> float:
+            return 0.05 if attack == "pgd" else 0.9
+
+    x, y = batch(8)
+    for attack, words in (
+        ("free", r"90\.0% under r\+fgsm, while it trains with free, but 5\.0% under PGD-20"),
+        ("fgsm", r"90\.0% under fgsm, which it trains with, but 5\.0% under PGD-20"),
+    ):
+        monitor = Told(x, y)
+        monitor.set_model(trainer(dense(), attack, EPS))
+        with pytest.warns(CatastrophicOverfittingWarning, match=words):
+            monitor.on_epoch_end(0)
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,11 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
                 f"{path} has no column {', '.join(sorted(absent))}: it must be the published file, "
                 "its columns parted by semicolons."
             )
-        yield from reader
+        row = None
+        for row in reader:
+            yield row
+        if row is None:
+            raise ValueError(f"{path} has a header, but no annotations: unpack the archive again.")
 
 
 def _sign(folder: Path, row: dict[str, str], track: int) -> _Sign:
@@ -162,7 +166,12 @@ def _sign(folder: Path, row: dict[str, str], track: int) -> _Sign:
 
 def _pixels(sign: _Sign, height: int, width: int, region_only: bool) -> np.ndarray:
     """Return an image in its final size, uint8 `(height, width, 3)`."""
-    image = read_ppm(sign.file)
+    try:
+        image = read_ppm(sign.file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no image {sign.file}, which is annotated: unpack the archive again."
+        ) from error
     if region_only:
         left, top, right, bottom = sign.region
         if not (0 <= left <= right < image.shape[1] and 0 <= top <= bottom < image.shape[0]):

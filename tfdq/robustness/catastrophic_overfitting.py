@@ -16,6 +16,7 @@ class CatastrophicOverfittingMonitor(Watch, tf_keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Trace one accuracy function per attack, so that epochs after the first are quick."""
+        super().on_train_begin(logs)
         trainer = self.model
 
         def compiled(attack: str, steps: int) -> Any:

@@ -17,7 +17,7 @@ from tfdq.robustness.overfitting_watch import (
     is_one_hot,
     monitor_examples,
 )
-from tfdq.robustness.training_attacks import AttackSettings
+from tfdq.robustness.training_attacks import TRAINING_ATTACKS, AttackSettings
 from tfdq.robustness.training_objectives import ADDED, divergence
 
 # In float16 a small gradient would be flushed to zero and its sign lost.
@@ -107,7 +107,12 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
         """Return what the model in training returns; a pair of inputs gives a pair of outputs."""
         if isinstance(inputs, (tuple, list)):
             return tuple(self.model(part, training=training) for part in inputs)
-        if training and self.perturbation is not None:
+        if training and self.attack == "free":
+            if self.perturbation is None:
+                raise RuntimeError(
+                    "attack='free' has no perturbation yet, whose size is that of a batch: train "
+                    "with fit or train_on_batch"
+                )
             eps, step_size = self._extents(self._grown())
             inputs = carried(
                 ops.cast(inputs, "float32"),
@@ -156,7 +161,8 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
             x: Inputs, shape (n, ...), floats inside `clip`.
             y: Labels in the form the loss takes.
             attack: One of `TRAINING_ATTACKS` but `"free"`, ascending the compiled loss; None: as
-                the trainer finds them, for `"trades"` up the divergence.
+                the trainer finds them, for `"trades"` up the divergence. Another attack than the
+                trainer's takes its own default step size.
             steps: Steps of `"pgd"`; 0 means the trainer's own.
             seed: Of the random start; None: the next of the trainer's.
             training: Attack the network as it trains; else as it is deployed, sealed before.
@@ -166,7 +172,9 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
 
         Raises:
             RuntimeError: If the trainer is not compiled, so that there is no loss to ascend.
+            ValueError: If there is no such attack, or it is `"free"`, also as the trainer's own.
         """
+        _check_perturbs(self.attack if attack is None else attack)
         seed = self.starts if seed is None else seed
         if attack is None:
             return self._found(x, y, 1.0, seed, training)
@@ -197,6 +205,7 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
             wide: Start PGD anywhere in the ball, not near its centre.
         """
         eps, step_size = self._extents(grown)
+        own = attack == self.attack
         floor, ceiling = (ops.convert_to_tensor(np.asarray(end, np.float32)) for end in self.clip)
         low, high = ops.maximum(x - eps, floor), ops.minimum(x + eps, ceiling)
         if attack == "pgd":
@@ -205,13 +214,13 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
             else:
                 near = _NEAR * (ceiling - floor)
                 start = x + near * keras.random.normal(ops.shape(x), seed=seed)
-            size = step_size if steps == self.steps else 2.5 * eps / steps
+            size = step_size if own and steps == self.steps else 2.5 * eps / steps
         elif attack == "r+fgsm":
             start = x + eps / 2 * ops.sign(keras.random.normal(ops.shape(x), seed=seed))
             size, steps = eps / 2, 1
         elif attack == "n-fgsm":
             noise = keras.random.uniform(ops.shape(x), -_NOISE, _NOISE, seed=seed)
-            start, size, steps = x + eps * noise, step_size, 1
+            start, size, steps = x + eps * noise, step_size if own else eps, 1
             low, high = floor, ceiling
         else:
             start, size, steps = x, eps, 1
@@ -369,6 +378,15 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
                 callbacks = [Keras3OverfittingMonitor(*examples), *listed]
         return super().fit(x, y, callbacks=callbacks, **kwargs)
 
+    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch; of `"free"` no later one may be larger than the first."""
+        if hasattr(x, "shape"):
+            # Keras on PyTorch hands arrays on as they are.
+            x = ops.convert_to_tensor(x)
+            if self.attack == "free":
+                self._make_perturbation(x.shape[0])
+        return super().train_on_batch(x, *args, **kwargs)
+
     def _make_perturbation(self, batch_size: int) -> None:
         """Make the perturbation that batches of one size carry from one to the next, at 0."""
         if self.perturbation is None:
@@ -423,6 +441,18 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
         return cls(**{**config, "model": inner})
 
 
+def _check_perturbs(attack: str) -> None:
+    """Raise a ValueError unless an attack finds examples outside training."""
+    taken = tuple(name for name in TRAINING_ATTACKS if name != "free")
+    if attack == "free":
+        raise ValueError(
+            "attack='free' finds its perturbation in the training steps, and there are no examples "
+            f"of it outside: name one of {taken}, e.g. perturb(x, y, 'pgd')"
+        )
+    if attack not in taken:
+        raise ValueError(f"attack must be one of {taken}, got {attack!r}")
+
+
 class Keras3OverfittingMonitor(Watch, keras.callbacks.Callback):
     """Watch adversarial training of a Keras 3 model: what for and when is said by `Watch`."""
 
@@ -432,7 +462,7 @@ class Keras3OverfittingMonitor(Watch, keras.callbacks.Callback):
         super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Put back the best weights if a collapse stopped the training; ask the random search."""
+        """Put back the best weights, with `patience` or after a collapse; ask the random search."""
         self.model.seal()
         super().on_train_end(logs)
 

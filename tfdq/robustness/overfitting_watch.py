@@ -51,13 +51,13 @@ class Watch:
             the best PGD accuracy.
         patience: Stop training, too, when the PGD accuracy has not risen for so many epochs, and
             put back the weights of the best whenever training ends (Rice et al. 2020: robust
-            accuracy on held-out images falls while that on training images still rises). None:
-            never.
+            accuracy on held-out images falls while that on training images still rises). Not with
+            `use_ema=True`, whose average they would replace. None: never.
         batch_size: Examples per forward pass.
         queries: Of Square at the end, for each example; 0 leaves it out.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range; in `fit`, if `patience` meets `use_ema=True`.
 
     Source: Wong, Rice, Kolter, Fast is better than free, ICLR 2020, section 5.4; Andriushchenko
     and Flammarion, Understanding and improving fast adversarial training, NeurIPS 2020; Rice, Wong,
@@ -117,6 +117,18 @@ class Watch:
         """Return what the trained model says at inference."""
         raise NotImplementedError
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Refuse `patience` with an optimizer that averages the weights."""
+        optimizer = self.model.optimizer
+        # Of mixed precision: the one whose loss is scaled.
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        if self.patience is not None and getattr(optimizer, "use_ema", False):
+            raise ValueError(
+                f"patience={self.patience} puts back the weights of one epoch, which would replace "
+                "the average that use_ema=True makes: leave out patience of the monitor or use_ema "
+                "of the optimizer"
+            )
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure both accuracies, log them, and declare a collapse if there is one."""
         measured = {
@@ -137,9 +149,15 @@ class Watch:
         if single - iterated < self.gap or not collapsed:
             return
         self.model.catastrophic_overfitting = (*self.model.catastrophic_overfitting, epoch)
+        measured_with = single_step(self.model)
+        trained_with = (
+            "which it trains with, "
+            if measured_with == self.model.attack
+            else f"while it trains with {self.model.attack}, "
+        )
         warnings.warn(
             f"catastrophic overfitting at epoch {epoch}: accuracy {single:.1%} under "
-            f"{self.model.attack}, which it trains with, but {iterated:.1%} under "
+            f"{measured_with}, {trained_with}but {iterated:.1%} under "
             f"PGD-{self.steps}. The single-step figures mean nothing from here on; train with "
             "attack='r+fgsm' or 'pgd', a smaller eps, or a Lipschitz penalty, and stop earlier",
             CatastrophicOverfittingWarning,
@@ -149,7 +167,7 @@ class Watch:
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Put back the best weights if a collapse stopped the training; ask the random search."""
+        """Put back the best weights, with `patience` or after a collapse; ask the random search."""
         collapsed = self.stop and bool(self.model.catastrophic_overfitting)
         if (collapsed or self.patience is not None) and self._best_weights is not None:
             self.model.set_weights(self._best_weights)
