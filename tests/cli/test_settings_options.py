@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 
+from tfdq.cli import main
 from tfdq.cli.app import app
 from tfdq.cli.settings_options import RECORDED, SPELLINGS, fields, option_name, settings_of
 from tfdq.experiments.recipe import load_recipe
@@ -100,3 +101,41 @@ def test_a_data_set_wins_over_a_folder_of_its_name(
         recipe = tmp_path / "recipe.toml"
         recipe.write_text(recipe_of_run(settings_of({"data.name": name}), 0, "T"), encoding="utf-8")
         assert load_recipe(recipe).variants[0].settings.data.name == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--augment", "foo"], "Invalid value for '--augment': 'foo' is not one of 'none', "),
+        (["--ramp", "5"], "--ramp must be two epochs, begin and end, such as 1,3, got [5]"),
+        (["--ramp", "soon"], "--ramp must be two epochs, begin and end, such as 1,3, got '[soon]'"),
+        (["--ramp", "1,3", "--beta", "0"], "--ramp needs a penalty: set --beta above 0"),
+        (["--target", "foo"], "--target takes 1/k or a number above 0, got 'foo'"),
+        (["--target", "0"], "--target takes 1/k or a number above 0, got '0'"),
+        (["--start", "model.name", "--model-option", "a=1"], "leave them or --start out"),
+    ],
+)
+def test_mistakes_are_said_of_options(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--out", str(tmp_path / "run"), *words])
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+
+
+def test_the_help_shows_defaults_that_commands_do_not_get(
+    train: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main(["--help"], standalone_mode=False)
+    shown = capsys.readouterr().out
+    for default in ("small_cnn", "0.002", "8/255"):
+        assert f"[default: {default}]" in shown
+
+
+def test_the_demo_has_quantized_forms(train: Any) -> None:
+    demo = typer.main.get_command(app).commands["demo"]  # type: ignore[attr-defined]
+    (bits,) = (option for option in demo.params if option.opts == ["--activation-bits"])
+    assert bits.help == "Bits behind a ReLU, 1..8, of the quantized forms."

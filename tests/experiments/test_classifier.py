@@ -120,6 +120,15 @@ def test_other_settings_or_images_are_named_and_refused(
     np.savez(tmp_path / "images.npz", **arrays)
     command = ("train", "--out", tmp_path / "run", "--data", tmp_path / "images.npz")
     assert tfdq(*command, "--epochs", 1) == 0
+    # The same images by another path.
+    same = tmp_path / "same.npz"
+    same.write_bytes((tmp_path / "images.npz").read_bytes())
+    capsys.readouterr()
+    assert tfdq("train", "--out", tmp_path / "run", "--data", same, "--epochs", 1) == 0
+    assert "done before: nothing was left to do" in capsys.readouterr().out
+    (tmp_path / "run" / "training.json").rename(tmp_path / "training.json")
+    assert tfdq("train", "--out", tmp_path / "run", "--data", same, "--epochs", 1) == 0
+    assert str(same) in (tmp_path / "run" / "recipe.toml").read_text()
     before = (tmp_path / "run" / "model.keras").read_bytes()
     assert tfdq(*command, "--epochs", 2, "--beta", "0.1") == 2
     said = capsys.readouterr().err
@@ -230,4 +239,9 @@ def test_a_training_of_an_earlier_version_is_named(
     before = {"seed": 0, "settings": {"model": "small_cnn", "quantized": True, "beta": 0.002}}
     (tmp_path / "run" / "settings.json").write_text(json.dumps(before))
     assert tfdq("train", "--out", tmp_path / "run") == 2
-    assert "holds a training of an earlier version" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "holds a training of an earlier version" in said
+    assert "model.keras is good" not in said
+    (tmp_path / "run" / "model.keras").touch()
+    assert tfdq("train", "--out", tmp_path / "run") == 2
+    assert "its model.keras is good" in capsys.readouterr().err

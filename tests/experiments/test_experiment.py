@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import tf_keras
 import tfdq
 from tfdq.cli import main
 from tfdq.data.idx import DEBIAN_FASHION_MNIST
-from tfdq.experiments import measuring, runner
+from tfdq.experiments import measuring, runner, zoo
 from tfdq.experiments.estimate import estimate
 from tfdq.experiments.figures import mask
 from tfdq.experiments.measuring import evaluation_images
@@ -489,6 +490,28 @@ def test_a_card_is_made_and_checked_again(
     (tmp_path / "tiny.tflite").write_bytes(b"something else")
     with pytest.raises(ValueError, match="SHA-256 differs"):
         copy_file("tiny", tmp_path / "copy.tflite", tmp_path)
+
+
+def test_the_card_of_a_network_that_went_on_from_a_model_names_its_file(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "_attacked", lambda content, x, y, like: like)
+    monkeypatch.setattr(zoo, "_certified", lambda content, x, y: ())
+    run, start = tmp_path / "run", tmp_path / "mine.keras"
+    shutil.copytree(done.path("DQ, activation_bits 5"), run)
+    small_cnn((8, 8, 1), 10, width=8).save(start)
+    described = json.loads((run / "settings.json").read_text())
+    digest = hashlib.sha256(start.read_bytes()).hexdigest()
+    described["settings"]["model"] = {"start": str(start), "start_digest": digest}
+    (run / "settings.json").write_text(json.dumps(described))
+    card = zoo.make_card(run, "tiny", tmp_path / "zoo", "tfdq x")
+    assert card.settings.model.start == Path("mine.keras")
+    assert str(tmp_path) not in (tmp_path / "zoo" / "tiny.json").read_text()
+    assert status(["zoo", "list", "--zoo", str(tmp_path / "zoo")]) == 0
+    assert "tiny: digits, mine.keras, 5-bit" in capsys.readouterr().out
+    start.unlink()
+    with pytest.raises(FileNotFoundError, match="no model at"):
+        zoo.make_card(run, "tiny", tmp_path / "zoo", "tfdq x")
 
 
 def test_unknown_and_damaged_cards(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     "quantization.activation_bits",
     "quantization.weight_bits",
     defaults=DEFAULTS,
+    helps={"quantization.activation_bits": "Bits behind a ReLU, 1..8, of the quantized forms."},
 )
 def demo(
     given: dict[str, Any],

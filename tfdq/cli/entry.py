@@ -88,7 +88,9 @@ def _usage(error: typer.TyperException, bare: bool) -> int:
         return GOOD
     context = getattr(error, "ctx", None)
     hint = f" (see {context.command_path} --help)" if context is not None else ""
-    print(f"error: {' '.join(error.format_message().split())}{hint}", file=sys.stderr)
+    # Pydantic's word for what a type refuses.
+    message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
+    print(f"error: {message}{hint}", file=sys.stderr)
     return error.exit_code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,12 @@ _PLAIN = (bool, int, float, str, Path)
 
 
 def _target(text: str) -> str | float:
-    return text if text == "1/k" else number(text, "--target")
+    if text == "1/k":
+        return text
+    try:
+        return number(text, "--target")
+    except ValueError as error:
+        raise ValueError(f"--target takes 1/k or a number above 0, got {text!r}") from error
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,9 @@ def fields(*chosen: str) -> dict[str, FieldInfo]:
 
 
 def with_settings(
-    *sections: str, defaults: Mapping[str, Any] | None = None
+    *sections: str,
+    defaults: Mapping[str, Any] | None = None,
+    helps: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command options of `RunSettings`.
 
@@ -98,8 +106,9 @@ def with_settings(
     Args:
         *sections: names of sections, or dotted names of single fields.
         defaults: those of the command, where they are others, by dotted name.
+        helps: what the command says of options that mean less to it, by dotted name.
     """
-    chosen, others = fields(*sections), defaults or {}
+    chosen, others, said_of = fields(*sections), defaults or {}, helps or {}
     arguments = {place.replace(".", "_"): place for place in chosen}
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
@@ -116,8 +125,8 @@ def with_settings(
             inspect.Parameter(
                 argument,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=_annotation(place, chosen[place], others.get(place)),
+                default=_shown(place, chosen[place], others.get(place)),
+                annotation=_annotation(place, chosen[place], said_of.get(place)),
             )
             for argument, place in arguments.items()
         ]
@@ -141,7 +150,18 @@ def settings_of(given: Mapping[str, Any]) -> RunSettings:
     for place, value in given.items():
         section, _, name = place.partition(".")
         content.setdefault(section, {})[name] = value
-    return validated(RunSettings, content, called=_called)
+    try:
+        return validated(RunSettings, content, called=_called)
+    except ValueError as error:
+        raise ValueError(with_options(str(error))) from error
+
+
+def with_options(message: str) -> str:
+    """Return a message that calls settings by their options, not as a recipe does."""
+    places = "|".join(map(re.escape, fields(*RunSettings.model_fields)))
+    # No part of a path or of a longer name.
+    pattern = rf"(?<![\w./'])({places})(?![\w./'])"
+    return re.sub(pattern, lambda found: option_name(found.group()), message)
 
 
 def _called(place: str) -> str:
@@ -161,10 +181,9 @@ def _kind(annotation: Any) -> Any:
     return annotation
 
 
-def _annotation(place: str, field: FieldInfo, default: Any) -> Any:
+def _annotation(place: str, field: FieldInfo, said: str | None) -> Any:
     """Return the type of a command's argument, and the option that gives it."""
     spelling, kind = SPELLINGS.get(place, Spelling()), _kind(field.annotation)
-    default = field.get_default(call_default_factory=True) if default is None else default
     metavar = spelling.metavar
     if _is_repeated(kind):
         taken: Any = list[str]
@@ -173,20 +192,35 @@ def _annotation(place: str, field: FieldInfo, default: Any) -> Any:
         taken = kind
     else:
         taken = str
-    plain = isinstance(default, (int, float, str))
     option = typer.Option(
         option_name(place),
-        help=spelling.help or field.description,
+        help=said or spelling.help or field.description,
         metavar=metavar,
         autocompletion=spelling.complete,
-        show_default=_shown(place, default) if plain else False,
+        show_default=True,
         rich_help_panel=place.partition(".")[0].capitalize(),
     )
     return Annotated[taken | None, option]
 
 
-def _shown(place: str, default: Any) -> str:
-    return f"{default:g}/255" if place == "adversarial.eps" else str(default)
+@dataclass(frozen=True)
+class _Shown:
+    """A default that the help shows and the command does not get: only what was given counts."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __call__(self) -> None:
+        return None
+
+
+def _shown(place: str, field: FieldInfo, default: Any) -> _Shown | None:
+    default = field.get_default(call_default_factory=True) if default is None else default
+    if not isinstance(default, (int, float, str)):
+        return None
+    return _Shown(f"{default:g}/255" if place == "adversarial.eps" else str(default))
 
 
 def _is_mapping(kind: Any) -> bool:

@@ -32,11 +32,11 @@ def list_(folder: FolderOption = None, as_json: JsonOption = False) -> None:
     cards = read_cards(folder)
     lines = []
     for name, card in cards.items():
-        bits, data = card.settings.quantization, card.settings.data.name
+        settings, bits = card.settings, card.settings.quantization.activation_bits
         worst = min(card.robust, key=lambda figure: figure.accuracy, default=None)
         robust = "" if worst is None else f", {worst.accuracy:.1%} at {worst.eps:g}/255"
         lines.append(
-            f"{name}: {data}, {card.settings.model.name}, {bits.activation_bits}-bit activations, "
+            f"{name}: {settings.data.name}, {settings.model.network}, {bits}-bit activations, "
             f"{card.bytes / 1024:.0f} KiB, clean {card.clean.accuracy:.1%}{robust}"
         )
     figures = {name: card.model_dump(mode="json") for name, card in cards.items()}

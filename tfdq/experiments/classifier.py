@@ -15,7 +15,7 @@ from tfdq.experiments.fitting import check_fit
 from tfdq.experiments.folder import hold, join_folder
 from tfdq.experiments.networks import build, with_start_digest
 from tfdq.experiments.recipe_of_run import recipe_of_run
-from tfdq.experiments.resumable import finished, train_run
+from tfdq.experiments.resumable import MODEL, finished, train_run
 from tfdq.experiments.settings import RunSettings
 from tfdq.experiments.strategy import open_machines
 from tfdq.experiments.training import scaled
@@ -31,6 +31,7 @@ KIND = "train"
 SETTINGS = "settings.json"
 CALIBRATION_IMAGES = 1000
 RECIPE = "recipe.toml"
+_FIGURES = {"test_accuracy": float, "test_images": int}
 _DIGESTS = {"data.digest": "other images", "model.start": "another model to start from"}
 
 
@@ -67,8 +68,8 @@ def train_classifier(
         OSError: the folder can't be written; what was finished is kept.
     """
     settings = _with_digests(settings, dataset)
-    record = _finished(out, settings, seed)
-    if record is not None:
+    kept = _kept(out, settings, seed)
+    if kept is not None and (record := finished(out, _FIGURES)) is not None:
         return record
     # What does not fit is said before anything is written.
     name = build(settings, dataset, trust=trust).name
@@ -82,7 +83,7 @@ def train_classifier(
                     advance(f"epoch {epoch + 1}")
 
             return train_run(
-                settings,
+                kept or settings,
                 seed,
                 dataset,
                 folder,
@@ -101,12 +102,13 @@ def _with_digests(settings: RunSettings, dataset: Dataset) -> RunSettings:
     return with_start_digest(settings.model_copy(update={"data": data}))
 
 
-def _finished(out: Path, settings: RunSettings, seed: int) -> dict[str, Any] | None:
-    """Return the record of the same training, if it is finished in a folder.
+def _kept(out: Path, settings: RunSettings, seed: int) -> RunSettings | None:
+    """Return the settings of the same training, if a folder holds it; None: it holds none.
+
+    The same images may have another path there.
 
     Raises:
         ValueError: the folder holds another training; says what differs.
-        DivergedError: the training diverged there.
     """
     kept = out / SETTINGS
     if not kept.exists():
@@ -114,21 +116,25 @@ def _finished(out: Path, settings: RunSettings, seed: int) -> dict[str, Any] | N
     remedy = "remove it to train here with the settings of this call, or give another folder"
     found = read_json(kept, remedy, {"settings": dict, "seed": int})
     if "quantized" in found["settings"]:
+        good = "; its model.keras is good" if (out / MODEL).exists() else ""
         raise ValueError(
             f"{str(out)!r} holds a training of an earlier version, whose settings were written "
-            "otherwise: its model.keras is good, but give another folder with --out to train"
+            f"otherwise{good}: give another folder with --out to train"
         )
     with naming(kept, remedy):
         known = RunSettings.model_validate(found["settings"])
+    wanted = settings
+    if known.data.digest is not None and known.data.digest == settings.data.digest:
+        wanted = settings.changed({"data.name": known.data.name})
     differing = _differences(
-        {**known.trained(), "seed": found["seed"]}, {**settings.trained(), "seed": seed}
+        {**known.trained(), "seed": found["seed"]}, {**wanted.trained(), "seed": seed}
     )
     if differing:
         raise ValueError(
             f"{str(out)!r} holds a training with other settings ({', '.join(differing)}); give "
             "another folder with --out"
         )
-    return finished(out, {"test_accuracy": float, "test_images": int})
+    return wanted
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:

@@ -150,6 +150,7 @@ def _network_key(settings: RunSettings) -> str:
     """Return what the time of a step depends on."""
     parts = [
         settings.data.name,
+        settings.data.image_size,
         settings.data.pad,
         settings.model.model_dump(),
         settings.quantized,
@@ -176,7 +177,7 @@ def _title(unit: Unit) -> str:
     adversarial = "" if attack == "none" else f", {attack} training"
     squeezed = ", squeezing" if settings.evaluation.squeezing else ""
     only = "" if unit.measured else ", trained only"
-    return f"{settings.model.name} ({form}{penalty}{adversarial}{squeezed}{only})"
+    return f"{settings.model.network} ({form}{penalty}{adversarial}{squeezed}{only})"
 
 
 def _measure(settings: RunSettings, dataset: Dataset) -> tuple[float, float, float]:

@@ -55,7 +55,7 @@ def build(
         ValueError: the model has no such option, the images do not fit it, or the file to start
             from is another than it was.
     """
-    model = _float_model(settings.model, dataset, trust)
+    model = float_model(settings.model, dataset, trust)
     if synchronized:
         model = tf_keras.models.clone_model(model, clone_function=_synchronized)
     penalty = settings.penalty
@@ -86,8 +86,19 @@ def quantized(model: tf_keras.Model, settings: RunSettings) -> tf_keras.Model:
     )
 
 
-def _float_model(settings: ModelSettings, dataset: Dataset, trust: bool) -> tf_keras.Model:
-    """Return a new model, or the one to start from."""
+def float_model(settings: ModelSettings, dataset: Dataset, trust: bool = False) -> tf_keras.Model:
+    """Return a new model, or the one to start from.
+
+    Args:
+        settings: which network.
+        dataset: for the shape of the images and the number of classes.
+        trust: run code that the file of ``start`` holds.
+
+    Raises:
+        FileNotFoundError: the model to start from is not there.
+        ValueError: the model has no such option, the images do not fit it, or the file to start
+            from is another than it was.
+    """
     start = settings.start
     if start is None:
         return create(settings.name, dataset.input_shape, dataset.classes, **settings.options)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tfdq.penalties.direction_rate import DIRECTION_RATE
 from tfdq.penalties.singular_values import default_target
@@ -48,12 +48,17 @@ class DataSettings(Section):
         description="digits, fashion_mnist, mnist, cifar10, cifar100, svhn_cropped, gtsrb, a "
         "FILE.npz with x_train, y_train, x_test, y_test, or a folder of images.",
     )
-    dir: Path | None = Field(default=None, description="Where TFDS data sets are prepared.")
+    dir: Path | None = Field(
+        default=None,
+        description="Where TFDS data sets are prepared; of gtsrb, mnist and fashion_mnist: the "
+        "folder of their files.",
+    )
     image_size: tuple[int, ...] | None = Field(
         default=None,
         min_length=2,
         max_length=3,
-        description="Resize the images of a folder: 32 or 32x48; 32x48x3: in colour, x1: grey.",
+        description="Resize the images of a folder or of gtsrb: 32 or 32x48; 32x48x3: in colour, "
+        "x1: grey.",
     )
     train_images: int | None = Field(
         default=None,
@@ -97,6 +102,11 @@ class ModelSettings(Section):
             raise ValueError("model.options are for a new model; leave them or model.start out")
         return self
 
+    @property
+    def network(self) -> str:
+        """What the network is called: the name of its builder, or of the file to start from."""
+        return self.name if self.start is None else self.start.name
+
 
 def _is_wide_resnet(name: str) -> bool:
     parts = name.split("-")
@@ -117,6 +127,12 @@ class QuantizationSettings(Section):
     skip: SkipField = frozenset()
 
 
+def _two_epochs(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"must be two epochs, begin and end, such as 1,3, got {value!r}")
+    return value
+
+
 class PenaltySettings(Section):
     """The Lipschitz penalty."""
 
@@ -124,7 +140,7 @@ class PenaltySettings(Section):
     on: PlacementField = "deployed"
     beta: PenaltyWeightField = 2e-3
     target: TargetField = None
-    ramp: tuple[Finite, Finite] | None = Field(
+    ramp: Annotated[tuple[Finite, Finite], BeforeValidator(_two_epochs)] | None = Field(
         default=None,
         description="Epochs between which the weight rises from 0; default: it is constant.",
     )

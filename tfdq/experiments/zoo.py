@@ -324,8 +324,9 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
         command: that made the run.
 
     Raises:
-        FileNotFoundError: the run has no integer file or was not evaluated.
-        ValueError: the file is larger than 1 MiB.
+        FileNotFoundError: the run has no integer file or was not evaluated, or the model that it
+            started from is not there.
+        ValueError: the file is larger than 1 MiB, or that model is another now.
     """
     from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
@@ -369,7 +370,7 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
         name=name,
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        settings=settings,
+        settings=_without_place(settings),
         seed=described["seed"],
         clean=Share(**_of_bits(measured["tflite"]["clean"])),
         robust=(*_recorded(measured["tflite"]), _attacked(content, x, y, checked)),
@@ -392,6 +393,15 @@ def make_card(run: Path, name: str, folder: Path, command: str) -> Card:
     shutil.copyfile(path, folder / f"{name}.tflite")
     write_atomically(folder / f"{name}.json", card.model_dump_json(indent=1) + "\n")
     return card
+
+
+def _without_place(settings: RunSettings) -> RunSettings:
+    """Return settings without the folder of the model to start from, which its digest names."""
+    model = settings.model
+    if model.start is None:
+        return settings
+    model = model.model_copy(update={"start": Path(model.start.name)})
+    return settings.model_copy(update={"model": model})
 
 
 def _measured(run: Path) -> dict[str, Any] | None:
@@ -437,13 +447,11 @@ def _speed_over_float(content: bytes, settings: RunSettings, dataset: Any) -> fl
     """Return the time of the float32 file of the same network over that of this one."""
     import tensorflow as tf
 
-    from tfdq.models import create
+    from tfdq.experiments.networks import float_model
     from tflite_export import Interpreter
     from tflite_export.runtime.timing import measure
 
-    network = create(
-        settings.model.name, dataset.input_shape, dataset.classes, **settings.model.options
-    )
+    network = float_model(settings.model, dataset)
     floats = tf.lite.TFLiteConverter.from_keras_model(network).convert()
     models = [Interpreter(file, trusted=True) for file in (floats, content)]
     slow, fast = measure(models, 1, _CALLS, 5, 20.0)

@@ -50,7 +50,7 @@ def resnet32(
     *,
     keras: Keras = 2,
 ) -> Any:
-    """Build ResNet-32: `resnet20` with five blocks a stage, 0.46 M parameters at width 16.
+    """Build ResNet-32: `resnet20` with five blocks a stage, 0.47 M parameters at width 16.
 
     Args:
         input_shape: `(height, width, channels)`; height and width multiples of 4.

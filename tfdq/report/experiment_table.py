@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfdq.experiments.settings import RunSettings
+from tfdq.experiments.settings import ModelSettings, RunSettings
 from tfdq.robustness.verdict import NOTHING_RAN
 
 _TITLES = {
@@ -147,7 +147,7 @@ def _audit(audits: Mapping[str, Sequence[str]]) -> str:
 
 def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
     settings = results["recipe"]["variants"][0]["settings"]
-    data, model = settings["data"], settings["model"]["name"]
+    data, model = settings["data"], ModelSettings.model_validate(settings["model"]).network
     several = len(results["seeds"]) > 1
     interval = (
         "Student's 95 % interval over the seeds" if several else "Wilson's 95 % interval, one seed"
