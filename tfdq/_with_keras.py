@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -34,7 +34,7 @@ def _register(keras: ModuleType) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds Keras once, as Python would, and has the rest done behind its import."""
+    """Finds Keras as Python would, and has the rest done behind its import."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -42,18 +42,20 @@ class _Finder(MetaPathFinder):
         """Return how Keras is imported; None for every other module."""
         if name != "keras":
             return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
-        return spec
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Loader(spec.loader, self)
+                return spec
+        return None
 
 
 class _Loader(Loader):
     """Imports Keras, then what is registered with it."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, finder: _Finder) -> None:
         self._loader = loader
+        self._finder = finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Leave it to the loader of Keras."""
@@ -65,4 +67,7 @@ class _Loader(Loader):
         assert spec is not None
         spec.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
+        # Only now: Keras may have been looked for and not imported, or its import have failed.
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
         _register(module)

@@ -211,7 +211,7 @@ def test_a_reader_that_has_enough_gets_no_complaint() -> None:
     [
         ("tfdq ev", {"evaluate"}),
         ("tfdq attack m.keras --attack apgd", {"apgd-ce", "apgd-dlr", "apgd-t"}),
-        ("tfdq train --model res", {"resnet20"}),
+        ("tfdq train --model resnet2", {"resnet20"}),
         ("tfdq run m.keras --data svhn", {"svhn_cropped", "svhn_cropped+extra"}),
         ("tfdq train --on dep", {"deployed"}),
     ],

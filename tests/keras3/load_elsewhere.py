@@ -3,13 +3,15 @@
 Arguments: the file, the images and the expected outputs (``.npy``), the file to write.
 """
 
-import importlib
+import importlib.util
 import os
 import sys
 
 # Whichever comes first, Keras then knows the classes.
 FIRST = ["tfdq", "keras"] if os.environ["KERAS_BACKEND"] == "jax" else ["keras", "tfdq"]
 for name in FIRST:
+    # To ask whether it is there changes nothing.
+    assert importlib.util.find_spec(name)
     importlib.import_module(name)
     assert name != FIRST[0] or FIRST[1] not in sys.modules
 

@@ -548,6 +548,13 @@ class TestGelu(LayerContract):
         return L.Conv2D(4, 3)(keras.ops.gelu(L.Conv2D(5, 3)(x), approximate=False))
 
 
+class OtherFlatten(L.Flatten):
+    """Computes something else."""
+
+    def call(self, inputs: Any) -> Any:
+        return -super().call(inputs)
+
+
 class TestTimeDistributed(LayerContract):
     shape: ClassVar[tuple[int, ...]] = (12,)
 
@@ -559,6 +566,15 @@ class TestTimeDistributed(LayerContract):
         x = L.Add()([x, head(L.RepeatVector(5)(L.Dense(4)(image)))])
         return L.TimeDistributed(L.Flatten())(L.Reshape((3, 2, 5))(x))
 
+    @pytest.mark.parametrize(
+        "inside", [L.Flatten(data_format="channels_first"), OtherFlatten()], ids=["order", "own"]
+    )
+    def test_another_flatten_is_refused(self, inside: keras.layers.Layer) -> None:
+        image = keras.Input((2, 2, 3))
+        model = keras.Model(image, L.TimeDistributed(inside)(image))
+        with pytest.raises(ValueError, match=r"channels_first|TimeDistributed of OtherFlatten"):
+            quantize_model(model)
+
     def test_the_layer_inside_is_the_same(self) -> None:
         model = self.quantized()
         assert len(model.trainable_variables) == len(self.float_model().trainable_variables)
@@ -569,6 +585,25 @@ class TestUnitNormalization(LayerContract):
         x = L.UnitNormalization()(L.Conv2D(6, 3)(image))
         x = L.Dense(20)(L.Flatten()(x))
         return keras.ops.normalize(x, axis=-1, order=2)
+
+    def test_another_definition_is_refused(self) -> None:
+        image = keras.Input((4,))
+        model = keras.Model(image, keras.ops.normalize(image, epsilon=10.0))
+        with pytest.raises(ValueError, match="epsilon=10; vectors of integers"):
+            quantize_model(model)
+
+    def test_a_vector_of_zeros_trains(self) -> None:
+        image = keras.Input((4,))
+        x = L.UnitNormalization()(L.Dense(2, use_bias=False, activation="relu")(image))
+        model = quantize_model(keras.Model(image, L.Dense(2)(x)), 0.0)
+        x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+        x[0] = 0.0
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        model.fit(x, np.ones((8, 2), np.float32), verbose=0)
+        for weight in model.trainable_variables:
+            value = keras.ops.convert_to_numpy(weight)
+            assert np.isfinite(value).all()
+            assert np.abs(value).max() < 10
 
 
 class TestElu(LayerContract):

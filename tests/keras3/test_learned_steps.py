@@ -104,6 +104,49 @@ def test_a_training_step_is_the_published_one(axis: int | None) -> None:
     assert np.abs(wanted.kernel_step / before[1] - 1).max() > 1e-2
 
 
+CONSUMERS = {
+    "Flatten": (lambda x: L.Flatten()(x), 1.0),
+    "mean": (lambda x: L.GlobalAveragePooling1D()(x), 1 / 6),
+    "norm": (lambda x: L.BatchNormalization()(x, training=False), 1.001**-0.5),
+}
+
+
+@backends
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_a_step_is_learned_through_what_takes_its_result(name: str) -> None:
+    """By the closed form: what each result moves with its step, times its share of the output."""
+    consumer, share = CONSUMERS[name]
+    image = keras.Input((6, 4))
+    dense = L.Dense(5, activation="relu", name="layer")
+    float_model = keras.Model(image, L.Flatten()(consumer(dense(image))))
+    rng = np.random.default_rng(3)
+    x = (rng.integers(0, 256, (16, 6, 4)) / 255).astype(np.float32)
+    dense.kernel.assign(rng.normal(0.0, 0.7, (4, 5)) * [1, 1, 1, 1, 6])
+    model = quantize_model(
+        float_model, 0.0, activation_bits=2, input_range=(0.0, 1.0), activation_range="learned"
+    )
+    layer = model.get_layer("layer")
+    layer.bias.assign(np.linspace(0.2, 1.0, 5))
+    model(x, training=True)
+    for other in model.layers:
+        if hasattr(getattr(other, "range", None), "high"):
+            # So that no result is at an end of its range, or beyond by rounding.
+            other.range.high.assign(2.0 * numpy(other.range.high))
+            other.range.low.assign(-numpy(other.range.high))
+    step = float(layer.range.steps.deployed())
+    kernel = numpy(layer.kernel).reshape(4, 5).astype(np.float64)
+    scaled = np.maximum(x @ kernel + np.linspace(0.2, 1.0, 5), 0) / step
+    assert (scaled > 3).any()
+    of_step = np.where(scaled < 3, np.round(scaled) - scaled, 3.0)
+    model.compile(keras.optimizers.SGD(1e-2), lambda y, out: keras.ops.sum(out, axis=-1))
+    model.train_on_batch(x, np.zeros((16, 1), np.float32))
+    moved = (step - float(layer.range.steps.deployed())) / 1e-2
+    # Kernels have 8 bits, and so do the results of mean and norm.
+    wanted = share * of_step.sum() / 16 / np.sqrt(30 * 3)
+    assert moved == pytest.approx(wanted, rel=0.1)
+    assert abs(wanted) > 0.05
+
+
 def residual() -> keras.Model:
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 1), name="image")

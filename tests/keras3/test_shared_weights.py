@@ -152,3 +152,22 @@ def test_a_dense_on_vectors_and_on_sequences_is_refused_by_name() -> None:
     model = keras.Model([vector, sequence], [both(vector), both(sequence)])
     with pytest.raises(ValueError, match=r"'both' \(Dense\): .*called on tensors of several ranks"):
         quantize_model(model)
+
+
+@pytest.mark.parametrize("kernel_range", ["max", "learned"])
+@pytest.mark.parametrize("first", [False, True])
+def test_calls_with_and_without_a_batch_norm_have_the_same_kernel(
+    kernel_range: str, first: bool
+) -> None:
+    image = keras.Input((6,))
+    dense = L.Dense(6, name="twice")
+    x = L.ReLU()(L.BatchNormalization()(dense(image)) if first else dense(image))
+    x = L.ReLU()(dense(x) if first else L.BatchNormalization()(dense(x)))
+    model = quantize_model(keras.Model(image, L.Dense(3)(x)), 0.0, kernel_range=kernel_range)
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
+    model(x, training=True)
+    calibrate(model, x)
+    one, other = (layer for layer in model.layers if layer.name.startswith("twice"))
+    kernels = [layer.quantized_kernel().integers for layer in (one, other)]
+    np.testing.assert_array_equal(*kernels)
+    assert convert(model, calibration=x).parity.exact

@@ -8,6 +8,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def reachable() -> list[tuple[str, str, Any]]:
 def listed() -> set[int]:
     """Return the identities of what is on the list, and of what tfdq registers."""
     names = harmless_names()
-    registered = tf_keras.saving.get_custom_objects().values()
-    return {id(x) for x in (*names.classes.values(), *names.functions.values(), *registered)}
+    registered = [kit.saving.get_custom_objects().values() for kit in (tf_keras, keras)]
+    return {id(x) for x in chain(names.classes.values(), names.functions.values(), *registered)}
 
 
 @contextlib.contextmanager

@@ -25,14 +25,15 @@ def expanded(graph: Graph, skip: Collection[str] = ()) -> Graph:
         graph: the calls of the float model.
         skip: names of layers that stay as they are.
     """
-    made: dict[int, list[keras.layers.Layer]] = {}
+    # With the layer itself: the number of one that is gone may be given to another.
+    made: dict[int, tuple[Any, list[keras.layers.Layer]]] = {}
     position = 0
     while position < len(graph.nodes):
         node = graph.nodes[position]
         parts = None if node.layer.name in skip else _parts(node)
         if parts:
             # All calls of a layer have the weights of the parts of the first.
-            first = made.setdefault(id(node.layer), parts)
+            _, first = made.setdefault(id(node.layer), (node.layer, parts))
             weighted = iter([part for part in first if part.weights])
             parts = [next(weighted) if part.weights else part for part in parts]
             # The parts may have parts themselves.

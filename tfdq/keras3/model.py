@@ -188,6 +188,7 @@ class _Builder:
         self.pairs: set[tuple[int, int]] = set()
         self.kept = {step.node.index for step in steps if step.kind is IN_FLOAT}
         self.ends = _end_kernels(graph, steps)
+        self.normed = {id(step.node.layer) for step in steps if step.norm is not None}
 
     def build(self, name: str) -> QuantizedModel:
         """Return the new model with the float model's weights."""
@@ -255,6 +256,7 @@ class _Builder:
             tuple(self.grids[i] for i in node.inputs),
             common,
             repeated,
+            id(node.layer) in self.normed,
         )
         layer = step.kind.quantize(request)
         sources = [self.flows[i] for i in node.inputs]

@@ -112,7 +112,7 @@ def seal(model: Any) -> Lowered:
     """
     order, lowered = ordered(model), lower(describe(model))
     description = lowered.description
-    bounds = _bounds(lowered)
+    bounds = _bounds(order, lowered)
     operators: dict[str, list[Operator]] = {}
     for operator in lowered.graph.operators:
         operators.setdefault(operator.label, []).append(operator)
@@ -139,28 +139,24 @@ def steps_of(lowered: Lowered) -> list[np.float32]:
     return [np.float32(lowered.graph.tensors[index].scale) for index in lowered.tensors]
 
 
-def _bounds(lowered: Lowered) -> list[Bounds]:
+def _bounds(order: Ordered, lowered: Lowered) -> list[Bounds]:
     """Return the lowest and the highest integer of each value, counted from its zero point."""
-    description, tensors = lowered.description, lowered.graph.tensors
-    grids = [tensors[index] for index in lowered.tensors]
+    description = lowered.description
     found: list[Bounds] = []
     for entry in description.inputs:
         zero = entry.grid.zero_point
         found.append((entry.grid.qmin - zero, entry.grid.qmax - zero))
-    for call, own in zip(description.calls, grids[len(found) :], strict=True):
+    for node, call in zip(order.calls, description.calls, strict=True):
+        ends = [found[source] for source in call.sources]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
         if call.grid is not None:
             target = clamped_grid(call.grid, call.activation)
-            found.append((target.qmin - target.zero_point, target.qmax - target.zero_point))
-            continue
-        moved = all(
-            (grids[source].scale, grids[source].zero_point) == (own.scale, own.zero_point)
-            for source in call.sources
-        )
-        if moved:
-            ends = [found[source] for source in call.sources]
-            low, high = min(low for low, _ in ends), max(high for _, high in ends)
-            padded = isinstance(call.computation, ZeroPad2D)
-            found.append((min(low, 0), max(high, 0)) if padded else (low, high))
-        else:  # A grid that the runtime prescribes, as of a sigmoid: any integer may come.
-            found.append((-128 - own.zero_point, 127 - own.zero_point))
+            low, high = target.qmin - target.zero_point, target.qmax - target.zero_point
+        elif node.layer.own_grid:
+            # The runtime prescribes it, as of a sigmoid: any integer may come.
+            result = lowered.graph.tensors[lowered.tensors[len(found)]]
+            low, high = -128 - result.zero_point, 127 - result.zero_point
+        elif isinstance(call.computation, ZeroPad2D):
+            low, high = min(low, 0), max(high, 0)
+        found.append((low, high))
     return found

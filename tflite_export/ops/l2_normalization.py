@@ -13,7 +13,7 @@ from tflite_export.ops import checks, gemmlowp, spec
 GRID = (1 / 128, 0)
 """Scale and zero point of the result."""
 UNITS = 128
-_MOST_ENTRIES = 1 << 15
+MOST_ENTRIES = 1 << 15
 """Sums of more squares might not have room in 32 bits."""
 _SLACK = 0.26
 """How far before its last rounding a result may be from the real one: a quarter, and the error of
@@ -39,8 +39,8 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
     checks.require(found == GRID, "the result must have scale 1/128 and zero point 0")
     checks.require(2 <= len(source.shape) <= 4, f"{len(source.shape)} dimensions, expected 2 to 4")
     checks.require(
-        source.shape[-1] <= _MOST_ENTRIES,
-        f"vectors of {source.shape[-1]} entries, expected at most {_MOST_ENTRIES}",
+        source.shape[-1] <= MOST_ENTRIES,
+        f"vectors of {source.shape[-1]} entries, expected at most {MOST_ENTRIES}",
     )
     return source.shape
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from keras import ops
 
-from tflite_export.ops.l2_normalization import UNITS
-from tflite_export.ops.twin_roots import units
-from tflite_export.ops.twin_rounding import in_steps, with_gradient
+from tflite_export.ops.twin_roots import smooth_units, whole_units
+from tflite_export.ops.twin_rounding import with_gradient
 from tflite_export.ops.twin_site import Kernel, Site, clamp_range
 
 
@@ -19,12 +18,7 @@ def build(site: Site) -> Kernel:
 
     def kernel(operands: Sequence[Any]) -> Any:
         (values,) = operands
-        exact = ops.clip(in_steps(_of_lengths, ops.stop_gradient(values)), low, high)
-        return with_gradient(exact, UNITS * ops.normalize(values, axis=-1, order=2))
+        exact = ops.clip(whole_units(ops.stop_gradient(values)), low, high)
+        return with_gradient(exact, smooth_units(values))
 
     return kernel
-
-
-def _of_lengths(centred: Any) -> Any:
-    entries = ops.cast(centred, "int64")
-    return units(entries, ops.sum(entries * entries, axis=-1, keepdims=True))

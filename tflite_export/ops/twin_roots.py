@@ -1,7 +1,4 @@
-"""Vectors over their lengths in keras.ops, on int64 that holds 32-bit numbers.
-
-To be called in `wide_numbers`.
-"""
+"""Vectors over their lengths in keras.ops, on int64 that holds 32-bit numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from tflite_export.ops import gemmlowp
+from tflite_export.ops.l2_normalization import UNITS
 from tflite_export.ops.twin_wide import wide_numbers
 
 
@@ -29,8 +27,21 @@ def whole_units(values: Any) -> Any:
         return ops.cast(found, "float32")
 
 
+def smooth_units(values: Any) -> Any:
+    """Return what `whole_units` rounds, with a finite gradient at a vector of zeros, too.
+
+    Args:
+        values: float32, whole numbers counted from the zero point: none but zeros is shorter
+            than 1.
+    """
+    squares = ops.sum(values * values, axis=-1, keepdims=True)
+    return values * (float(UNITS) * ops.rsqrt(ops.maximum(squares, 1.0)))
+
+
 def units(centred: Any, sums: Any) -> Any:
     """Return entries over the length of their vector, in units of 1/128, not clamped.
+
+    To be called in `wide_numbers`.
 
     Args:
         centred: int64 entries, counted from the zero point.

@@ -59,9 +59,8 @@ class _Average(QuantizedLayer):
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the means in training."""
         q, step = flow
-        means = self.sums(q) * (ops.stop_gradient(step) / self.counts())
-        seen = ops.stop_gradient(means)
-        steps = self.range.observe(ops.min(seen), ops.max(seen), phase.ranges)
+        means = self.sums(q) * (step / self.counts())
+        steps = self.range.take(means, phase.ranges)
         return round_through(between(means * (1.0 / steps.step), steps.low, steps.high)), steps.step
 
     def grid(self) -> Grid:

@@ -70,9 +70,8 @@ class QuantizedDense(KernelLayer):
 
 
 def _dense(request: Request) -> QuantizedDense:
-    per_channel = request.step.norm is not None
     return QuantizedDense(
-        units=request.layer.units, per_channel=per_channel, **kernel_arguments(request)
+        units=request.layer.units, per_channel=request.normed, **kernel_arguments(request)
     )
 
 

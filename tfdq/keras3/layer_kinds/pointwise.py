@@ -52,7 +52,7 @@ class QuantizedAffine(AffineLayer):
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the result in training."""
         q, step = flow
-        slope, offset = self.affine_in_training(q, ops.stop_gradient(step), None, phase)
+        slope, offset = self.affine_in_training(q, step, None, phase)
         return self.round_to_grid(q, slope, offset, phase)
 
     def numpy_parts(self, weights: np.ndarray) -> list[np.ndarray]:

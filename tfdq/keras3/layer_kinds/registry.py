@@ -54,6 +54,7 @@ class Request:
             of a value. Equal entries are one grid.
         common: arguments that every quantized layer takes.
         repeated: a step before has the same kernel, with the same BatchNormalization.
+        normed: a step with the same kernel takes in a BatchNormalization.
     """
 
     step: Step
@@ -63,6 +64,7 @@ class Request:
     source_grids: tuple[RangeSettings | int, ...]
     common: dict[str, Any] = field(default_factory=dict)
     repeated: bool = False
+    normed: bool = False
 
     @property
     def layer(self) -> Any:

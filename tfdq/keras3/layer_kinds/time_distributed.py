@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from tfdq.keras3.graph import Node
-from tfdq.keras3.layer_kinds.registry import Kind, register_kind
+from tfdq.keras3.layer_kinds.registry import Kind, channels_problem, register_kind
 from tfdq.keras3.layer_kinds.sequence import AsSequence
 
 _L = keras.layers
@@ -16,15 +16,15 @@ _OF_EACH_STEP = (_L.Dense, _L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU, _L.Soft
 def _parts(node: Node) -> list[keras.layers.Layer]:
     """Return the layer inside, which may have further calls; a Flatten as the Reshape it is."""
     inside = node.layer.layer
-    if isinstance(inside, _L.Flatten):
+    if type(inside) is _L.Flatten:
         return [_L.Reshape(node.shape[1:], name=node.layer.name)]
     return [inside]
 
 
 def _problem(node: Node) -> str | None:
     inside = node.layer.layer
-    if isinstance(inside, _L.Flatten):
-        return None
+    if type(inside) is _L.Flatten:
+        return channels_problem(inside)
     if type(inside) not in _OF_EACH_STEP or len(node.arguments[0].shape) != 3:
         known = ", ".join(kind.__name__ for kind in (*_OF_EACH_STEP, _L.Flatten))
         return (

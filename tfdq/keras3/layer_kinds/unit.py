@@ -16,9 +16,11 @@ from tfdq.keras3.layer_kinds.registry import Kind, Request, operation_of, regist
 from tfdq.keras3.rounding import between, round_through, with_gradient_of
 from tflite_export.ir.graph import INTEGER_RANGES
 from tflite_export.lowering import lower
-from tflite_export.ops.l2_normalization import GRID, UNITS, L2Normalization
-from tflite_export.ops.twin_roots import whole_units
+from tflite_export.ops.l2_normalization import GRID, MOST_ENTRIES, UNITS, L2Normalization
+from tflite_export.ops.twin_roots import smooth_units, whole_units
 
+_LARGEST_EPSILON = 1e-6
+"""Keras' own is 1e-12."""
 _ENDS = tuple(float(end) for end in INTEGER_RANGES["int8"])
 
 
@@ -53,7 +55,7 @@ class QuantizedUnit(QuantizedLayer):
 
     def _smooth(self, q: Any) -> Any:
         """Return the result in steps, before they are rounded."""
-        return between(ops.normalize(q, axis=-1, order=2) * float(UNITS), *_ENDS)
+        return between(smooth_units(q), *_ENDS)
 
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the result in training."""
@@ -84,6 +86,12 @@ def _problem(node: Node) -> str | None:
     order = getattr(layer, "order", 2)
     if [axis % rank for axis in axes] != [rank - 1] or order != 2:
         return f"axis={layer.axis} and order {order}; the last axis and order 2 are taken"
+    epsilon = getattr(layer, "epsilon", None)
+    if epsilon is not None and epsilon > _LARGEST_EPSILON:
+        return f"epsilon={epsilon:g}; vectors of integers are divided by their whole length"
+    entries = node.shape[-1] or 0
+    if entries > MOST_ENTRIES:
+        return f"vectors of {entries} entries; at most {MOST_ENTRIES} are taken"
     return f"a tensor of rank {rank}; Reshape it first" if rank > 4 else None
 
 
