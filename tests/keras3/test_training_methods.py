@@ -332,6 +332,7 @@ def test_the_warning_names_the_attack_that_was_measured() -> None:
         monitor.set_model(trainer(dense(), attack, EPS))
         with pytest.warns(CatastrophicOverfittingWarning, match=words):
             monitor.on_epoch_end(0)
+        assert monitor.model.catastrophic_overfitting == (0,)
 
 
 @pytest.mark.parametrize(

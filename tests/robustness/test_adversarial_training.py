@@ -394,6 +394,13 @@ def test_bad_use_is_named(build_network: Any, digits: Any) -> None:
         trainer.perturb(tf.constant(digits.x_test[:2]), tf.constant(digits.y_test[:2]), SEED)
 
 
+@pytest.mark.parametrize("attack", ["n-fgsm", "free", "nfgsm"])
+def test_attacks_that_it_has_not_are_refused(float_model, digits, attack):
+    trainer = trainer_of(float_model, attack="pgd")
+    with pytest.raises(ValueError, match=rf"attack must be one of .*'pgd'.*got '{attack}'"):
+        trainer.perturb(digits.x_test[:2], digits.y_test[:2], SEED, attack)
+
+
 class StubTrainer:
     """As much of a trainer as the monitor talks to."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -379,8 +378,3 @@ def parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def canonical(recipe: Recipe) -> str:
-    """Return the recipe as text that is equal for equal recipes."""
-    return json.dumps(recipe.to_dict(), sort_keys=True)

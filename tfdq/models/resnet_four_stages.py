@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tfdq.models.blocks import (
@@ -50,12 +51,7 @@ def resnet18(
     width = check_count("width", width)
     image, _ = image_input(input_shape, multiple_of=8, minimum=8, keras=keras)
     x = conv_bn_relu(image, width, 3, 1, "stem")
-    for stage in range(_STAGES):
-        for block in range(_BLOCKS):
-            strides = 2 if stage > 0 and block == 0 else 1
-            x = post_activation_block(
-                x, width * 2**stage, strides, f"stage{stage + 1}_block{block + 1}"
-            )
+    x = _stages(x, width, post_activation_block)
     x = layers_of(x).GlobalAveragePooling2D(name="pool")(x)
     return network(image, logits(x, classes), "resnet18")
 
@@ -89,12 +85,17 @@ def preact_resnet18(
     width = check_count("width", width)
     image, _ = image_input(input_shape, multiple_of=8, minimum=8, keras=keras)
     x = conv(image, width, 3, 1, "stem_conv")
-    for stage in range(_STAGES):
-        for block in range(_BLOCKS):
-            strides = 2 if stage > 0 and block == 0 else 1
-            x = pre_activation_block(
-                x, width * 2**stage, strides, f"stage{stage + 1}_block{block + 1}"
-            )
+    x = _stages(x, width, pre_activation_block)
     x = bn_relu(x, "head")
     x = layers_of(x).GlobalAveragePooling2D(name="pool")(x)
     return network(image, logits(x, classes), "preact_resnet18")
+
+
+def _stages(x: Any, width: int, block_of: Callable[[Any, int, int, str], Any]) -> Any:
+    """Return what four stages of two blocks give; each but the first halves height and width."""
+    for stage in range(_STAGES):
+        for block in range(_BLOCKS):
+            strides = 2 if stage > 0 and block == 0 else 1
+            name = f"stage{stage + 1}_block{block + 1}"
+            x = block_of(x, width * 2**stage, strides, name)
+    return x

@@ -171,7 +171,7 @@ class AdversarialTraining(AttackSettings, tf_keras.Model):
             x: Inputs, shape (n, ...), floats inside `clip`.
             y: Labels in the form the loss takes.
             seed: Seed of the random start, int32 of shape (2,).
-            attack: One of `TRAINING_ATTACKS`; the one it trains with by default.
+            attack: One of `TF_KERAS_ATTACKS`; the one it trains with by default.
             steps: Steps of `"pgd"`; 0 means the trainer's own.
 
         Returns:
@@ -179,8 +179,11 @@ class AdversarialTraining(AttackSettings, tf_keras.Model):
 
         Raises:
             RuntimeError: If the trainer is not compiled, so that there is no loss to ascend.
+            ValueError: If there is no such attack on tf_keras models.
         """
         attack = attack or self.attack
+        if attack not in TF_KERAS_ATTACKS:
+            raise ValueError(f"attack must be one of {TF_KERAS_ATTACKS}, got {attack!r}")
         steps = steps or self.steps
         x = tf.convert_to_tensor(x)
         eps, step_size, floor, ceiling = (

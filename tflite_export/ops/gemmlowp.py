@@ -22,10 +22,10 @@ DIVISION_START = (1515870810, -1010580540)
 """48/17 and -32/17 with two integer bits: the line that starts Newton's division."""
 
 
-def _product(a: np.ndarray, b: np.ndarray | int) -> np.ndarray:
-    """Return the high half of a doubled product, rounded half away from zero."""
-    product = a * b
-    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+def product(a: np.ndarray, b: np.ndarray | int) -> np.ndarray:
+    """Return the high half of a doubled product of 32-bit numbers, rounded half away from zero."""
+    whole = a * b
+    nudged = whole + np.where(whole >= 0, 1 << 30, 1 - (1 << 30))
     return np.minimum(np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31)), _HIGHEST)
 
 
@@ -33,8 +33,13 @@ def _shifted(a: np.ndarray, exponent: int) -> np.ndarray:
     """Return ``a * 2**exponent``, saturated, or rounded half away from zero."""
     if exponent >= 0:
         return np.clip(a << exponent, _LOWEST, _HIGHEST)
-    mask = (1 << -exponent) - 1
-    return (a >> -exponent) + ((a & mask) > (mask >> 1) + (a < 0))
+    return rounded_shift(a, -exponent)
+
+
+def rounded_shift(a: np.ndarray, right: np.ndarray | int) -> np.ndarray:
+    """Return ``a / 2**right``, rounded half away from zero."""
+    mask = (np.int64(1) << right) - 1
+    return (a >> right) + ((a & mask) > (mask >> 1) + (a < 0))
 
 
 def _half_sum_with_one(a: np.ndarray) -> np.ndarray:
@@ -53,25 +58,25 @@ def exponential(a: np.ndarray, integer_bits: int) -> np.ndarray:
     quarter = 1 << (fraction_bits - 2)
     rest = (a & (quarter - 1)) - quarter
     x = _shifted(rest, integer_bits) + (1 << 28)
-    x2 = _product(x, x)
-    x3, x4 = _product(x2, x), _product(x2, x2)
-    series = _shifted(_product(_shifted(x4, -2) + x3, _THIRD) + x2, -1)
-    result = _EXP_OF_MINUS_EIGHTH + _product(x + series, _EXP_OF_MINUS_EIGHTH)
+    x2 = product(x, x)
+    x3, x4 = product(x2, x), product(x2, x2)
+    series = _shifted(product(_shifted(x4, -2) + x3, _THIRD) + x2, -1)
+    result = _EXP_OF_MINUS_EIGHTH + product(x + series, _EXP_OF_MINUS_EIGHTH)
     remainder = rest - a
     for exponent, factor in zip(range(-2, 5), _EXPONENTIALS, strict=True):
         if exponent < integer_bits:
             there = (remainder & (1 << (fraction_bits + exponent))) != 0
-            result = np.where(there, _product(result, factor), result)
+            result = np.where(there, product(result, factor), result)
     return np.where(a == 0, _ONE, result)
 
 
 def _twice_inverse(a: np.ndarray) -> np.ndarray:
     """Return ``2 / (1 + a)`` with two integer bits; ``a`` in [0, 1] has none."""
     half_denominator = _half_sum_with_one(a)
-    x = DIVISION_START[0] + _product(half_denominator, DIVISION_START[1])
+    x = DIVISION_START[0] + product(half_denominator, DIVISION_START[1])
     for _ in range(3):
-        error = (1 << 29) - _product(half_denominator, x)
-        x = x + _shifted(_product(x, error), 2)
+        error = (1 << 29) - product(half_denominator, x)
+        x = x + _shifted(product(x, error), 2)
     return x
 
 
@@ -93,7 +98,7 @@ def _sixteenths(centred: np.ndarray, scale: np.float32) -> tuple[np.ndarray, np.
     radius = int(np.floor((2**4 - 1) * 2.0 ** (31 - 4) / 2.0**shift))
     left, right = max(shift, 0), max(-shift, 0)
     inside = np.clip(centred, -radius, radius)
-    raw = _shifted(_product(inside << left, multiplier), -right)
+    raw = _shifted(product(inside << left, multiplier), -right)
     return raw, np.abs(centred) >= radius
 
 
@@ -126,7 +131,7 @@ def softmax_exponentials(scale: float) -> np.ndarray:
     radius = int(np.floor((2**5 - 1) * 2.0 ** (31 - 5) / 2.0**shift))
     distances = np.arange(256)
     inside = distances <= radius
-    raw = _product(-np.where(inside, distances, 0) << shift, multiplier)
+    raw = product(-np.where(inside, distances, 0) << shift, multiplier)
     return np.where(inside, exponential(raw, 5), 0)
 
 
@@ -148,11 +153,8 @@ def softmax(exponentials: np.ndarray) -> np.ndarray:
     total = for_sum(exponentials).sum(axis=-1, keepdims=True)
     bits = np.frexp(total.astype(np.float64))[1]
     reciprocal = _shifted(_twice_inverse((total << (32 - bits)) - 2**31), 1)
-    product = _product(reciprocal, exponentials)
     # The sum was divided by 2**(bits - 20) of its unit; 23 more bits leave multiples of 1/256.
-    right = bits - 20 + 23
-    mask = (np.int64(1) << right) - 1
-    return (product >> right) + ((product & mask) > (mask >> 1) + (product < 0))
+    return rounded_shift(product(reciprocal, exponentials), bits - 20 + 23)
 
 
 HALF_ROOT_OF_TWO = 1518500250
@@ -180,20 +182,9 @@ def inverse_root(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     half = _shifted(number, -1)
     x = np.full(np.shape(sums), ONE_OF_THREE_BITS)
     for _ in range(5):
-        cube = _shifted(_product(_product(x, x), x), 6)
-        three_halves = _product(x, ONE_OF_THREE_BITS * 3 // 2)
-        x = _shifted(three_halves - _product(half, cube), 3)
-    x = _product(x, HALF_ROOT_OF_TWO) << np.maximum(-shift, 0)
+        cube = _shifted(product(product(x, x), x), 6)
+        three_halves = product(x, ONE_OF_THREE_BITS * 3 // 2)
+        x = _shifted(three_halves - product(half, cube), 3)
+    x = product(x, HALF_ROOT_OF_TWO) << np.maximum(-shift, 0)
     one = sums <= 1
     return np.where(one, _ONE, x), np.where(one, 0, -np.maximum(shift, 0))
-
-
-def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the high half of a doubled product of 32-bit numbers, rounded half away from zero."""
-    return _product(a, b)
-
-
-def rounded_shift(a: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return ``a / 2**right``, rounded half away from zero."""
-    mask = (np.int64(1) << right) - 1
-    return (a >> right) + ((a & mask) > (mask >> 1) + (a < 0))

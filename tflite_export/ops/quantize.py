@@ -117,5 +117,5 @@ SPEC = spec.OperatorSpec(
     several=False,
     rounding_error=_rounding_error,
     missing_in=(),
-    twin="requantize_twin",
+    twin="quantize_twin",
 )

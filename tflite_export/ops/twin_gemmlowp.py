@@ -1,4 +1,4 @@
-"""The reference kernels' fixed-point softmax in keras.ops, on int64 that holds 32-bit numbers.
+"""Fixed point of the reference kernels in keras.ops, on int64 that holds 32-bit numbers.
 
 To be called in `wide_numbers`.
 """
@@ -14,11 +14,11 @@ from tflite_export.ops import gemmlowp
 from tflite_export.ops.twin_rounding import shift_right
 
 
-def _product(a: Any, b: Any) -> Any:
+def product(a: Any, b: Any) -> Any:
     """The high half of a doubled product, rounded half away from zero."""
-    product = a * b
-    negative = -shift_right(-(product + (1 - (1 << 30))), 31)
-    rounded = ops.where(product >= 0, shift_right(product + (1 << 30), 31), negative)
+    whole = a * b
+    negative = -shift_right(-(whole + (1 - (1 << 30))), 31)
+    rounded = ops.where(whole >= 0, shift_right(whole + (1 << 30), 31), negative)
     return _saturated(rounded)
 
 
@@ -26,9 +26,9 @@ def _inverse(a: Any) -> Any:
     """``1 / (1 + a)`` for ``a`` in [0, 1], all with no integer bits, by Newton's division."""
     half_denominator = shift_right(a + 2**31, 1)
     start, slope = gemmlowp.DIVISION_START
-    x = start + _product(half_denominator, slope)
+    x = start + product(half_denominator, slope)
     for _ in range(3):
-        step = _product(x, (1 << 29) - _product(half_denominator, x))
+        step = product(x, (1 << 29) - product(half_denominator, x))
         x = x + _saturated(step * 4)
     return _saturated(x * 2)
 
@@ -50,7 +50,7 @@ def softmax(exponentials: Any, summands: Any) -> Any:
     powers = ops.convert_to_tensor(2 ** np.arange(32, dtype=np.int64), "int64")
     bits = ops.sum(ops.cast(ops.expand_dims(total, -1) >= powers, "int64"), axis=-1)
     normal = ops.left_shift(total, 32 - bits) - 2**31
-    product = _product(_inverse(normal), exponentials)
-    right = ops.broadcast_to(bits + 3, ops.shape(product))
+    shares = product(_inverse(normal), exponentials)
+    right = ops.broadcast_to(bits + 3, ops.shape(shares))
     half = ops.left_shift(ops.ones_like(right), right - 1)
-    return ops.right_shift(product + half, right)
+    return ops.right_shift(shares + half, right)

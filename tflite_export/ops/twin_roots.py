@@ -9,6 +9,7 @@ from keras import ops
 
 from tflite_export.ops import gemmlowp
 from tflite_export.ops.l2_normalization import UNITS
+from tflite_export.ops.twin_gemmlowp import product
 from tflite_export.ops.twin_wide import wide_numbers
 
 
@@ -51,7 +52,7 @@ def units(centred: Any, sums: Any) -> Any:
     shift = shift + 7
     left = ops.where(shift > 0, shift, ops.zeros_like(shift))
     right = ops.where(shift > 0, ops.zeros_like(shift), -shift)
-    high = _product(centred * _power(left), multiplier)
+    high = product(centred * _power(left), multiplier)
     mask = _power(right) - 1
     beyond = ops.bitwise_and(high, mask) > ops.right_shift(mask, 1) + _int64(high < 0)
     return ops.right_shift(high, ops.broadcast_to(right, ops.shape(high))) + _int64(beyond)
@@ -63,14 +64,6 @@ def _int64(values: Any) -> Any:
 
 def _power(exponents: Any) -> Any:
     return ops.left_shift(ops.ones_like(exponents), exponents)
-
-
-def _product(a: Any, b: Any) -> Any:
-    """Return the high half of a doubled product, rounded half away from zero."""
-    product = a * b
-    upward = (product + (1 << 30)) // (1 << 31)
-    downward = -((-(product + (1 - (1 << 30)))) // (1 << 31))
-    return ops.where(product >= 0, upward, downward)
 
 
 def _inverse_root(sums: Any) -> tuple[Any, Any]:
@@ -86,10 +79,10 @@ def _inverse_root(sums: Any) -> tuple[Any, Any]:
     half = (number + 1) // 2
     x = ops.full_like(number, gemmlowp.ONE_OF_THREE_BITS)
     for _ in range(5):
-        cube = _product(_product(x, x), x) * 64
-        halves = _product(x, ops.full_like(x, gemmlowp.ONE_OF_THREE_BITS * 3 // 2))
-        x = (halves - _product(half, cube)) * 8
-    x = _product(x, ops.full_like(x, gemmlowp.HALF_ROOT_OF_TWO))
+        cube = product(product(x, x), x) * 64
+        halves = product(x, ops.full_like(x, gemmlowp.ONE_OF_THREE_BITS * 3 // 2))
+        x = (halves - product(half, cube)) * 8
+    x = product(x, ops.full_like(x, gemmlowp.HALF_ROOT_OF_TWO))
     shift = pairs - 11 - _int64(large)
     x = x * _power(ops.where(shift > 0, shift, ops.zeros_like(shift)))
     shift = ops.where(shift > 0, ops.zeros_like(shift), shift)
