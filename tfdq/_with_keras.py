@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
 
 BACKENDS = ("tensorflow", "jax", "torch")
 """The Keras backends that models can be trained on."""
@@ -30,10 +32,11 @@ def register_with_keras() -> None:
 def _register(keras: ModuleType) -> None:
     if keras.backend.backend() in BACKENDS:
         for module in _SAVED:
-            importlib.import_module(module)
+            import_module(module)
 
 
-class _Finder(MetaPathFinder):
+# Not derived from the classes of importlib.abc, whose import takes longer than all else here.
+class _Finder:
     """Finds Keras as Python would, and has the rest done behind its import."""
 
     def find_spec(
@@ -45,21 +48,27 @@ class _Finder(MetaPathFinder):
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader = _Loader(spec.loader, self)
+                loader: Any = _Loader(spec.loader, self)
+                spec.loader = loader
                 return spec
         return None
 
 
-class _Loader(Loader):
+class _Loader:
     """Imports Keras, then what is registered with it."""
 
-    def __init__(self, loader: Loader, finder: _Finder) -> None:
+    def __init__(self, loader: Any, finder: _Finder) -> None:
         self._loader = loader
         self._finder = finder
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the loader of Keras can."""
+        return getattr(self._loader, name)
+
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Leave it to the loader of Keras."""
-        return self._loader.create_module(spec)
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Import Keras and register."""
