@@ -352,9 +352,9 @@ def test_a_model_of_other_classes_is_refused(
         ),
         (
             ("train", "--out", "x", "--target", "0"),
-            "--target must be a finite number > 0 or '1/k', got 0",
+            "--target takes 1/k or a number above 0, got '0'",
         ),
-        (("train", "--out", "x", "--target", "1/j"), "'1/k', got '1/j'"),
+        (("train", "--out", "x", "--target", "1/j"), "1/k or a number above 0, got '1/j'"),
         (("train", "--out", "x", "--adversarial", "cw"), "'cw' is not one of 'none', 'fgsm'"),
         (("train", "--out", "x", "--eps", "8/0"), "'8/0' is no number"),
         (

@@ -17,7 +17,17 @@ from tfdq.cli.app import app
 from tflite_export.__main__ import _parser
 
 # What --out writes differs, and is said for each; so are the names in a help of one's own.
-OWN_HELP = {"--set", "--out", "--data", "--limit", "--help", "--name", "--only"}
+# `tfdq demo` always makes quantized forms: 0 activation bits, a float network, is refused there.
+OWN_HELP = {
+    "--set",
+    "--out",
+    "--data",
+    "--limit",
+    "--help",
+    "--name",
+    "--only",
+    "--activation-bits",
+}
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ NAMES = ["resnet20", "wide_resnet", "inverted", "convex"]
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), only([*product(NAMES, BITS)], ("wide_resnet", 2), ("inverted", 4))
+    "setting", only([*product(NAMES, BITS)], ("wide_resnet", 2), ("inverted", 4)), ids=str
 )
-def test_file_computes_and_decides_what_was_trained(name, bits):
-    check(name, bits)
+def test_file_computes_and_decides_what_was_trained(setting):
+    check(*setting)
 
 
 @pytest.mark.parametrize("setting", only([(8, "int8"), (4, "int4"), (2, "int8")], (4, "int4")))

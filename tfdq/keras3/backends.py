@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import keras
+import os
 
 from tfdq._with_keras import BACKENDS
 
@@ -13,11 +13,19 @@ def check_backend() -> str:
     Raises:
         ImportError: quantized layers cannot be trained on it.
     """
-    name = keras.backend.backend()
+    # Asked for first: Keras itself may not be importable on a backend that is refused anyway.
+    _refuse_other(os.environ.get("KERAS_BACKEND") or BACKENDS[0])
+    import keras
+
+    name = str(keras.backend.backend())
+    _refuse_other(name)
+    return name
+
+
+def _refuse_other(name: str) -> None:
     if name not in BACKENDS:
         raise ImportError(
             f"Keras runs on the {name!r} backend, on which nothing can be trained; set the "
             f"environment variable KERAS_BACKEND to one of {', '.join(BACKENDS)} before Keras is "
             "imported"
         )
-    return str(name)
