@@ -22,7 +22,7 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
-EXTRAS = {"5_paper_figures": "[report]"}
+EXTRAS = {"5_paper_figures": "[report]", "9_jax_gpu": "[jax]"}
 _COLAB = "https://colab.research.google.com"
 _FROM_REPOSITORY = """\
 import importlib.util

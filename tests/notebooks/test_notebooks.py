@@ -11,7 +11,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 FOLDER = Path(__file__).parents[2] / "colab"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"), key=lambda path: int(path.stem.partition("_")[0]))
 NAMES = [
     "1_quickstart",
     "2_error_amplification",
@@ -19,16 +19,23 @@ NAMES = [
     "4_lipschitz_and_certificates",
     "5_paper_figures",
     "6_deploy",
+    "7_fine_tune",
+    "8_audit_a_file",
+    "9_jax_gpu",
+    "10_own_layer",
 ]
+EXTRAS = {"5_paper_figures": "[report]", "9_jax_gpu": "[jax]"}
 
 
-def test_there_are_six() -> None:
+def test_there_are_ten() -> None:
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = pytest.importorskip("nbclient")
+    if "jax" in path.stem:
+        pytest.importorskip("jax")
     monkeypatch.setenv("TFDQ_SMALL", "1")
     # The commands of `!` lines come from the environment that runs this test.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -95,7 +102,7 @@ def test_with_an_address_one_click_opens_and_installs(
         assert title.source.count(f"({link})") == 1
         assert title.source.startswith("# ")
         assert "upload" not in title.source.lower()
-        extras = "[report]" if path.stem.startswith("5") else ""
+        extras = EXTRAS.get(path.stem, "")
         assert pip_line(install.source) == f'install -q "tfdq{extras} @ git+{address}"'
         path = copy
     # Back without one: nothing is left of it.
@@ -136,7 +143,7 @@ def test_without_an_address_the_wheel_beside_the_notebook_is_installed(
             pip_line(source)
         wheel = tmp_path / "tfdq-0.1.0-py3-none-any.whl"
         wheel.touch()
-        extras = "[report]" if path.stem.startswith("5") else ""
+        extras = EXTRAS.get(path.stem, "")
         assert pip_line(source) == f'install -q "{wheel.name}{extras}"'
         wheel.unlink()
 
