@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,16 +135,14 @@ class DeployedFile:
             self._twin = TwinScores(IntegerTwin(self.graph, kernels=kernels))
         return self._twin
 
-    @cached_property
-    def _function(self) -> Callable[[Any], Any]:
-        from tfdq.robustness.other_backends import on_tensorflow
-
-        twin = self.twin.model
-        return on_tensorflow(self.twin, twin, twin.output_shape[-1])
+    @property
+    def variables(self) -> Sequence[Any]:
+        """The Keras variables of the twin."""
+        return self.twin.model.variables
 
     def __call__(self, x: Any) -> Any:
         """The same logits as the twin computes them, with gradients."""
-        return self._function(x)
+        return self.twin(x)
 
 
 def logits_before_probabilities(graph: IntegerGraph) -> int | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from tfdq.robustness.gradients import LossFunction
 from tfdq.robustness.statistics import Proportion, wilson
-from tfdq.robustness.targets import LossFunction, Target
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from tfdq.robustness.targets import Target
 
 TRIED_IMAGES = 200
 
@@ -122,10 +120,15 @@ class RescaledTarget(Target):
         # What the inner one knows of its outputs holds for the same outputs here.
         self._outputs_checked = inner._outputs_checked
 
+    @property
+    def variables(self) -> Sequence[Any]:
+        """The Keras variables that the inner target reads."""
+        return self.inner.variables
+
     def _scores(self, x: np.ndarray) -> np.ndarray:
         return self.inner._scores(self.range.scaled(x))
 
-    def logits_tensor(self, x: tf.Tensor) -> tf.Tensor:
+    def logits_tensor(self, x: Any) -> Any:
         """Logits as a tensor; see `Target.logits_tensor`."""
         return self.inner.logits_tensor(self.range.scaled(x))
 

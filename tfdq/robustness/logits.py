@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfdq.which_keras import is_tf_keras_model
 
-if TYPE_CHECKING:
-    import tensorflow as tf
 
-
-def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]:
+def logits_function(model: Any) -> tuple[Callable[[Any], Any], bool]:
     """A function from images to logits in inference mode, with a final softmax taken off.
 
     A softmax saturates: its gradients vanish where the model is confident, and an attack through it
@@ -27,13 +24,13 @@ def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]
         The function, and whether a softmax or sigmoid was taken off.
     """
 
-    def whole(x: tf.Tensor) -> tf.Tensor:
+    def whole(x: Any) -> Any:
         return model(x, training=False)
 
     deployed = _before_deployed_end(model)
     if deployed is not None:
 
-        def integers_times_step(x: tf.Tensor) -> tf.Tensor:
+        def integers_times_step(x: Any) -> Any:
             integers, step = deployed(x, training=False)
             return integers * step
 
@@ -51,7 +48,7 @@ def logits_function(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]
     if inner is layer and kind == "Dense" and _activation_of(layer) in activations:
         before = _model_class(model)(model.inputs, features)
 
-        def dense_without_activation(x: tf.Tensor) -> tf.Tensor:
+        def dense_without_activation(x: Any) -> Any:
             return _affine(model, before(x, training=False), layer)
 
         return dense_without_activation, True

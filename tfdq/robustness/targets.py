@@ -5,22 +5,23 @@ from __future__ import annotations
 import abc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tfdq.mistakes import WrongTypeError
+from tfdq.robustness.gradients import LossFunction
 from tfdq.which_keras import is_keras3_model, is_tf_keras_model
 from tflite_export.ir.graph import IntegerGraph
 from tflite_export.ir.limits import DEFAULT, Limits
 from tflite_export.runtime.input_check import check_inputs
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    from tfdq.robustness.gradients import Gradients
 
-LossFunction = Callable[["tf.Tensor", "tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 Outputs = Literal["logits", "probabilities"]
 
 DEFAULT_BATCH_SIZE = 256
@@ -44,6 +45,11 @@ class Target(abc.ABC):
 
     differentiable = False
     input_range: dict[str, Any] | None = None
+
+    @property
+    def variables(self) -> Sequence[Any]:
+        """The Keras variables that `logits_tensor` reads."""
+        return ()
 
     def __init__(self, name: str, batch_size: int, outputs: Outputs) -> None:
         """Sets the counters to zero; see `as_target` for the arguments."""
@@ -124,8 +130,11 @@ class Target(abc.ABC):
     def _scores(self, x: np.ndarray) -> np.ndarray:
         """The raw outputs for at most `batch_size` images."""
 
-    def logits_tensor(self, x: tf.Tensor) -> tf.Tensor:
-        """Logits as a tensor that a `tf.GradientTape` can differentiate.
+    def logits_tensor(self, x: Any) -> Any:
+        """Logits as a tensor of Keras' backend, which can differentiate them.
+
+        Args:
+            x: Images, a float32 tensor, [n, ...].
 
         Raises:
             ValueError: The target is a black box.
@@ -175,27 +184,29 @@ class BlackBoxTarget(Target):
 
 
 class DifferentiableTarget(Target):
-    """A TensorFlow computation, traced once for every batch size and always in inference mode."""
+    """A computation on Keras' backend, compiled and always in inference mode."""
 
     differentiable = True
 
     def __init__(
         self,
-        function: Callable[[tf.Tensor], tf.Tensor],
+        function: Callable[[Any], Any],
         *,
         name: str,
         batch_size: int = DEFAULT_BATCH_SIZE,
         outputs: Outputs = "logits",
         model: Any = None,
         values_of: Target | None = None,
-        differentiated: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        differentiated: Callable[[Any], Any] | None = None,
         logits_known: bool = False,
         values: Callable[[np.ndarray], np.ndarray] | None = None,
+        variables: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
-        """Wraps a TensorFlow function from float32 images to logits.
+        """Wraps a function from float32 images to logits.
 
         Args:
-            function: Takes a float32 tensor [n, ...] with n unknown while tracing.
+            function: Takes a float32 tensor [n, ...] of Keras' backend; on TensorFlow n is unknown
+                while it is traced.
             name: What reports call it.
             batch_size: The most images per call.
             outputs: What the function returns; probabilities are turned into logits by a
@@ -207,54 +218,61 @@ class DifferentiableTarget(Target):
             logits_known: The function returns logits even where they look like probabilities.
             values: What answers queries in the place of the function, from float32 images [n, ...]
                 to the same scores: a runtime, where the function is its differentiable copy.
+            variables: Gives the Keras variables that the function reads, asked for when they are
+                needed; on JAX the value of any other is kept as it is at the first call.
         """
         super().__init__(name, batch_size, outputs)
         self.model = model
         self.values_of = values_of
-        # Targets derived from this one, kept so that they are traced once.
+        # Targets derived from this one, kept so that they are compiled once.
         self.companions: dict[Any, Any] = {}
-        # A traced twin cannot look at its images, so that is done here.
+        # A compiled twin cannot look at its images, so that is done here.
         graph = getattr(function if model is None else model, "graph", None)
         self.integers = graph if isinstance(graph, IntegerGraph) else None
         self._outputs_checked = logits_known
         self.function = function
         self._differentiated = differentiated or function
         self._values = values
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._read = variables
 
-    def logits_tensor(self, x: tf.Tensor) -> tf.Tensor:
+    @property
+    def variables(self) -> Sequence[Any]:
+        """The Keras variables that the function reads."""
+        return self._read()
+
+    def logits_tensor(self, x: Any) -> Any:
         """Logits as a tensor; see `Target.logits_tensor`."""
         return self._as_logits(self.function(x))
 
-    def _as_logits(self, scores: tf.Tensor) -> tf.Tensor:
-        import tensorflow as tf
+    def _as_logits(self, scores: Any) -> Any:
+        from keras import ops
 
-        scores = tf.cast(scores, tf.float32)
+        scores = ops.cast(scores, "float32")
         probabilities = self.outputs == "probabilities"
         if scores.shape[-1] == 1:
             # Halves, so that where one class' term of a loss underflows, the other's is left.
             pair = [1.0 - scores, scores] if probabilities else [-scores / 2.0, scores / 2.0]
-            scores = tf.concat(pair, axis=-1)
+            scores = ops.concatenate(pair, axis=-1)
         if probabilities:
-            return tf.math.log(tf.maximum(scores, _SMALLEST_PROBABILITY))
+            return ops.log(ops.maximum(scores, _SMALLEST_PROBABILITY))
         return scores
+
+    @cached_property
+    def _gradients(self) -> Gradients:
+        from tfdq.robustness.gradients import gradients_of
+
+        return gradients_of(
+            self.function,
+            differentiated=lambda x: self._as_logits(self._differentiated(x)),
+            variables=self.variables,
+        )
 
     def _scores(self, x: np.ndarray) -> np.ndarray:
         if self._values is not None:
             return self._values(x)
-        import tensorflow as tf
-
         if self.integers is not None:
             check_inputs(x, self.integers)
-        shape = x.shape[1:]
-        if shape not in self._compiled:
-            spec = tf.TensorSpec([None, *shape], tf.float32)
-
-            def forward(images: tf.Tensor) -> tf.Tensor:
-                return tf.cast(self.function(images), tf.float32)
-
-            self._compiled[shape] = tf.function(forward, input_signature=[spec], autograph=False)
-        return self._compiled[shape](tf.constant(x)).numpy()
+        return self._gradients.values(x)
 
     def loss_gradient(
         self, loss: LossFunction, x: np.ndarray, y: np.ndarray, aux: np.ndarray | None = None
@@ -262,8 +280,8 @@ class DifferentiableTarget(Target):
         """Logits, per-image losses and the gradient of each loss with respect to its image.
 
         Args:
-            loss: `loss(logits, labels, aux)` -> [n]; one trace per function object, so pass a
-                module-level function and vary `aux`.
+            loss: `loss(logits, labels, aux)` -> [n]; compiled once for each function object, so
+                pass a module-level function and vary `aux`.
             x: Images, [n, ...].
             y: Labels, [n].
             aux: One number per image for the loss (a target class, a temperature); zeros if None.
@@ -272,48 +290,20 @@ class DifferentiableTarget(Target):
             float32 arrays: logits [n, classes], losses [n], gradients like `x`. Entries of the
             gradient that are NaN or infinite are set to 0: no step can follow them.
         """
-        import tensorflow as tf
-
         x = np.ascontiguousarray(x, dtype=np.float32)
         y = np.asarray(y, dtype=np.int32)
         aux = np.zeros(len(x), np.float32) if aux is None else np.asarray(aux, dtype=np.float32)
-        key = (loss, x.shape[1:])
-        if key not in self._compiled:
-            self._compiled[key] = self._trace_gradient(loss, x.shape[1:])
+        size = self.batch_size
         outputs = [
-            self._compiled[key](
-                tf.constant(x[i : i + self.batch_size]),
-                tf.constant(y[i : i + self.batch_size]),
-                tf.constant(aux[i : i + self.batch_size]),
-            )
-            for i in range(0, len(x), self.batch_size)
+            self._gradients.loss_gradient(loss, x[i : i + size], y[i : i + size], aux[i : i + size])
+            for i in range(0, len(x), size)
         ]
         self.gradients += len(x)
         logits, losses, gradients = (
-            parts[0].numpy() if len(parts) == 1 else np.concatenate([p.numpy() for p in parts])
+            parts[0] if len(parts) == 1 else np.concatenate(parts)
             for parts in zip(*outputs, strict=True)
         )
         return logits, losses, np.where(np.isfinite(gradients), gradients, np.float32(0))
-
-    def _trace_gradient(self, loss: LossFunction, shape: tuple[int, ...]) -> Callable[..., Any]:
-        import tensorflow as tf
-
-        def forward_backward(
-            images: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor
-        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                logits = self._as_logits(self._differentiated(images))
-                losses = loss(logits, labels, aux)
-            gradient = tape.gradient(losses, images, unconnected_gradients="zero")
-            return logits, losses, gradient
-
-        signature = [
-            tf.TensorSpec([None, *shape], tf.float32),
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([None], tf.float32),
-        ]
-        return tf.function(forward_backward, input_signature=signature, autograph=False)
 
 
 def as_target(
@@ -338,8 +328,8 @@ def as_target(
             Keras model that ends in a softmax layer, or in a Dense layer with softmax activation,
             is attacked through the logits before it whichever is said; so is a file or a twin that
             ends in SOFTMAX or LOGISTIC.
-        differentiable: Overrides the guess for callables: True for a function of TensorFlow
-            tensors, False for one of NumPy arrays.
+        differentiable: Overrides the guess for callables: True for a function of tensors of Keras'
+            backend, False for one of NumPy arrays.
         limits: What a ``.tflite`` file may cost.
 
     Returns:
@@ -349,8 +339,9 @@ def as_target(
     Raises:
         TypeError: Nothing can be done with `model`.
         FileNotFoundError: The ``.tflite`` file does not exist.
-        ValueError: A Keras model that does not take exactly one input and give one output; a file
-            that is damaged or costs more than its limits.
+        ValueError: A Keras model that does not take exactly one input and give one output; a
+            tf_keras model while Keras runs on another backend than TensorFlow; a file that is
+            damaged or costs more than its limits.
     """
     if isinstance(model, Target):
         return model
@@ -423,6 +414,7 @@ def _file_target(
         outputs="logits" if file.logits_known else outputs,
         logits_known=file.logits_known,
         values=file.logits,
+        variables=lambda: file.variables,
     )
 
 
@@ -441,16 +433,27 @@ def _is_tensorflow_callable(model: Any) -> bool:
     return tensorflow is not None and isinstance(model, tensorflow.Module) and callable(model)
 
 
-def _lean(model: Any) -> Callable[[tf.Tensor], tf.Tensor] | None:
+def _check_runs_on_tensorflow(model: Any) -> None:
+    import keras
+
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"{model.name} is a tf_keras model, which runs on TensorFlow, and Keras, on which the "
+            f"attacks run, runs on {backend}: start Python with KERAS_BACKEND=tensorflow"
+        )
+
+
+def _lean(model: Any) -> Callable[[Any], Any] | None:
     """A form of a quantized model that costs less to differentiate, if there is one."""
-    if "tfdq.quantization" not in sys.modules:
+    if not is_tf_keras_model(model) or "tfdq.quantization" not in sys.modules:
         return None  # then no model can have its layers
     from tfdq.robustness.lean_gradients import lean_function
 
     return lean_function(model)
 
 
-def _logits_of(model: Any) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]:
+def _logits_of(model: Any) -> tuple[Callable[[Any], Any], bool]:
     """A function from images to logits, and whether a softmax was taken off for it."""
     if _is_twin(model):
         from tfdq.robustness.deployed import TwinScores
@@ -479,11 +482,9 @@ def _keras_target(
             f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; "
             "attacks need a classifier with one of each"
         )
+    if is_tf_keras_model(model):
+        _check_runs_on_tensorflow(model)
     function, recovered = _logits_of(model)
-    if is_keras3_model(model):
-        from tfdq.robustness.other_backends import on_tensorflow
-
-        function = on_tensorflow(function, model, model.output_shape[-1])
     target = DifferentiableTarget(
         function,
         name=name or model.name,
@@ -492,6 +493,7 @@ def _keras_target(
         model=model,
         differentiated=None if recovered else _lean(model),
         logits_known=recovered,
+        variables=lambda: model.variables,
     )
     # Written past Keras' own __setattr__, which would try to track the target as a layer.
     model.__dict__.setdefault(_TARGET_ATTRIBUTE, {})[key] = target

@@ -51,6 +51,21 @@ def test_equals_cleverhans(name, options, norm, float_model, sample):
     assert abs(np.mean(result.success) - np.mean(broken)) <= 0.01
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("size", [0.3, np.array([0.1, 0.2, 0.4])])
+def test_the_step_without_cleverhans_is_the_same(norm, size):
+    if norm == "l2" and not isinstance(size, float):
+        pytest.skip("a ball in L2 has one radius")
+    gradient = np.random.default_rng(0).normal(size=(6, 5, 4, 3)).astype(np.float32)
+    gradient[0] = 0
+    gradient[1, 0] = 0
+    gradient[2] *= 1e-8
+    found = gradient_steps.steepest_step_in_numpy(gradient, size, norm)
+    wanted = gradient_steps.steepest_step(gradient, size, norm)
+    assert found.dtype == wanted.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, atol=1e-6 if norm == "l2" else 0, rtol=0)
+
+
 def test_early_stop_changes_no_verdict_of_fgsm(float_model, sample):
     stopped = run_attack("fgsm", float_model, sample.x, sample.y, 0.1)
     full = run_attack("fgsm", float_model, sample.x, sample.y, 0.1, early_stop=False)

@@ -1,7 +1,8 @@
 """FGSM, R+FGSM, BIM, PGD and MIM: steps along the gradient, on CleverHans' pieces.
 
-The step (`optimize_linear`) and the form of each loop are CleverHans'. Not used are its
-`compute_gradient`, which retraces for every batch size and every new function and returns no
+The form of each loop is CleverHans', and on TensorFlow the step, `optimize_linear`, as well; its
+JAX half does not import, so that on JAX and PyTorch the same step is taken in NumPy. Not used are
+its `compute_gradient`, which retraces for every batch size and every new function and returns no
 logits, so that seeing a success would cost a further forward pass; its random start, which cannot
 be seeded; and its BIM, which rejects its own default checks. The projection is exact in float32
 where CleverHans' is off by an ulp.
@@ -21,13 +22,17 @@ from tfdq.robustness.attacks.losses import (
 )
 from tfdq.robustness.attacks.projections import l2_norm, per_image
 from tfdq.robustness.attacks.ranges import Extent, as_extent, largest
-from tfdq.robustness.targets import LossFunction
+from tfdq.robustness.gradients import LossFunction
 
 LOSSES: dict[str, LossFunction] = {
     "ce": cross_entropy,
     "margin": margin,
     "dlr": difference_of_logits_ratio,
 }
+
+
+# Of a gradient, as in CleverHans: below, a step is shorter than asked for.
+_LEAST_NORM = np.float32(1e-6)
 
 
 @register_attack("fgsm", gradients=True, norms=("linf", "l2"))
@@ -238,7 +243,7 @@ def size_of_step(given: Any, reach: Extent, steps: int) -> Extent:
 
 
 def steepest_step(gradient: np.ndarray, size: Extent, norm: str) -> np.ndarray:
-    """The step of the given norm that a linear function rises most along (CleverHans').
+    """The step of the given norm that a linear function rises most along.
 
     Args:
         gradient: float32 [n, ...].
@@ -246,13 +251,25 @@ def steepest_step(gradient: np.ndarray, size: Extent, norm: str) -> np.ndarray:
         norm: ``"linf"`` or ``"l2"``.
 
     Returns:
-        size * sign(g), or size * g / ||g||_2.
+        size * sign(g), or size * g / ||g||_2, by CleverHans where Keras runs on TensorFlow.
     """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return steepest_step_in_numpy(gradient, size, norm)
     import tensorflow as tf
     from cleverhans.tf2.utils import optimize_linear
 
     length = size if isinstance(size, float) else tf.constant(size, tf.float32)
     return optimize_linear(tf.constant(gradient), length, np.inf if norm == "linf" else 2).numpy()
+
+
+def steepest_step_in_numpy(gradient: np.ndarray, size: Extent, norm: str) -> np.ndarray:
+    """The step of `steepest_step` without CleverHans: the same to rounding, in L_inf exactly."""
+    length = np.asarray(size, np.float32)
+    if norm == "linf":
+        return length * np.sign(gradient)
+    return length * gradient / per_image(np.maximum(l2_norm(gradient), _LEAST_NORM), gradient)
 
 
 def uniform_in_ball(task: AttackTask, rows: np.ndarray) -> np.ndarray:

@@ -1,77 +1,78 @@
 """Losses of logits that attacks climb, one value per image; `aux` is one number per image.
 
-Module-level functions, so that a target traces each of them once.
+Module-level functions, so that a target compiles each of them once; they take tensors of Keras'
+backend: logits, float32 (n, classes), labels, int32 (n,), and aux, float32 (n,).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from typing import Any
 
 
-def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor) -> tf.Tensor:
+def cross_entropy(logits: Any, labels: Any, aux: Any) -> Any:
     """Cross-entropy of softmax(logits); `aux` is not used."""
-    import tensorflow as tf
+    from keras import ops
 
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
-def scaled_cross_entropy(logits: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor) -> tf.Tensor:
+def scaled_cross_entropy(logits: Any, labels: Any, aux: Any) -> Any:
     """Cross-entropy of softmax(aux * logits): `aux` is the inverse temperature of each image."""
-    import tensorflow as tf
-
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=labels, logits=logits * aux[:, tf.newaxis]
-    )
+    return cross_entropy(logits * aux[:, None], labels, aux)
 
 
-def margin(logits: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor) -> tf.Tensor:
+def margin(logits: Any, labels: Any, aux: Any) -> Any:
     """Largest wrong logit minus the true one, max_{i != y} z_i - z_y; `aux` is not used."""
-    import tensorflow as tf
+    from keras import ops
 
-    true = tf.gather(logits, labels, batch_dims=1)
-    hidden = tf.one_hot(labels, tf.shape(logits)[1], on_value=-float("inf"), off_value=0.0)
-    return tf.reduce_max(logits + hidden, axis=1) - true
+    wrong = ops.where(_is_of(labels, logits), -float("inf"), logits)
+    return ops.max(wrong, axis=1) - _logit_of(labels, logits)
 
 
-def targeted_margin(logits: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor) -> tf.Tensor:
+def targeted_margin(logits: Any, labels: Any, aux: Any) -> Any:
     """Logit of the class `aux` minus the true one, z_t - z_y."""
-    import tensorflow as tf
-
-    target = tf.cast(aux, tf.int32)
-    return tf.gather(logits, target, batch_dims=1) - tf.gather(logits, labels, batch_dims=1)
+    return single_logit(logits, labels, aux) - _logit_of(labels, logits)
 
 
-def difference_of_logits_ratio(logits: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor) -> tf.Tensor:
+def difference_of_logits_ratio(logits: Any, labels: Any, aux: Any) -> Any:
     """DLR, -(z_y - max_{i != y} z_i) / (z_1st - z_3rd); `aux` is not used.
 
     Invariant to shift and scale of the logits. Needs three classes. Croce & Hein 2020, eq. 6.
     """
-    import tensorflow as tf
+    from keras import ops
 
-    ordered = tf.sort(logits, axis=1)
-    true = tf.gather(logits, labels, batch_dims=1)
-    leading = tf.cast(tf.argmax(logits, axis=1), labels.dtype) == labels
-    other = tf.where(leading, ordered[:, -2], ordered[:, -1])
-    return -(true - other) / (ordered[:, -1] - ordered[:, -3] + 1e-12)
+    ordered = ops.sort(logits, axis=1)
+    leading = ops.cast(ops.argmax(logits, axis=1), "int32") == ops.cast(labels, "int32")
+    other = ops.where(leading, ordered[:, -2], ordered[:, -1])
+    return -(_logit_of(labels, logits) - other) / (ordered[:, -1] - ordered[:, -3] + 1e-12)
 
 
-def targeted_dlr(logits: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor) -> tf.Tensor:
+def targeted_dlr(logits: Any, labels: Any, aux: Any) -> Any:
     """Targeted DLR, -(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2) with t = `aux`.
 
     Needs four classes. Croce & Hein 2020, eq. 7.
     """
-    import tensorflow as tf
+    from keras import ops
 
-    ordered = tf.sort(logits, axis=1)
+    ordered = ops.sort(logits, axis=1)
     spread = ordered[:, -1] - 0.5 * (ordered[:, -3] + ordered[:, -4]) + 1e-12
     return targeted_margin(logits, labels, aux) / spread
 
 
-def single_logit(logits: tf.Tensor, labels: tf.Tensor, aux: tf.Tensor) -> tf.Tensor:
+def single_logit(logits: Any, labels: Any, aux: Any) -> Any:
     """The logit of the class `aux`, z_aux: a row of the Jacobian when differentiated."""
-    import tensorflow as tf
+    return _logit_of(aux, logits)
 
-    return tf.gather(logits, tf.cast(aux, tf.int32), batch_dims=1)
+
+def _is_of(classes: Any, logits: Any) -> Any:
+    """Which logit is that of a class of each image, boolean (n, classes)."""
+    from keras import ops
+
+    return ops.arange(logits.shape[-1], dtype="int32") == ops.cast(classes, "int32")[:, None]
+
+
+def _logit_of(classes: Any, logits: Any) -> Any:
+    """The logit of a class of each image, (n,), exactly."""
+    from keras import ops
+
+    return ops.sum(ops.where(_is_of(classes, logits), logits, 0.0), axis=1)

@@ -247,6 +247,7 @@ def _rescaled_pgd(task: AuditTask, scale: float) -> np.ndarray:
         name=f"{source.name} x {scale:g}",
         logits_known=True,
         batch_size=source.batch_size,
+        variables=lambda: source.variables,
     )
     made = task.attack("pgd", target=scaled, steps=SINGLE_STEPS)
     if source is task.target:

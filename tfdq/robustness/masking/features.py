@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tfdq.robustness.gradients import Gradients, gradients_of
 from tfdq.robustness.targets import Target
 
-if TYPE_CHECKING:
-    import tensorflow as tf
 
-
-def features_of(model: Any, target: Target) -> Callable[[tf.Tensor], tf.Tensor]:
+def features_of(model: Any, target: Target) -> Gradients:
     """Return what the last kernel layer of a model takes, as a function of the images.
 
     Args:
@@ -20,8 +18,12 @@ def features_of(model: Any, target: Target) -> Callable[[tf.Tensor], tf.Tensor]:
         target: The same model as a target.
 
     Returns:
-        A TensorFlow function from images (n, ...) to features (n, ...) in inference mode.
+        From images (n, ...) to features (n, ...) in inference mode, with gradients.
     """
+    return gradients_of(_function(model, target), variables=target.variables)
+
+
+def _function(model: Any, target: Target) -> Callable[[Any], Any]:
     tf_keras = sys.modules.get("tf_keras")
     if tf_keras is None or not isinstance(model, tf_keras.Model):
         return target.logits_tensor

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from tfdq.robustness.gradients import Gradients
 from tfdq.robustness.masking.task import AuditTask
 from tfdq.robustness.masking.verdict import Check
-
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-Features = Callable[["tf.Tensor"], "tf.Tensor"]
 
 EXAMPLES = 32
 INNER_POINTS = 128
@@ -24,7 +20,7 @@ STARTS = 2
 RIDGE = 1e-3
 
 
-def planted_image(task: AuditTask, features: Features) -> Check:
+def planted_image(task: AuditTask, features: Gradients) -> Check:
     """The binarization test: find an adversarial image that is known to exist.
 
     For each example a linear readout of the model's features is fitted that tells random points
@@ -35,8 +31,8 @@ def planted_image(task: AuditTask, features: Features) -> Check:
 
     Args:
         task: What is audited.
-        features: TensorFlow function from images (n, ...) to features (n, ...), differentiable as
-            the attacks differentiate the model.
+        features: From images (n, ...) to features (n, ...), differentiated as the attacks
+            differentiate the model.
     """
     limit = task.thresholds.planted_found
     name = "planted adversarial image"
@@ -61,17 +57,10 @@ def planted_image(task: AuditTask, features: Features) -> Check:
     )
 
 
-def _in_batches(features: Features, task: AuditTask) -> Callable[[np.ndarray], np.ndarray]:
-    import tensorflow as tf
-
-    compiled = tf.function(features, reduce_retracing=True, autograph=False)
-
+def _in_batches(features: Gradients, task: AuditTask) -> Callable[[np.ndarray], np.ndarray]:
     def compute(images: np.ndarray) -> np.ndarray:
         size = task.batch_size
-        parts = [
-            compiled(tf.constant(images[at : at + size])).numpy()
-            for at in range(0, len(images), size)
-        ]
+        parts = [features.values(images[at : at + size]) for at in range(0, len(images), size)]
         return np.concatenate([part.reshape(len(part), -1) for part in parts]).astype(np.float64)
 
     return compute
@@ -121,7 +110,7 @@ def _ridge(values: np.ndarray) -> np.ndarray:
 
 
 def _search(
-    features: Features,
+    features: Gradients,
     clean: np.ndarray,
     readouts: np.ndarray,
     thresholds: np.ndarray,
@@ -129,18 +118,9 @@ def _search(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Climb each readout with PGD; return which examples crossed their threshold."""
-    import tensorflow as tf
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def climb(images: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            values = features(images)
-            flat = tf.reshape(values, [tf.shape(values)[0], -1])
-            scores = tf.reduce_sum(tf.cast(flat, tf.float32) * weights, axis=1)
-        return scores, tape.gradient(scores, images, unconnected_gradients="zero")
-
-    weights = tf.constant(readouts.astype(np.float32))
+    weights = readouts.astype(np.float32)
+    shape = features.values(clean[:1].astype(np.float32)).shape[1:]
+    cotangents = weights.reshape(len(weights), *shape)
     low = np.maximum(clean - task.eps, task.clip[0]).astype(np.float32)
     high = np.minimum(clean + task.eps, task.clip[1]).astype(np.float32)
     found = np.zeros(len(clean), bool)
@@ -148,8 +128,8 @@ def _search(
         noise = rng.uniform(-task.eps, task.eps, clean.shape) * (start > 0)
         images = np.clip(clean + noise, low, high).astype(np.float32)
         for step in range(STEPS + 1):
-            scores, gradient = (t.numpy() for t in climb(tf.constant(images), weights))
-            found |= scores > thresholds
+            values, gradient = features.pull_back(images, cotangents)
+            found |= (values.reshape(weights.shape) * weights).sum(1) > thresholds
             if found.all():
                 return found
             # From a quarter of the radius down to a fiftieth, so that it both travels and settles.
