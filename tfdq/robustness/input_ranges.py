@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.robustness.gradients import LossFunction
+from tfdq.robustness.gradients.interface import LossFunction
 from tfdq.robustness.statistics import Proportion, wilson
 from tfdq.robustness.targets import Target
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tfdq.mistakes import WrongTypeError
-from tfdq.robustness.gradients import LossFunction
+from tfdq.robustness.gradients.interface import LossFunction
 from tfdq.which_keras import is_keras3_model, is_tf_keras_model
 from tflite_export.ir.graph import IntegerGraph
 from tflite_export.ir.limits import DEFAULT, Limits
 from tflite_export.runtime.input_check import check_inputs
 
 if TYPE_CHECKING:
-    from tfdq.robustness.gradients import Gradients
+    from tfdq.robustness.gradients.interface import Gradients
 
 Outputs = Literal["logits", "probabilities"]
 
@@ -259,7 +259,7 @@ class DifferentiableTarget(Target):
 
     @cached_property
     def _gradients(self) -> Gradients:
-        from tfdq.robustness.gradients import gradients_of
+        from tfdq.robustness.gradients.choice import gradients_of
 
         return gradients_of(
             self.function,

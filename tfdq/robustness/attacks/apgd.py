@@ -14,7 +14,7 @@ from tfdq.robustness.attacks.losses import (
     targeted_dlr,
 )
 from tfdq.robustness.attacks.projections import l2_norm, linf_norm, per_image
-from tfdq.robustness.gradients import LossFunction
+from tfdq.robustness.gradients.interface import LossFunction
 
 
 def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:

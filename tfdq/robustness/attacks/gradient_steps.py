@@ -22,7 +22,7 @@ from tfdq.robustness.attacks.losses import (
 )
 from tfdq.robustness.attacks.projections import l2_norm, per_image
 from tfdq.robustness.attacks.ranges import Extent, as_extent, largest
-from tfdq.robustness.gradients import LossFunction
+from tfdq.robustness.gradients.interface import LossFunction
 
 LOSSES: dict[str, LossFunction] = {
     "ce": cross_entropy,

@@ -18,7 +18,7 @@ from tfdq.robustness.attacks.losses import (
     targeted_dlr,
 )
 from tfdq.robustness.attacks.square import margin_of, search_squares
-from tfdq.robustness.gradients import LossFunction
+from tfdq.robustness.gradients.interface import LossFunction
 from tfdq.robustness.targets import DifferentiableTarget
 
 

@@ -9,7 +9,7 @@ import jax
 import keras
 import numpy as np
 
-from tfdq.robustness.gradients import LossFunction
+from tfdq.robustness.gradients.interface import LossFunction
 
 
 class JaxGradients:

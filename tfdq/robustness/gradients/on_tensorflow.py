@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdq.robustness.gradients import LossFunction
+from tfdq.robustness.gradients.interface import LossFunction
 
 
 class TensorflowGradients:

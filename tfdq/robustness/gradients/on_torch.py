@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from keras import ops
 
-from tfdq.robustness.gradients import LossFunction
+from tfdq.robustness.gradients.interface import LossFunction
 
 
 class TorchGradients:

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tfdq.robustness.gradients import Gradients, gradients_of
+from tfdq.robustness.gradients.choice import gradients_of
+from tfdq.robustness.gradients.interface import Gradients
 from tfdq.robustness.targets import Target
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.robustness.gradients import Gradients
+from tfdq.robustness.gradients.interface import Gradients
 from tfdq.robustness.masking.task import AuditTask
 from tfdq.robustness.masking.verdict import Check
 
