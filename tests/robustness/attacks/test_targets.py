@@ -222,6 +222,13 @@ def test_what_cannot_be_attacked(tmp_path, float_model):
         as_target(two)
 
 
+def test_a_tf_keras_model_is_refused_where_keras_runs_elsewhere(monkeypatch):
+    model = tf_keras.Sequential([tf_keras.layers.Input((3,)), tf_keras.layers.Dense(2)], name="net")
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    with pytest.raises(ValueError, match=r"net is a tf_keras model.*KERAS_BACKEND=tensorflow"):
+        as_target(model)
+
+
 def test_differentiable_callable_is_asked_for(float_model):
     target = as_target(lambda x: float_model(x), differentiable=True)
     assert isinstance(target, DifferentiableTarget)
