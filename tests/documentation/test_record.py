@@ -181,12 +181,15 @@ def test_the_worked_example_of_the_audit() -> None:
     found = read_results_file(RESULTS / "mlperf_tiny_resnet8.json")
     measured, sha256 = found["measured"], found["file"]["sha256"]
     text = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
-    columns = ("PGD-20", "Square", "PGD-20 through the softmax")
+    columns = ("standard suite", "PGD-20", "Square", "PGD-20 through the softmax")
     for eps in (1, 2, 4, 8):
         cells = [cell_of(measured[f"{name} at {eps}/255"]) for name in columns]
         assert f"| {eps}/255 | {' | '.join(cells)} |" in text.splitlines()
-    assert f"| 0 | {cell_of(measured['clean'])} | | |" in text.splitlines()
+    assert f"| 0 | | {cell_of(measured['clean'])} | | |" in text.splitlines()
     running = " ".join(text.split())
+    left = measured["standard suite at 1/255"]
+    assert f"at 1/255 the suite leaves {left['standing']} of {left['images']} images" in running
+    assert measured["standard suite at 2/255"]["standing"] == 0
     for name, accuracy in measured["input range"]["tried"]["accuracy"].items():
         assert f"{name} {100 * accuracy:.1f} %" in running
     assert f"`{sha256[:16]}...`" in running
