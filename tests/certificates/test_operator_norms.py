@@ -51,6 +51,7 @@ def signed_product(seed):
 
 
 CASES = {**GRAPHS, "steep_softmax": steep_softmax, "signed_product": signed_product}
+del CASES["arg_max"]  # positions have no distance
 
 
 def step_of(graph: IntegerGraph, kernels: str) -> Step:
@@ -92,12 +93,22 @@ def moved(graph: IntegerGraph, values: list[np.ndarray], rng: np.random.Generato
 
 
 def test_an_operator_that_is_not_known_is_refused_by_name() -> None:
-    assert {case(0).operators[0].kind for case in CASES.values()} == set(OPERATORS)
+    assert {case(0).operators[0].kind for case in CASES.values()} == set(OPERATORS) - {"ARG_MAX"}
     strange = plain(0)
     strange.operators.append(Operator("COS", strange.outputs, (0,)))
     for check in (check_intervals, integer_network):
         with pytest.raises(ValueError, match="operator COS, which computes 'input'"):
             check(strange)
+
+
+def test_positions_are_certified_before_they_are_taken() -> None:
+    graph = GRAPHS["arg_max"](0)
+    for check in (check_intervals, integer_network):
+        with pytest.raises(ValueError, match="operator ARG_MAX, which computes 'y'"):
+            check(graph)
+    step = step_of(graph, "xnnpack")
+    with pytest.raises(ValueError, match="positions have no distance"):
+        spec_of(step).norm(step)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -29,6 +29,7 @@ from tflite_export.ir.graph import (
     Softmax,
     Tensor,
 )
+from tflite_export.ops.arg_max import ArgMax
 
 EPS = 0.1
 Foreign = Callable[[float], Path]
@@ -86,6 +87,47 @@ def test_logits_are_those_before_the_softmax_and_the_decision_is_the_files(
         np.testing.assert_array_equal(target.predict(x), decision)
     np.testing.assert_array_equal(as_target(path).logits_tensor(tf.constant(x)).numpy(), expected)
     assert (decision != before.argmax(1)).any() == (beta < 1)
+
+
+@pytest.fixture(scope="module")
+def decides(logits_file: Path) -> Path:
+    """A file whose output is the number of the class, of logits behind a softmax."""
+    graph = ending_in_softmax(read(logits_file), 1.0)
+    axis = graph.add_tensor(Tensor("axis", (), "int32", None, np.array(-1, np.int32)))
+    output = graph.add_tensor(Tensor("class", (-1,), "int64"))
+    graph.operators.append(Operator("ARG_MAX", (*graph.outputs, axis), (output,), ArgMax("int64")))
+    graph.outputs = (output,)
+    path = logits_file.with_name("decides.tflite")
+    path.write_bytes(by_another_tool(write(graph)))
+    return path
+
+
+def test_a_file_that_says_the_class_alone_is_attacked_on_the_logits_before(
+    decides: Path, foreign: Foreign, digits: Any
+) -> None:
+    x, y = digits.x_test[:60], digits.y_test[:60]
+    said = Interpreter(decides).predict(x)
+    assert said.dtype == np.int64
+    np.testing.assert_array_equal(IntegerTwin(decides).integers(x).numpy(), said)
+    expected = as_target(foreign(1.0)).logits(x)
+    for model in (decides, IntegerTwin(decides)):
+        target = as_target(model)
+        np.testing.assert_array_equal(target.logits(x), expected)
+        np.testing.assert_array_equal(target.predict(x), said)
+    same = [run_attack("pgd", path, x, y, EPS, steps=5).x_adv for path in (decides, foreign(1.0))]
+    np.testing.assert_array_equal(*same)
+
+
+@pytest.mark.parametrize("method", ["interval", "lipschitz", "smoothing"])
+def test_what_is_proven_of_the_scores_is_proven_of_the_class(
+    method: Any, decides: Path, foreign: Foreign, digits: Any
+) -> None:
+    x, y = digits.x_test[:20], digits.y_test[:20]
+    settings = SmoothingSettings(0.05, 20, 100)
+    chosen = {"smoothing": settings} if method == "smoothing" else {}
+    norm = "linf" if method == "interval" else "l2"
+    radii = [certify(path, x, y, norm, method, **chosen).radius for path in (decides, foreign(1.0))]
+    np.testing.assert_array_equal(*radii)
 
 
 def test_gradients_are_those_of_the_logits(foreign: Foreign, digits: Any) -> None:

@@ -1,6 +1,7 @@
 """Random graphs of one operator, with values drawn so that outputs spread over the whole range."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from tflite_export.ir.graph import (
     Tensor,
 )
 from tflite_export.ops import OPERATORS
+from tflite_export.ops.arg_max import ArgMax
+from tflite_export.ops.batch_matmul import BatchMatMul
 from tflite_export.ops.gelu import Gelu
 from tflite_export.ops.l2_normalization import L2Normalization
 from tflite_export.ops.leaky_relu import LeakyRelu
@@ -232,6 +235,54 @@ def mean_of_any(seed):
     return draw.done("MEAN", (source, constant), output, Reduction(keep))
 
 
+def total(seed):
+    """Like a mean, on a grid of up to half of what the terms reach."""
+    graph = mean_of_any(seed)
+    operator, output = graph.operators[0], graph.outputs[0]
+    source, axes = (graph.tensors[i] for i in operator.inputs)
+    terms = math.prod(source.shape[axis] for axis in axes.data)
+    spread = float(np.random.default_rng(seed).uniform(0.4, 4)) * np.sqrt(terms)
+    step = grid(float(source.scale) * spread, graph.tensors[output].zero_point)
+    graph.tensors[output] = dataclasses.replace(graph.tensors[output], quantization=step)
+    graph.operators[0] = dataclasses.replace(operator, kind="SUM")
+    return graph
+
+
+def batch_matmul(seed):
+    """Two activations, or one and a constant whose matrix is repeated; either side exchanged."""
+    draw = Draw(seed)
+    rows, inner, columns = (draw.integer(1, most) for most in (6, 40, 6))
+    lead = ((-1,), (-1, 3))[seed % 2]
+    turned = [seed // 2 % 2 == 1, seed // 4 % 2 == 1]
+    shapes = [(rows, inner), (inner, columns)]
+    shapes = [shape[::-1] if turn else shape for shape, turn in zip(shapes, turned, strict=True)]
+    operands = [draw.value("a", (*lead, *shapes[0]))]
+    if seed % 3 == 0:
+        data = draw.rng.integers(-128, 128, (*(1,) * (seed % 4 // 2), *shapes[1])).astype(np.int8)
+        step = grid(float(draw.rng.uniform(0.01, 0.1)), draw.integer(-60, 60))
+        operands.append(draw.constant("b", data, step, "int8"))
+    else:
+        operands.append(draw.value("b", (*lead, *shapes[1]), zero=draw.integer(-60, 60)))
+    products = math.prod(draw.scale_of(index) for index in operands)
+    scale = products * np.sqrt(inner) * float(draw.rng.uniform(40, 120))
+    output = draw.value("y", (*lead, rows, columns), scale)
+    sources = [index for index in operands if not draw.graph.tensors[index].is_constant]
+    return draw.done("BATCH_MATMUL", operands, output, BatchMatMul(*turned), sources)
+
+
+def arg_max(seed):
+    """Few integers, so that the largest is there more than once; positions of both types."""
+    draw = Draw(seed)
+    sizes = ((-1, 9), (-1, 5, 6), (-1, 4, 1, 5))[seed % 3]
+    axis = draw.integer(1, len(sizes) - 1)
+    dtype = ("int64", "int32")[seed % 2]
+    named = np.array([axis - len(sizes)] if seed % 4 > 1 else axis, np.int32)
+    constant = draw.constant("axis", named, None, "int32")
+    shape = (*sizes[:axis], *sizes[axis + 1 :])
+    output = draw.graph.add_tensor(Tensor("y", shape, dtype))
+    return draw.done("ARG_MAX", (draw.value("x", sizes), constant), output, ArgMax(dtype))
+
+
 def softmax(seed):
     draw = Draw(seed)
     classes = draw.integer(2, 200)
@@ -437,6 +488,9 @@ GRAPHS = {
     "average_pool": average_pool,
     "mean": mean,
     "mean_of_any": mean_of_any,
+    "sum": total,
+    "batch_matmul": batch_matmul,
+    "arg_max": arg_max,
     "leaky_relu": leaky_relu,
     "relu": lambda seed: _tabulated("RELU", seed),
     "relu6": lambda seed: _tabulated("RELU6", seed),

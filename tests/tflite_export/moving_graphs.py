@@ -139,7 +139,7 @@ def depth_to_space(seed):
     return _moved(draw, "DEPTH_TO_SPACE", source, shape, Blocks(side))
 
 
-def reduce_max(seed):
+def _reduced(kind, seed):
     draw = Draw(seed)
     sizes = (-1, 5, 3, 4)
     axes = sorted(draw.rng.choice([1, 2, 3], draw.integer(1, 3), replace=False).tolist())
@@ -147,7 +147,7 @@ def reduce_max(seed):
     shape = tuple(1 if i in axes else n for i, n in enumerate(sizes) if keep or i not in axes)
     named = [axis - 4 if seed % 3 == 0 else axis for axis in axes]
     source, constant = draw.value("x", sizes), _numbers(draw, "axes", named)
-    return _moved(draw, "REDUCE_MAX", source, shape, Reduction(keep), [constant])
+    return _moved(draw, kind, source, shape, Reduction(keep), [constant])
 
 
 def gather(seed):
@@ -182,7 +182,8 @@ MOVING_GRAPHS = {
     "unpack": unpack,
     "space_to_depth": space_to_depth,
     "depth_to_space": depth_to_space,
-    "reduce_max": reduce_max,
+    "reduce_max": lambda seed: _reduced("REDUCE_MAX", seed),
+    "reduce_min": lambda seed: _reduced("REDUCE_MIN", seed),
     "gather": gather,
     "padv2": padv2,
 }

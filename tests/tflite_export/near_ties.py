@@ -18,6 +18,8 @@ from tflite_export.ir.graph import (
     Softmax,
     Tensor,
 )
+from tflite_export.ops.arg_max import ArgMax
+from tflite_export.ops.batch_matmul import BatchMatMul
 from tflite_export.ops.gelu import Gelu
 from tflite_export.ops.l2_normalization import L2Normalization
 from tflite_export.ops.leaky_relu import LeakyRelu
@@ -207,6 +209,48 @@ def kept_mean(seed: int):
     return one_operator("MEAN", operands, result, options), [np.repeat(values[::3], 17, axis=3)]
 
 
+def total(seed: int):
+    """Every integer twice: a sum of two is any even and odd number; even seeds have exact ties."""
+    rng = np.random.default_rng(seed)
+    source = 2.0 ** int(rng.integers(-8, 0)) if seed % 2 == 0 else _scale(rng, 1e-3, 0.5)
+    factor = 2.0 ** int(rng.integers(0, 3)) if seed % 2 == 0 else np.exp(rng.uniform(0, 2))
+    x = Tensor("x", (-1, 500, 2), "int8", grid(source, int(rng.integers(-128, 128))))
+    axes = Tensor("axes", (1,), "int32", None, np.array([2], np.int32))
+    y = Tensor("y", (-1, 500), "int8", grid(float(np.float32(source * factor)), 5))
+    values = rng.integers(-128, 128, (4, 500, 2)).astype(np.int8)
+    return one_operator("SUM", [x, axes], y, Reduction()), [values]
+
+
+def batch_matmul(seed: int):
+    """Every product of two integers that a step of a power of two makes a tie, if even."""
+    rng = np.random.default_rng(seed)
+    scales = (2.0 ** rng.integers(-8, -2, 2)).tolist()
+    factor = 2.0 ** int(rng.integers(6, 9))
+    if seed % 2:
+        scales, factor = [_scale(rng, 1e-3, 0.1) for _ in "ab"], np.exp(rng.uniform(4, 6))
+    result = float(np.float32(scales[0] * scales[1] * factor))
+    zeros = [int(zero) for zero in rng.integers(-60, 60, 3)]
+    a, b, y = (
+        Tensor(name, (-1, *shape), "int8", grid(scale, zero))
+        for name, shape, scale, zero in zip(
+            "aby", ((256, 1), (1, 256), (256, 256)), (*scales, result), zeros, strict=True
+        )
+    )
+    every = np.arange(-128, 128, dtype=np.int8)
+    graph = one_operator("BATCH_MATMUL", [a, b], y, BatchMatMul())
+    return graph, [every.reshape(1, 256, 1), every.reshape(1, 1, 256)]
+
+
+def arg_max(seed: int):
+    """Rows of few integers, of which most have their largest several times."""
+    rng = np.random.default_rng(seed)
+    x = Tensor("x", (-1, 7), "int8", grid(_scale(rng, 1e-3, 0.5), 0))
+    axis = Tensor("axis", (), "int32", None, np.array(1, np.int32))
+    dtype = ("int32", "int64")[seed % 2]
+    values = rng.integers(-2, 3, (300, 7)).astype(np.int8)
+    return one_operator("ARG_MAX", [x, axis], Tensor("y", (-1,), dtype), ArgMax(dtype)), [values]
+
+
 def average_pool(seed: int):
     """Every sum of a window."""
     rng = np.random.default_rng(seed)
@@ -372,6 +416,9 @@ NEAR_TIES = {
     "add": addition,
     "mean": mean,
     "kept_mean": kept_mean,
+    "sum": total,
+    "batch_matmul": batch_matmul,
+    "arg_max": arg_max,
     "average_pool": average_pool,
     "resize_bilinear": resize_bilinear,
     "softmax": softmax,

@@ -28,10 +28,18 @@ def _runtime(content, values, kernels):
     return Interpreter(content, kernels=kernels).invoke(values)[0]
 
 
+WRONG = {("SUM", "reference")}
+"""Kernels that the runtime has, but that take int8 for uint8."""
+
+
 def assert_missing(graph, values, kernels):
     """Assert that neither the runtime nor the reference runs it, and that both say why."""
-    with pytest.raises(ValueError, match="find op"):
-        Interpreter(write(graph), kernels=kernels, trusted=True)
+    if (graph.operators[0].kind, kernels) in WRONG:
+        found = Interpreter(write(graph), kernels=kernels, trusted=True).invoke(values)[0]
+        assert not np.array_equal(found, _runtime(write(graph), values, "builtin"))
+    else:
+        with pytest.raises(ValueError, match="find op"):
+            Interpreter(write(graph), kernels=kernels, trusted=True)
     for run_it in (
         lambda: run(graph, values, CHOICES[kernels]),
         lambda: Interpreter(write(graph), kernels=kernels),

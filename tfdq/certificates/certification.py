@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +19,7 @@ from tfdq.certificates.norm_cost import check_norms
 from tfdq.certificates.smoothing import Predict, SmoothingSettings, randomized_smoothing
 from tfdq.quantization.model import is_quantized
 from tflite_export.files.cost import samples_at_once
+from tflite_export.ir.decision import without_decision
 from tflite_export.ir.graph import IntegerGraph
 from tflite_export.ir.limits import DEFAULT, UNLIMITED, Limits
 from tflite_export.runtime.input_check import check_sizes
@@ -124,7 +126,7 @@ def _as_graph(model: Any, limits: Limits) -> IntegerGraph:
             f"model {model.name!r} is a float model: interval bounds are of integers. Quantize it "
             "(tfdq.quantize_model), or use method='lipschitz'"
         )
-    return graph_of(model, limits)
+    return without_decision(graph_of(model, limits))
 
 
 def _as_function(model: Any, limits: Limits) -> Predict:
@@ -141,14 +143,18 @@ def _as_function(model: Any, limits: Limits) -> Predict:
     if isinstance(model, IntegerGraph):
         from tflite_export.files.write import write
 
-        content = write(model)
+        content = write(without_decision(model))
     else:
         content = getattr(model, "content", model)
     if isinstance(content, (str, Path, bytes)):
         from tflite_export.runtime.interpreter import Interpreter
 
         allowed = limits if content is model else UNLIMITED
-        return Interpreter(content, batch_size=256, limits=allowed).predict
+        interpreter = Interpreter(content, batch_size=256, limits=allowed)
+        scores = without_decision(interpreter.graph)
+        if scores is not interpreter.graph:
+            return _as_function(replace(scores, metadata={}), UNLIMITED)
+        return interpreter.predict
     if callable(model):
         return model
     raise ValueError(

@@ -70,9 +70,10 @@ def lipschitz_report(
     if not isinstance(model, tf_keras.Model):
         from tfdq.certificates.integer_network import integer_report
         from tfdq.certificates.norm_cost import affordable_iterations
+        from tflite_export.ir.decision import without_decision
         from tflite_export.twin.integer_twin import graph_of
 
-        integers = graph_of(model, limits)
+        integers = without_decision(graph_of(model, limits))
         most = affordable_iterations(model, integers, limits)
         return integer_report(integers, tolerance=tolerance, max_iterations=most)
     graph = read_graph(model)

@@ -12,6 +12,7 @@ import numpy as np
 
 from tflite_export.files.validate import validate
 from tflite_export.ir.affine import dequantize
+from tflite_export.ir.decision import without_decision
 from tflite_export.ir.graph import INTEGER_RANGES, IntegerGraph
 from tflite_export.ir.limits import UNLIMITED, Limits
 from tflite_export.runtime.input_check import grid_of
@@ -29,17 +30,18 @@ _EVEN = 0.5
 class TwinScores:
     """An integer twin as a function from images to logits.
 
-    Where the network ends in a softmax or a sigmoid, the logits are those before it. Classes that
-    the 8-bit probabilities cannot tell apart are tied as they tie them, so that the largest logit
-    is the decision of the file; gradients are those of the logits. The ends of the input's grid
-    stop no gradient: a white pixel often lies beyond the last integer (1.0 on a grid of -1 to
-    127/128), and a zero slope there would hide from an attack that the pixel can be made darker.
+    Where the network ends in ARG_MAX, the scores are those before it; where they come from a
+    softmax or a sigmoid, the logits are those before that. Classes that the 8-bit probabilities
+    cannot tell apart are tied as they tie them, so that the largest logit is the decision of the
+    file; gradients are those of the logits. The ends of the input's grid stop no gradient: a white
+    pixel often lies beyond the last integer (1.0 on a grid of -1 to 127/128), and a zero slope
+    there would hide from an attack that the pixel can be made darker.
 
     Args:
         twin: The twin, of one input and one output.
 
     Attributes:
-        graph: What the twin computes.
+        graph: What the twin computes, up to the scores.
         logits_known: The network ends in a softmax or a sigmoid, so that these are logits for
             certain.
 
@@ -48,7 +50,7 @@ class TwinScores:
     """
 
     def __init__(self, twin: IntegerTwin) -> None:
-        self.graph = twin.graph
+        self.graph = without_decision(twin.graph)
         self._twin = twin
         self._before = logits_before_probabilities(self.graph)
         self.logits_known = self._before is not None
@@ -91,7 +93,7 @@ class DeployedFile:
         limits: What the file may cost.
 
     Attributes:
-        graph: What the file computes.
+        graph: What the file computes, up to its scores where it ends in ARG_MAX.
         logits_known: The file ends in a softmax or a sigmoid, so that its logits are known to be
             logits.
 
@@ -101,17 +103,19 @@ class DeployedFile:
     """
 
     def __init__(self, path: Path, *, threads: int, batch_size: int, limits: Limits) -> None:
-        self.graph = validate(path, limits)
+        whole = validate(path, limits)
+        self.graph = without_decision(whole)
         check_classifier(self.graph, repr(str(path)))
         before = logits_before_probabilities(self.graph)
         self.logits_known = before is not None
         self._twin: TwinScores | None = None
-        # The second file is ours, and was within the limits without its further output.
+        as_it_is = before is None and self.graph is whole
+        # The second file is ours, and was within the limits with its own output.
         self._interpreter = Interpreter(
-            path if before is None else _with_logits(self.graph, before),
+            path if as_it_is else _of_scores(self.graph, before),
             threads=threads,
             batch_size=batch_size,
-            limits=limits if before is None else UNLIMITED,
+            limits=limits if as_it_is else UNLIMITED,
         )
 
     def logits(self, x: np.ndarray) -> np.ndarray:
@@ -183,9 +187,9 @@ def _inside_the_grid(graph: IntegerGraph) -> tuple[float, float] | None:
     return float(low) + quarter, float(high) - quarter
 
 
-def _with_logits(graph: IntegerGraph, before: int) -> bytes:
-    """The file again, its logits an output beside the one that it has."""
+def _of_scores(graph: IntegerGraph, before: int | None) -> bytes:
+    """The file again up to its scores, with the logits an output beside them if there are any."""
     from tflite_export.files.write import write
 
-    outputs = (before, graph.outputs[0])
+    outputs = graph.outputs if before is None else (before, graph.outputs[0])
     return write(replace(graph, outputs=outputs, signature_outputs=(), metadata={}))

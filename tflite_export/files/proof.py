@@ -8,7 +8,7 @@ from pathlib import Path
 from tflite_export.files.read import load, naming, read, subgraph_count
 from tflite_export.ir.limits import DEFAULT, Limits
 
-INTEGER_TYPES = ("int4", "int8", "uint8", "int16", "int32")
+INTEGER_TYPES = ("int4", "int8", "uint8", "int16", "int32", "int64")
 """The types that an operand may have."""
 
 

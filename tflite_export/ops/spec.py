@@ -156,7 +156,7 @@ class OperatorSpec:
             constants of what is before them combine as a root of squares and not as a sum.
         several: whether it may have several results; each is then checked and computed by itself.
         rounding_error: by how many steps the result can differ from the real one; of a step.
-        missing_in: the kernel sets that do not have it, keys of `KERNEL_SETS`.
+        missing_in: the kernel sets that do not have it, or have it wrong, keys of `KERNEL_SETS`.
         twin: the module in this package whose ``build`` makes the differentiable form.
     """
 

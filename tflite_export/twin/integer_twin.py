@@ -175,7 +175,8 @@ class IntegerTwin(keras.Model):
 
     def _as_integers(self, values: dict[int, Any], index: int) -> Any:
         tensor = self._source.tensors[index]
-        return ops.cast(values[index] + float(tensor.zero_point), DTYPES[tensor.dtype].name)
+        zero_point = 0.0 if tensor.quantization is None else float(tensor.zero_point)
+        return ops.cast(values[index] + zero_point, DTYPES[tensor.dtype].name)
 
     def _values(self, inputs: Any) -> dict[int, Any]:
         """Centred integers (or floats) of every tensor."""
