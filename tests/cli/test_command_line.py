@@ -14,7 +14,7 @@ import pytest
 
 from tfdq.cli import main
 
-COMMANDS = ("demo", "train", "attack", "evaluate", "audit", "export", "run")
+COMMANDS = ("demo", "train", "attack", "evaluate", "audit", "certify", "export", "run")
 """Those of this file; the experiments' have tests of their own."""
 
 
@@ -42,7 +42,8 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
 def test_help_and_import_load_no_tensorflow() -> None:
     """The reason why both answer at once."""
     script = (
-        "import sys, tfdq, tfdq.cli.commands, tfdq.cli.experiments, tfdq.cli.robustness\n"
+        "import sys, tfdq, tfdq.cli.certify, tfdq.cli.commands\n"
+        "import tfdq.cli.experiments, tfdq.cli.robustness\n"
         "assert not {'tensorflow', 'tf_keras', 'numpy', 'scipy'} & set(sys.modules)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
@@ -99,10 +100,30 @@ def test_a_file_is_attacked_without_and_with_a_surrogate(
     assert abs(found[0]["robust"] - found[1]["robust"]) <= 0.05
 
 
+def test_a_file_is_certified_by_intervals_and_completely(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = trained / "model.tflite", tmp_path / "proof"
+    options = ("--eps", "1/255", "--limit", 6, "--json")
+    found = []
+    for more in ((), ("--complete", "--image-seconds", 0.5, "--out", out)):
+        capsys.readouterr()
+        assert tfdq("certify", file, *options, *more) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    plain, complete = found
+    assert sum(r > 0 for r in plain["radius"]) <= sum(r > 0 for r in complete["radius"])
+    assert len(complete["decisions"]) == 6
+    assert (out / "certificate.json").exists()
+    assert len((out / "decisions.jsonl").read_text(encoding="utf-8").splitlines()) == 7
+    assert tfdq("certify", trained / "model.keras", *options) == 0
+    assert json.loads(capsys.readouterr().out)["radius"] == plain["radius"]
+
+
 @pytest.mark.parametrize(
     ("command", "options"),
     [
         ("run", ()),
+        ("certify", ()),
         ("attack", ("--attack", "square")),
         ("attack", ("--surrogate", "model.tflite")),
         ("evaluate", ("--attacks", "square")),

@@ -115,7 +115,7 @@ def test_a_command_that_opens_models_can_trust_them(commands: dict[str, Any]) ->
             assert "--trust" in options(command), f"tfdq {name}"
 
 
-@pytest.mark.parametrize("name", ["run", "attack", "evaluate", "audit", "report"])
+@pytest.mark.parametrize("name", ["run", "attack", "evaluate", "audit", "certify", "report"])
 def test_a_command_that_reads_tflite_files_takes_limits(
     name: str, commands: dict[str, Any]
 ) -> None:

@@ -7,6 +7,8 @@ from tfdq._first_use import loaded_on_first_use
 
 _HOME = {
     "Certificate": "tfdq.certificates.certificate",
+    "CompleteCertificate": "tfdq.certificates.complete",
+    "Decision": "tfdq.certificates.complete",
     "IntervalTraining": "tfdq.certificates.interval_training",
     "LipschitzLogger": "tfdq.certificates.log_callback",
     "LipschitzReport": "tfdq.certificates.layer_report",

@@ -25,11 +25,11 @@ class Certificate:
     Attributes:
         radius: float64 ``(n,)``: no input closer than this to the example, in ``norm`` and in
             input units, changes the prediction; 0 where nothing is certified. For ``"interval"``
-            the distance itself is included.
+            and ``"complete"`` the distance itself is included.
         correct: bool ``(n,)``: the example is classified as its label.
         abstained: bool ``(n,)``: the classifier declined to answer (smoothing only).
         norm: ``"l2"`` or ``"linf"``.
-        method: ``"lipschitz"``, ``"interval"`` or ``"smoothing"``.
+        method: ``"lipschitz"``, ``"interval"``, ``"complete"`` or ``"smoothing"``.
         confidence: probability that a radius holds: 1.0 for a proof, ``1 - alpha`` for smoothing.
         note: what a reader must know, such as that the certificate is vacuous.
         details: settings and intermediate figures.

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import tf_keras
 
 from tfdq.certificates.certificate import Certificate, Norm, check_examples
+from tfdq.certificates.complete import complete_certificate
 from tfdq.certificates.interval_certificate import interval_certificate
 from tfdq.certificates.margin import lipschitz_certificate
 from tfdq.certificates.norm_cost import check_norms
@@ -27,7 +28,7 @@ from tflite_export.runtime.input_check import check_sizes
 _BYTES = 16
 """Bytes that a proof holds for one byte of an activation: 64-bit integers, two ends of a box."""
 
-Method = Literal["lipschitz", "interval", "smoothing"]
+Method = Literal["lipschitz", "interval", "complete", "smoothing"]
 
 
 def certify(
@@ -40,6 +41,8 @@ def certify(
     smoothing: SmoothingSettings | None = None,
     step: float = 1 / 255,
     max_steps: int = 8,
+    eps: float = 1 / 255,
+    seconds: float = 60.0,
     bounds: tuple[float, float] = (0.0, 1.0),
     kernels: str = "xnnpack",
     batch_size: int = 64,
@@ -54,6 +57,8 @@ def certify(
     ==============  ========  ==========================================================
     ``interval``    linf      a proof for the deployed integers, every bit of them; for a
                               ``.tflite`` file or a quantized model
+    ``complete``    linf      the same at one radius, with an attack and a search: verified,
+                              broken (by which input) or, when the time is up, unknown
     ``lipschitz``   both      a proof from the network's norm and its margins; for a float
                               network, and for a quantized one with its rounding (which
                               commonly makes it vacuous, and then the note says so)
@@ -72,15 +77,18 @@ def certify(
         smoothing: noise, sample counts and confidence of smoothing.
         step: of the interval radii, in input units.
         max_steps: largest interval radius, in steps.
-        bounds: smallest and largest valid input, for intervals.
+        eps: radius that ``"complete"`` decides about, in input units.
+        seconds: that ``"complete"`` may take for each example.
+        bounds: smallest and largest valid input, for intervals and the complete procedure.
         kernels: whose integer arithmetic (`tflite_export.ops.spec.KERNEL_SETS`).
         batch_size: examples at a time; fewer where they would not fit into memory.
-        resume: file that smoothing continues from.
+        resume: file that smoothing and the complete procedure continue from.
         progress: called with what is done and all that is to do; not by ``"lipschitz"``.
         limits: what a ``.tflite`` file may cost; an exported model is not limited.
 
     Returns:
-        A radius for each example, and what is correct: see `Certificate`.
+        A radius for each example, and what is correct: see `Certificate`; of ``"complete"`` a
+        `CompleteCertificate`.
 
     Raises:
         ValueError: the combination is impossible, an argument is out of its range, or a file costs
@@ -100,11 +108,15 @@ def certify(
         if norm != "l2":
             raise ValueError("randomized smoothing with Gaussian noise certifies norm='l2' only")
         return randomized_smoothing(_as_function(model, limits), x, y, smoothing, resume, progress)
-    if method == "interval":
+    if method in ("interval", "complete"):
         if norm != "linf":
-            raise ValueError("interval bounds certify norm='linf' only")
+            raise ValueError(f"method={method!r} certifies norm='linf' only")
         graph = _as_graph(model, limits)
         batch_size = samples_at_once(graph, batch_size, _BYTES)
+        if method == "complete":
+            return complete_certificate(
+                graph, x, y, eps, seconds, bounds, kernels, batch_size, resume, progress
+            )
         return interval_certificate(
             graph, x, y, step, max_steps, bounds, kernels, batch_size, progress
         )

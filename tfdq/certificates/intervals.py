@@ -98,14 +98,23 @@ def propagate(
         raise ValueError("low and high must have one shape, and low <= high everywhere")
     values: dict[int, Box] = {graph.inputs[0]: (low, high)}
     for index, operator in graph.activations():
-        values[index] = _operate(graph, operator, values, kernels, operator.outputs.index(index))
+        values[index] = bound_result(graph, operator, values, kernels, index)
     return IntervalBounds(values)
 
 
-def _operate(
-    graph: IntegerGraph, operator: Operator, values: dict[int, Box], kernels: str, place: int
+def bound_result(
+    graph: IntegerGraph, operator: Operator, values: dict[int, Box], kernels: str, index: int
 ) -> Box:
-    """Bound one of an operator's results from the bounds of its inputs."""
+    """Bound one of an operator's results from the bounds of its inputs.
+
+    Args:
+        graph: the integer graph.
+        operator: one of its operators.
+        values: bounds of what the operator reads, by tensor index.
+        kernels: as for `propagate`.
+        index: of the result's tensor.
+    """
+    place = operator.outputs.index(index)
     present = [index for index in operator.inputs if index >= 0]
     tensors = [graph.tensors[index] for index in present]
     boxes: list[Box] = [
@@ -135,30 +144,42 @@ def robust_classes(
     Returns:
         bool ``(n,)``.
     """
+    return np.all(separated_classes(graph, bounds, classes, kernels), axis=1)
+
+
+def separated_classes(
+    graph: IntegerGraph, bounds: IntervalBounds, classes: IntegerArray, kernels: str = "xnnpack"
+) -> npt.NDArray[np.bool_]:
+    """Tell which other classes stay strictly below each example's class all over the box.
+
+    Arguments as of `robust_classes`.
+
+    Returns:
+        bool ``(n, number of classes)``; True for the example's own class.
+    """
     rows = np.arange(len(classes))
     low, high = bounds.values[graph.outputs[0]]
     low, high = low.reshape(len(rows), -1), high.reshape(len(rows), -1)
-    others = np.ones(low.shape, bool)
-    others[rows, classes] = False
     strict = low[rows, classes][:, None] > high
-    last = _last_arithmetic(graph)
+    last = last_arithmetic(graph)
     if last is not None and last.kind == "FULLY_CONNECTED":
         strict |= _by_accumulators(graph, last, bounds, classes, kernels)
     if last is not None and last.kind == "SOFTMAX":
         strict |= _by_probabilities(graph, last, bounds, classes)
-    return np.all(strict | ~others, axis=1)
+    strict[rows, classes] = True
+    return strict
 
 
-def _last_arithmetic(graph: IntegerGraph) -> Operator | None:
+def last_arithmetic(graph: IntegerGraph) -> Operator | None:
     """Return the operator that computes the output, past those that only rename its integers."""
     producer = dict(graph.activations())
     operator = producer.get(graph.outputs[0])
-    while operator is not None and _renames(graph, operator):
+    while operator is not None and renames(graph, operator):
         operator = producer.get(operator.inputs[0])
     return operator
 
 
-def _renames(graph: IntegerGraph, operator: Operator) -> bool:
+def renames(graph: IntegerGraph, operator: Operator) -> bool:
     """Tell whether an operator gives its input's integers other names, in the same order."""
     if operator.kind != "QUANTIZE":
         return operator.kind in ("DEQUANTIZE", "RESHAPE")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfdq.certificates.certificate import Certificate, check_examples
+from tfdq.certificates.record import Record
 
 Predict = Callable[[npt.NDArray[np.float32]], Any]
 ABSTAIN = -1
@@ -228,7 +227,7 @@ def randomized_smoothing(
             )
         return found
 
-    finished = _Record(resume, images, settings)
+    finished = Record(resume, "randomized smoothing", asdict(settings), images)
     for index, image in enumerate(images):
         if index not in finished.results:
             finished.add(certify_image(scored, image, settings, index))
@@ -245,63 +244,6 @@ def randomized_smoothing(
     return Certificate(
         radius, correct, abstained, "l2", "smoothing", 1 - settings.alpha, note, details
     )
-
-
-class _Record:
-    """Finished examples, in memory and in a file that a later run continues."""
-
-    def __init__(
-        self,
-        path: str | Path | None,
-        images: npt.NDArray[np.float32],
-        settings: SmoothingSettings,
-    ) -> None:
-        self.results: dict[int, dict[str, Any]] = {}
-        self._file: TextIO | None = None
-        if path is None:
-            return
-        path = Path(path)
-        digest = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
-        header = {"settings": asdict(settings), "images": digest}
-        if path.exists() and path.stat().st_size:
-            self._load(path, header)
-        self._file = path.open("a", encoding="utf-8")
-        if not path.stat().st_size:
-            self._write(header)
-
-    def _load(self, path: Path, header: dict[str, Any]) -> None:
-        """Read what an earlier run finished; a line cut off by a crash is dropped."""
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            path.write_text("".join(lines[:-1]), encoding="utf-8")
-            lines = lines[:-1]
-        if not lines:
-            return
-        try:
-            first, *rest = (json.loads(line) for line in lines)
-            self.results = {row["index"]: row for row in rest}
-        except (LookupError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a record of randomized smoothing: {error}") from error
-        if first != header:
-            raise ValueError(
-                f"{path} belongs to another run (other settings or images): give another file, or "
-                "remove it to start again"
-            )
-
-    def _write(self, row: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Keep a finished example."""
-        self.results[row["index"]] = row
-        self._write(row)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
 
 
 def gaussian_augmentation(dataset: Any, sigma: float, seed: int = 0) -> Any:

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     # The commands register themselves; they load nothing heavy until one of them runs.
+    import tfdq.cli.certify
     import tfdq.cli.commands
     import tfdq.cli.experiments
     import tfdq.cli.report
