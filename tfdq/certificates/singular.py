@@ -157,7 +157,7 @@ def norm_upper_bound(linear_map: ConvolutionMap, dense_limit: int = 1024) -> tup
       channels first (space to depth), dilations split the image. Above the norm by ``O(1/n^2)``
       for an ``n x n`` image, and so close for all but the smallest images.
 
-    Either way there is a list of Gram matrices ``G`` whose largest eigenvalue is wanted. For a
+    Either way there is a list of Gram matrices ``G`` whose largest eigenvalue is bounded. For a
     candidate ``mu`` the Cholesky factorisation of ``mu I - G`` is run in float64: when it goes
     through, ``lambda_max(G) <= mu + gamma_{n+1} / (1 - gamma_{n+1}) * trace(mu I - G)`` (Demmel;
     Rump 2006), and the errors of forming ``G``, the shift and the symbols are added to that.

@@ -214,7 +214,7 @@ def check_writable(path: Path, is_folder: bool) -> None:
 
     Args:
         path: which; it need not be there, nor the folder that it is in.
-        is_folder: a folder is wanted; else a file.
+        is_folder: the path is of a folder; else of a file.
 
     Raises:
         ValueError: it is the other of the two, or something above it is a file.

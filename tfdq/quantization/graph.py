@@ -108,11 +108,11 @@ class Graph:
 
     def consumers(self) -> list[list[int]]:
         """Return, for each node, the positions of the nodes that take its output."""
-        takers: list[list[int]] = [[] for _ in self.nodes]
+        consumers: list[list[int]] = [[] for _ in self.nodes]
         for node in self.nodes:
             for source in node.inputs:
-                takers[source].append(node.index)
-        return takers
+                consumers[source].append(node.index)
+        return consumers
 
 
 def read_graph(model: tf_keras.Model) -> Graph:

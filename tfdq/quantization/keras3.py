@@ -140,7 +140,7 @@ def from_keras3(
     if isinstance(model, tf_keras.Model):
         raise WrongTypeError(f"{model.name!r} is a tf_keras model already: use it as it is.")
     if not is_keras3_model(model):
-        raise WrongTypeError(f"a Keras 3 model is wanted, but this is a {type(model).__name__}.")
+        raise WrongTypeError(f"expected a Keras 3 model, got a {type(model).__name__}")
     if hasattr(model, "as_trained"):
         raise ValueError(
             f"{model.name!r} is quantized: convert the float model that it was made from, and "

@@ -135,15 +135,15 @@ def plan(graph: Graph, quantized: Mapping[str, Any], skip: set[str]) -> list[Ste
     roles = [_role(node, quantized, skip, unsupported) for node in graph.nodes]
     _check_sharing(graph, roles, unsupported)
     unsupported.check()
-    takers = graph.consumers()
+    consumers = graph.consumers()
     fused: set[int] = set()
     steps = []
 
     def only_taker(index: int, *wanted: Role) -> Node | None:
-        if index in graph.outputs or len(takers[index]) != 1:
+        if index in graph.outputs or len(consumers[index]) != 1:
             return None
-        taker = graph.nodes[takers[index][0]]
-        return taker if roles[taker.index] in wanted and len(taker.inputs) == 1 else None
+        consumer = graph.nodes[consumers[index][0]]
+        return consumer if roles[consumer.index] in wanted and len(consumer.inputs) == 1 else None
 
     for node, role in zip(graph.nodes, roles, strict=True):
         if node.index in fused:

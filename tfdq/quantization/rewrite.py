@@ -156,7 +156,7 @@ class _Builder:
     def _ends(self) -> set[int]:
         """Return the first and the last nodes with kernels (of each input and output)."""
         kernels = {s.node.index for s in self.steps if s.role in ("kernel", "separable")}
-        takers = self.graph.consumers()
+        consumers = self.graph.consumers()
 
         def nearest(starts: tuple[int, ...], following: Any) -> set[int]:
             found, seen, front = set(), set(), list(starts)
@@ -171,7 +171,7 @@ class _Builder:
                     front.extend(following(index))
             return found
 
-        first = nearest(self.graph.inputs, lambda i: takers[i])
+        first = nearest(self.graph.inputs, lambda i: consumers[i])
         last = nearest(self.graph.outputs, lambda i: self.graph.nodes[i].inputs)
         return first | last
 
@@ -215,8 +215,8 @@ class _Builder:
         name = self._unique(layer.name)
         source = L.Input(batch_shape=step.node.shape, dtype=layer.dtype, name=name)
         self.inputs[step.result] = source
-        takers = self.graph.consumers()[step.node.index]
-        float_only = all(self.graph.nodes[i].layer.name not in self.quantized for i in takers)
+        consumers = self.graph.consumers()[step.node.index]
+        float_only = all(self.graph.nodes[i].layer.name not in self.quantized for i in consumers)
         if float_only:
             self._finish(step, source, None)
             return

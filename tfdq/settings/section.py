@@ -26,7 +26,10 @@ Share = Annotated[Finite, Field(gt=0, le=1)]
 class Section(BaseModel):
     """A group of settings; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # The command line shows settings long before it checks any: build the checks at first use.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), defer_build=True
+    )
 
 
 def validated(
