@@ -110,12 +110,21 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="time a file with operators outside this package's set, as other tools write",
     )
-    _command(
+    inspect = _command(
         subparsers,
         "inspect",
         commands.inspect,
         "list layers, types, scales, bits in use, MACs",
         runs=False,
+    )
+    inspect.add_argument(
+        "--resolver",
+        action="store_true",
+        help="for TensorFlow Lite Micro: the C++ lines that register the file's operators, and the "
+        "bytes that its arena needs at least",
+    )
+    inspect.add_argument(
+        "--c-array", metavar="FILE.cc", help="write the file as an aligned array in C++"
     )
     verify = _command(
         subparsers, "verify", commands.verify, "compare with the integer twin, prove integer only"

@@ -87,12 +87,14 @@ def benchmark(options: argparse.Namespace) -> int:
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """Print layers, types, scales, bits in use and multiply-accumulates."""
+    """Print layers, types, scales, bits in use and MACs; or what a microcontroller needs."""
+    from tflite_export.files.c_array import c_array
     from tflite_export.files.metadata import facts_of
     from tflite_export.files.proof import integer_only
     from tflite_export.files.read import load, naming, read
     from tflite_export.files.validate import check_digest
     from tflite_export.runtime.inspection import describe, table
+    from tflite_export.runtime.micro import least_arena, resolver
 
     limits = Limits.parse(options.cost_limit)
     content = load(options.file)
@@ -101,6 +103,14 @@ def inspect(options: argparse.Namespace) -> int:
         graph = read(content, strict=False, limits=limits)
         proof = integer_only(content, limits)
         facts = facts_of(graph)
+        micro = (resolver(graph), least_arena(graph)) if options.resolver else None
+    if options.c_array:
+        Path(options.c_array).write_text(c_array(content), encoding="ascii")
+    if micro is not None:
+        registered, least = micro
+        text = f"{registered}\n// The arena holds at least {least} bytes of activations."
+        _print({"resolver": registered, "arena_at_least": least}, text, options)
+        return 0
     report = {"layers": describe(graph), "facts": facts, "integer_only": asdict(proof)}
     lines = [f"{name}: {json.dumps(value)}" for name, value in sorted(facts.items())]
     _print(report, "\n".join([table(graph, len(content)), str(proof), *lines]), options)

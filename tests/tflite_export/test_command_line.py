@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tflite_export.__main__ import main
+from tflite_export.files.read import read
 
 
 @pytest.fixture
@@ -90,6 +92,25 @@ def test_inspect(small_model, small_file, capsys):
     # 8x8 pixels, 16 channels, 3x3 window on one channel
     assert stem["macs"] == 8 * 8 * 16 * 9
     assert (stem["weight_bits"], stem["activation_bits"]) == (4, 4)
+
+
+def test_inspect_for_a_microcontroller(small_file, tmp_path, capsys):
+    array = tmp_path / "model.cc"
+    assert main(["inspect", str(small_file), "--resolver", "--c-array", str(array)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    graph = read(small_file)
+    methods = {re.fullmatch(r"ops\.Add(\w+)\(\);", line)[1] for line in lines[1:-1]}
+    # Conv2D is CONV_2D: but for underscores and case the method has the operator's name.
+    assert {m.upper() for m in methods} == {o.kind.replace("_", "") for o in graph.operators}
+    assert f"<{len(methods)}>" in lines[0]
+    assert main(["inspect", str(small_file), "--resolver", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["resolver"].splitlines() == lines[:-1]
+    assert f"{found['arena_at_least']} bytes" in lines[-1]
+    source = array.read_text()
+    stored = bytes(int(byte, 16) for byte in re.findall(r"0x(\w\w)", source))
+    assert stored == small_file.read_bytes()
+    assert f"model_tflite_len = {len(stored)};" in source
 
 
 def test_verify(small_model, small_file, tmp_path, images, capsys):
@@ -226,6 +247,7 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 from tflite_export.__main__ import main
+from tflite_export.files.read import read
 sys.exit(main(sys.argv[1:]))
 """
 
