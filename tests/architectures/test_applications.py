@@ -1,7 +1,7 @@
 """The smallest member of each family of keras.applications, with random weights, 8 bits.
 
-Its integer file computes what the quantized model does, integer for integer, or the layers that
-keep it from one are named. Each run tries the first blocks of two, ``make exhaustive`` all.
+Its integer file computes what the quantized model does, integer for integer. Each run tries the
+first blocks of two, ``make exhaustive`` all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tfdq.keras3 import calibrate, quantize_model
 from tflite_export import convert
 
 SIDES = {
+    "ConvNeXtTiny": 32,
     "DenseNet121": 32,
     "EfficientNetB0": 32,
     "EfficientNetV2B0": 32,
@@ -57,18 +58,11 @@ def test_the_file_computes_every_integer_of_the_model(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "block"),
-    [("MobileNetV3Small", "expanded_conv_project_bn"), ("EfficientNetB0", "block1a_project_bn")],
+    [
+        ("MobileNetV3Small", "expanded_conv_project_bn"),
+        ("EfficientNetB0", "block1a_project_bn"),
+    ],
 )
 def test_the_file_computes_every_integer_of_the_first_blocks(name: str, block: str) -> None:
     whole = application(name)
     assert_exact(keras.Model(whole.input, whole.get_layer(block).output))
-
-
-def test_layers_that_keep_a_family_from_integers_are_named() -> None:
-    with pytest.raises(ValueError, match="cannot be quantized") as error:
-        quantize_model(application("ConvNeXtTiny"))
-    kinds = {
-        line.partition("(")[2].partition(")")[0] for line in str(error.value).splitlines()[1:-1]
-    }
-    assert kinds >= {"LayerNormalization"}
-    assert kinds <= {"LayerNormalization", "LayerScale", "StochasticDepth", "Dense", "Activation"}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 import pytest
+from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from tests.exhaustive import only
@@ -610,6 +611,37 @@ class TestElu(LayerContract):
     def build(self, image: Any) -> Any:
         x = L.ELU()(L.Conv2D(5, 3, activation="elu")(image))
         return L.Conv2D(4, 3)(keras.ops.elu(x))
+
+
+class TestLayerNormalization(LayerContract):
+    tolerance = 0.06
+
+    def build(self, image: Any) -> Any:
+        x = L.LayerNormalization()(L.Conv2D(6, 3)(image))
+        x = L.LayerNormalization(center=False, epsilon=1e-6)(L.GlobalMaxPooling2D()(x))
+        return L.Dense(5)(x)
+
+    def test_it_is_four_operators(self) -> None:
+        kinds = [operator.kind for operator in self.quantized().seal().graph.operators]
+        one = ["CONV_2D", "SUB", "L2_NORMALIZATION", "DEPTHWISE_CONV_2D"]
+        assert kinds[1:5] == one
+        assert [kind for kind in kinds[6:-1] if kind != "RESHAPE"] == one
+
+
+class TestConvNeXtBlock(LayerContract):
+    def build(self, image: Any) -> Any:
+        norm = L.LayerNormalization(epsilon=1e-6)
+        x = norm(L.Conv2D(4, 1)(image))
+        y = norm(L.DepthwiseConv2D(3, padding="same")(x))
+        y = L.Dense(4)(L.Dense(8, activation="gelu")(y))
+        return L.Add()([x, StochasticDepth(0.1)(LayerScale(0.3, 4)(y))])
+
+
+class TestRMSNormalization(LayerContract):
+    shape: ClassVar[tuple[int, ...]] = (6, 12)
+
+    def build(self, image: Any) -> Any:
+        return L.Dense(4)(L.RMSNormalization()(image))
 
 
 class TestLayersCalledTwice(LayerContract):

@@ -35,6 +35,7 @@ def softmax(x: Any) -> Any:
 
 REQUIRED: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("BatchNormalization", "LeakyReLU", "PReLU", "ReLU", "Softmax")},
+    **{f"{kind}Normalization": {} for kind in ("Layer", "RMS")},
     **{name: {} for name in ("ELU", "Flatten", "Identity", "RandomFlip", "UnitNormalization")},
     **{f"Global{kind}Pooling{rank}D": {} for kind in ("Average", "Max") for rank in (1, 2)},
     **{name: {} for name in ("Add", "Average", "Concatenate", "Maximum", "Minimum")},

@@ -118,7 +118,7 @@ def test_bits_are_those_asked_for() -> None:
 def test_all_unsupported_layers_are_listed_at_once() -> None:
     image = keras.Input((8, 8, 3))
     x = L.Conv2D(4, 3, activation="selu", name="selu_conv")(image)
-    x = L.LayerNormalization(name="norm")(x)
+    x = L.LayerNormalization(axis=1, name="norm")(x)
     x = L.ReLU(threshold=1.0, name="threshold")(x)
     x = L.Concatenate(axis=0, name="batch")([x, x])
     x = L.BatchNormalization(axis=1, name="rows")(x)

@@ -164,7 +164,8 @@ def _replaced(
     Args:
         graph: the model.
         chain: the calls; but for the last, only the next one takes the result of each.
-        layers: what stands in their place, one after the other.
+        layers: what stands in their place, one after the other; a Subtract takes its left side from
+            what the first call takes.
         known_as: the call by whose name settings know them; None: the first.
     """
     nodes: list[Node] = []
@@ -178,13 +179,17 @@ def _replaced(
             nodes.append(replace(node, index=len(nodes), inputs=sources))
             continue
         first = graph.nodes[chain[0]]
-        sources = tuple(places[i] for i in first.inputs)
+        sources = start = tuple(places[i] for i in first.inputs)
         shape = graph.nodes[first.inputs[0]].shape
         named = known_as or first
         name = named.settings_name or named.layer.name
         for layer in layers:
-            given = (keras.KerasTensor(shape),)
-            if isinstance(layer, keras.layers.Layer):
+            given: tuple[Any, ...] = (keras.KerasTensor(shape),)
+            if isinstance(layer, keras.layers.Subtract):
+                sources = (*start, *sources)
+                given = ([keras.KerasTensor(nodes[i].shape) for i in sources],)
+                shape = nodes[start[0]].shape
+            elif isinstance(layer, keras.layers.Layer):
                 shape = tuple(layer.compute_output_shape(shape))
             nodes.append(Node(len(nodes), layer, sources, shape, node.inference, None, given, name))
             sources = (len(nodes) - 1,)

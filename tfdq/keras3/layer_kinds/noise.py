@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras.src.applications.convnext import StochasticDepth
 
 from tfdq.description import Computation, Identity, Shape
 from tfdq.keras3.layer_kinds.base import Flow, Phase, register
@@ -25,6 +26,7 @@ LAYERS = (
     keras.layers.RandomZoom,
     keras.layers.SpatialDropout2D,
     keras.layers.SpatialDropout3D,
+    StochasticDepth,
 )
 """Layers that are the identity at inference."""
 
