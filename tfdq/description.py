@@ -356,6 +356,21 @@ class TrainedModel(Protocol):
         """
         ...
 
+    def outputs_with_statistics_of(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """Return the outputs with the inputs' own statistics in each BatchNormalization.
+
+        Only in those that follow training: with moving statistics that kept up, the decisions are
+        those of `outputs`.
+
+        Args:
+            inputs: float32 ``(n, ...)``, one for each input, taken as one batch.
+
+        Returns:
+            One array ``(n, ...)`` of reals for each output; None where no BatchNormalization
+            follows training, or the model cannot tell.
+        """
+        ...
+
     def infer(self, value: int, sources: Sequence[np.ndarray]) -> np.ndarray:
         """Return one value of the description as the trained layer makes it.
 

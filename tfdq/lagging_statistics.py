@@ -10,11 +10,11 @@ from typing import Any
 QUICK_MOMENTUM = 0.9
 """The largest momentum whose moving statistics were seen to keep up; that of ``tfdq.models``."""
 _NAMED = 5
-_INSIDE = ("tfdq.", "tensorflow_model_optimization.")
+_INSIDE = ("tfdq.", "tflite_export.", "tensorflow_model_optimization.")
 
 
 class LaggingStatisticsWarning(UserWarning):
-    """BatchNorm's statistics lag behind what a penalty on the kernel that ships moves."""
+    """BatchNorm's moving statistics lag behind the network that trains, and theirs ships."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ def warn_of_lag(norms: list[LaggingNorm]) -> None:
         "that trains and may be wrong on most images. Leave batch_norm_momentum out, or give "
         f"{QUICK_MOMENTUM}; or train on at a low learning rate until the statistics have settled",
         LaggingStatisticsWarning,
-        stacklevel=_frames_inside() + 1,
+        stacklevel=frames_inside() + 1,
     )
 
 
-def _frames_inside() -> int:
-    """Return the number of frames, up to the caller's caller, that belong to tfdq or tfmot."""
+def frames_inside() -> int:
+    """Return the number of frames, up to the caller's caller, that belong to us or tfmot."""
     frame, count = sys._getframe(1), 0
     while frame.f_back is not None and frame.f_globals["__name__"].startswith(_INSIDE):
         frame, count = frame.f_back, count + 1

@@ -76,6 +76,9 @@ class _ByHand:
     def as_trained(self):
         return self
 
+    def outputs_with_statistics_of(self, inputs):
+        return None
+
     def infer(self, value, sources):
         (x, *others) = [np.asarray(s, np.float64) for s in sources]
         if value == 0:

@@ -11,7 +11,7 @@ from keras import ops
 
 from tfdq.description import Description
 from tfdq.keras3.layer_kinds import InputQuantizer, QuantizedLayer
-from tfdq.keras3.layer_kinds.base import register
+from tfdq.keras3.layer_kinds.base import Estimates, estimates, register
 from tfdq.keras3.sealing import ordered, seal, steps_of
 from tflite_export.lowering.lower import Lowered
 
@@ -124,6 +124,19 @@ class TrainedKeras3Model:
 
     def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the model's outputs at inference, in the order of its outputs."""
+        return self._call(inputs)
+
+    def outputs_with_statistics_of(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """Return outputs with a batch's own statistics, see `tfdq.description.TrainedModel`."""
+        found: Estimates = {}
+        token = estimates.set(found)
+        try:
+            results = self._call(inputs)
+        finally:
+            estimates.reset(token)
+        return results if found else None
+
+    def _call(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         given = dict(zip(map(id, self.model.inputs), inputs, strict=True))
         structure = keras.tree.map_structure(
             lambda tensor: ops.convert_to_tensor(given[id(tensor)]), self.model._inputs_struct

@@ -25,6 +25,20 @@ def _norm(layer: tf_keras.layers.Layer) -> tf_keras.layers.BatchNormalization | 
     return layer.batch_norm if isinstance(layer, FusedKernel) else None
 
 
+def norms_that_follow(model: tf_keras.Model) -> list[tf_keras.layers.BatchNormalization]:
+    """Return the BatchNorms of a quantized model that follow training: those that are not frozen.
+
+    One that is called in inference mode does not.
+    """
+    return [
+        norm
+        for wrapper in model.layers
+        if getattr(wrapper, "layer_training", True) is not False
+        and (norm := _norm(getattr(wrapper, "layer", None))) is not None
+        and norm.trainable
+    ]
+
+
 @contextmanager
 def estimating_statistics(model: tf_keras.Model) -> Iterator[Callable[[int], None]]:
     """Let the BatchNorms of a quantized model take the statistics of what passes, pooled.
@@ -37,13 +51,7 @@ def estimating_statistics(model: tf_keras.Model) -> Iterator[Callable[[int], Non
     Raises:
         ValueError: no BatchNorm follows training.
     """
-    norms = [
-        norm
-        for wrapper in model.layers
-        if getattr(wrapper, "layer_training", True) is not False
-        and (norm := _norm(getattr(wrapper, "layer", None))) is not None
-        and norm.trainable
-    ]
+    norms = norms_that_follow(model)
     if not norms:
         raise ValueError(f"{model.name!r} has no BatchNormalization that follows training")
     momenta = [norm.momentum for norm in norms]

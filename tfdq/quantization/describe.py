@@ -36,6 +36,7 @@ from tfdq.description import (
 )
 from tfdq.grid import Grid
 from tfdq.mistakes import WrongTypeError
+from tfdq.quantization.batch_statistics import estimating_statistics, norms_that_follow
 from tfdq.quantization.graph import Graph, Node, read_graph
 from tfdq.quantization.layers import (
     ConvexCombination,
@@ -132,6 +133,21 @@ class TrainedKerasModel:
         """Return the model's outputs at inference, see `tfdq.description.TrainedModel`."""
         result = self.model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
         return [np.asarray(part) for part in tf.nest.flatten(result)]
+
+    def outputs_with_statistics_of(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """Return outputs with a batch's own statistics, see `tfdq.description.TrainedModel`."""
+        norms = norms_that_follow(self.model)
+        if not norms:
+            return None
+        kept = [norm.get_weights() for norm in norms]
+        try:
+            with estimating_statistics(self.model) as take:
+                results = self.outputs(inputs)
+                take(len(inputs[0]))
+        finally:
+            for norm, weights in zip(norms, kept, strict=True):
+                norm.set_weights(weights)
+        return results
 
     def infer(self, value: int, sources: Sequence[np.ndarray]) -> np.ndarray:
         """Return what the layer of a value makes of its sources at inference."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tflite_export.conversion.parity import Pairing, ParityReport, compare
+from tflite_export.conversion.statistics import warn_of_statistics
 from tflite_export.files.cost import count_macs
 from tflite_export.files.metadata import (
     GOLDEN_NAME,
@@ -172,6 +173,10 @@ def convert(
         ValueError: a layer has no integer form, a range has seen no data, or an argument is wrong.
         ParityError: the file does not compute what was trained, beyond the bounds above.
 
+    Warns:
+        LaggingStatisticsWarning: with the statistics of the (64 or more) calibration images in each
+            BatchNormalization the network decides otherwise than the file on more than 2 % of them.
+
     Example:
         >>> exported = convert(qat, "model.tflite", calibration=x_test[:256])     # doctest: +SKIP
         >>> print(exported.parity)                                                # doctest: +SKIP
@@ -204,6 +209,8 @@ def convert(
     report, outputs = compare(draft, checked, pairing, sample, kernels=("default",), twin=twin)
     _require_layers(report, lowered.slack)
     _require_outputs(report, min_agreement if real else 0.0)
+    if real:
+        warn_of_statistics(source, sample, outputs)
     graph.metadata[MODEL_NAME] = pack_facts(
         {**_facts(lowered, report, labels, real), **(facts or {})}
     )

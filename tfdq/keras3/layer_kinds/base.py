@@ -156,7 +156,8 @@ class QuantizedLayer(keras.layers.Layer):
             )
         observe_only, estimate_only = observing.get(), estimates.get() is not None
         if training or observe_only or estimate_only:
-            self.mark_stale()
+            if not estimate_only:
+                self.mark_stale()
             follow = bool(self.trainable) and not self.frozen
             phase = Phase(
                 statistics=follow and not observe_only,
