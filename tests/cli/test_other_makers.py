@@ -25,6 +25,7 @@ from tflite_export.ir.graph import (
     Softmax,
     Tensor,
 )
+from tflite_export.ops.arg_max import ArgMax
 
 NAMES = ("light", "dark", "middle")
 """In the order of the outputs; folders are sorted by name."""
@@ -92,6 +93,49 @@ def test_the_range_is_tried_and_told(theirs: Path, capsys: pytest.CaptureFixture
     assert found["settings"]["input_range"]["name"] == "-1,1"
     assert tfdq("attack", *line, "--eps", "30/255", "--json") == 0
     assert json.loads(capsys.readouterr().out)["robust"] == 1.0
+
+
+def test_data_may_be_the_integers_of_the_files_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not photos but features, as of a keyword spotter; the file gives the class alone."""
+    graph = by_brightness()
+    axis = graph.add_tensor(Tensor("axis", (), "int32", None, np.array(1, np.int32)))
+    output = graph.add_tensor(Tensor("class", (-1,), "int32"))
+    graph.operators.append(Operator("ARG_MAX", (*graph.outputs, axis), (output,), ArgMax("int32")))
+    graph.outputs = (output,)
+    file, data = tmp_path / "theirs.tflite", tmp_path / "features.npz"
+    file.write_bytes(by_another_tool(write(graph)))
+    labels = np.arange(24, dtype=np.int8) % 3
+    rng = np.random.default_rng(0)
+    integers = np.array([102, -103, 12])[labels, None, None, None] + rng.integers(
+        -20, 20, (24, 8, 6, 3)
+    )
+    x = integers.astype(np.int8)
+    np.savez(data, x_train=x, y_train=labels, x_test=x, y_test=labels)
+    line = (file, "--data", data, "--input-range", "grid", "--json")
+    assert tfdq("run", *line) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["accuracy"] == 1.0
+    ends = [np.float32(2 / 255) * q for q in (-128, 127)]
+    assert figures["input_range"]["name"] == "grid"
+    assert [*figures["input_range"]["low"], *figures["input_range"]["high"]] == ends
+    for steps, robust in ((30, 1.0), (60, 0.0)):
+        assert tfdq("attack", *line, "--eps", f"{steps}/255") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["clean"], found["robust"]) == (1.0, robust)
+
+
+def test_an_autoencoder_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = Quantization.per_tensor(0.1, 0)
+    tensors = [Tensor(name, (-1, 40), "int8", grid) for name in ("features", "again")]
+    graph = IntegerGraph(tensors, [Operator("RELU", (0,), (1,), NoOptions())], (0,), (1,))
+    file = tmp_path / "autoencoder.tflite"
+    file.write_bytes(by_another_tool(write(graph)))
+    assert tfdq("audit", file, "--data", "digits") == 2
+    said = capsys.readouterr().err
+    assert "an autoencoder, which has no classes to attack" in said
+    assert said.count("\n") == 1
 
 
 def test_labels_may_be_packed_behind_the_file(

@@ -16,8 +16,9 @@ InputRangeOption = Annotated[
     str | None,
     typer.Option(
         "--input-range",
-        help="What the models take for black and white: 0,1 or -1,1 or imagenet. By default "
-        "[0, 1]; of a .tflite file of another maker the best of the usual ones.",
+        help="What the models take for black and white: 0,1 or -1,1 or imagenet; grid: the data "
+        "are the integers of a .tflite file's input. By default [0, 1]; of a .tflite file of "
+        "another maker the best of the usual ones.",
         metavar="LOW,HIGH",
     ),
 ]
@@ -54,7 +55,7 @@ def check_declared(input_range: str | None, labels: Path | None) -> None:
     if input_range is not None:
         from tfdq.robustness.input_ranges import parse_input_range
 
-        parse_input_range(input_range)
+        parse_input_range(input_range, grid=(0.0, 1.0))
     if labels is not None:
         from tfdq.data.label_files import read_labels
 

@@ -20,9 +20,10 @@ _MANY_CLASSES = 1000
 def load_npz(path: Path) -> Dataset:
     """Read a data set from an .npz file with `x_train`, `y_train`, `x_test` and `y_test`.
 
-    An optional array `class_names` (strings) names the classes; another, `track_train` (integers),
-    says which training images show the same thing: those of one label and one number. Pickled
-    objects are refused: a file from elsewhere can't run code.
+    Images are bytes, or int8, the integers of a network's input, which become bytes from the least
+    one on. An optional array `class_names` (strings) names the classes; another, `track_train`
+    (integers), says which training images show the same thing: those of one label and one number.
+    Pickled objects are refused: a file from elsewhere can't run code.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -48,6 +49,8 @@ def load_npz(path: Path) -> Dataset:
             arrays = {name: _read(archive, name, path) for name in wanted}
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"{path} is not a readable .npz file ({error}).") from error
+    for name in ("x_train", "x_test"):
+        arrays[name] = _in_bytes(arrays[name])
     class_names = tuple(str(name) for name in arrays.pop("class_names", ()))
     if "track_train" in arrays:
         arrays["track_train"] = _numbered(arrays["y_train"], arrays["track_train"], path)
@@ -86,6 +89,11 @@ def _read(archive: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarra
         return archive[name]
     except (MemoryError, ValueError) as error:
         raise ValueError(f"{path}: the array {name} can't be read ({error}).") from error
+
+
+def _in_bytes(values: np.ndarray) -> np.ndarray:
+    """Return int8, -128 to 127, as bytes from 0 on; anything else as it is."""
+    return (values.view(np.uint8) ^ 0x80) if values.dtype == np.int8 else values
 
 
 def _numbered(labels: np.ndarray, tracks: np.ndarray, path: Path) -> np.ndarray:

@@ -246,8 +246,11 @@ def measure(model: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, Any
     start = time.perf_counter()
     outputs = model.predict(images, **options)
     seconds = time.perf_counter() - start
-    one = outputs.shape[-1] == 1
-    predicted = outputs[..., 0] > 0 if one else np.argmax(outputs, axis=-1)
+    if outputs.ndim == 1:
+        predicted = outputs  # a file that ends in ARG_MAX
+    else:
+        one = outputs.shape[-1] == 1
+        predicted = outputs[..., 0] > 0 if one else np.argmax(outputs, axis=-1)
     return {
         "accuracy": float(np.mean(predicted == labels)),
         "images": len(images),

@@ -120,7 +120,10 @@ def check_fit(model: Any, name: str, dataset: Dataset) -> None:
         ValueError: it does not fit; says what does.
     """
     if hasattr(model, "input_tensors"):
-        shape, outputs = model.input_tensors[0].shape, model.output_tensors[0].shape
+        from tflite_export.ir.decision import without_decision
+
+        scores = without_decision(model.graph)
+        shape, outputs = (scores.tensors[i[0]].shape for i in (scores.inputs, scores.outputs))
     else:
         shape, outputs = model.input_shape, model.output_shape
     if isinstance(shape, (list, dict)) or isinstance(outputs, (list, dict)):
@@ -136,6 +139,11 @@ def check_fit(model: Any, name: str, dataset: Dataset) -> None:
                 for side, real in zip(wanted[:2], given[:2], strict=True)
             )
             size = f"; --image-size {height}x{width}{channels} changes the images of a folder"
+        if wanted == tuple(outputs[1:]):
+            size += (
+                "; its output has the shape of its input, as that of an autoencoder, which has no "
+                "classes to attack"
+            )
         raise ValueError(
             f"{name!r} takes images {wanted}, but those of {dataset.name} are {given}{size}"
         )
@@ -211,8 +219,8 @@ def input_range_of(
     from tfdq.experiments.training import scaled
     from tfdq.robustness.input_ranges import USUAL, find_input_range, parse_input_range
 
-    ranges = USUAL if given is None else (parse_input_range(given),)
     grid = input_grid(opened.graph) if hasattr(opened, "input_tensors") else None
+    ranges = USUAL if given is None else (parse_input_range(given, grid),)
     x = scaled(dataset.x_test)
     trials = find_input_range(target, x, dataset.y_test, grid=grid, ranges=ranges, seed=seed)
     if trials.at_chance:

@@ -72,12 +72,24 @@ USUAL: tuple[InputRange, ...] = (
 """What `find_input_range` tries; imagenet: mean and standard deviation of ImageNet's colours."""
 
 
-def parse_input_range(text: str) -> InputRange:
-    """Return the range of `LOW,HIGH`, of `L,L,L,H,H,H` (for each channel), or of a usual name.
+GRID = "grid"
+"""What says that the bytes of an image are the integers of the model's input, from the least on."""
+
+
+def parse_input_range(text: str, grid: tuple[float, float] | None = None) -> InputRange:
+    """Return the range of `LOW,HIGH`, of `L,L,L,H,H,H` (for each channel), or of a name.
+
+    Args:
+        text: numbers, the name of a usual range, or `grid`.
+        grid: The smallest and largest value of the model's input, if that has integers.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is none of these, or `grid` of an input that has none.
     """
+    if text == GRID:
+        if grid is None:
+            raise ValueError("--input-range grid is for .tflite files whose input is integers")
+        return InputRange(GRID, grid[:1], grid[1:])
     for known in USUAL:
         if text == known.name:
             return known
@@ -89,7 +101,7 @@ def parse_input_range(text: str) -> InputRange:
     if len(numbers) not in (2, 6):
         raise ValueError(
             f"--input-range takes LOW,HIGH or one of {', '.join(known.name for known in USUAL)}, "
-            f"got {text!r}"
+            f"{GRID}, got {text!r}"
         )
     return InputRange(text, tuple(numbers[:half]), tuple(numbers[half:]))
 
