@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def quantize_model(
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,
     skip: Collection[str] = (),
+    input_shape: Sequence[int] | None = None,
 ) -> Any:
     r"""Return a quantization-aware copy of a model, with the Lipschitz penalty inside.
 
@@ -91,6 +92,9 @@ def quantize_model(
             default of 0.99 lags.
         skip: names of layers to leave in float, called with all their arguments. Such a model
             trains but does not export.
+        input_shape: shape of an input without the batch, such as ``(96, 96, 3)``, for a Keras 3
+            model of one input with axes of unknown size (``keras.Input((None, None, 3))``). None:
+            the model has sizes.
 
     Returns:
         A new, uncompiled model of the same Keras, with the same inputs and outputs. Its layers
@@ -114,8 +118,14 @@ def quantize_model(
         >>> qat.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> qat.fit(x_train, y_train)
     """
+    sizes = {} if input_shape is None else {"input_shape": input_shape}
     if is_keras3_model(model):
         from tfdq.keras3 import quantize_model as quantize
+    elif sizes:
+        raise ValueError(
+            f"input_shape={tuple(sizes['input_shape'])} is for Keras 3 models; build this one for "
+            "inputs of one size, or give tfdq.to_keras3(model)"
+        )
     else:
         from tfdq.quantization import quantize_model as quantize
     return quantize(
@@ -134,6 +144,7 @@ def quantize_model(
         input_range=input_range,
         batch_norm_momentum=batch_norm_momentum,
         skip=skip,
+        **sizes,
     )
 
 

@@ -320,6 +320,7 @@ class TestSigmoidAndTanhInside(LayerContract):
     def build(self, image: Any) -> Any:
         x = L.Conv2D(5, 3)(image)
         gates = L.Concatenate()([L.Activation("sigmoid")(x), keras.ops.tanh(x)])
+        gates = gates + L.Conv2D(10, 1, activation="hard_tanh")(keras.ops.hard_tanh(gates * 2.0))
         return L.Conv2D(4, 3)(gates)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -142,6 +142,44 @@ def read_graph(model: Any) -> Graph:
         function._inputs_struct,
         function._outputs_struct,
     )
+
+
+def at_input_shape(graph: Graph, shape: Sequence[int]) -> Graph:
+    """Return a model for inputs of one size; the layers stay as they are.
+
+    Args:
+        graph: a model of one input, whose axes may be of unknown size.
+        shape: of an input, without the batch.
+
+    Raises:
+        ValueError: the model has several inputs, or does not take the shape.
+    """
+    if len(graph.inputs) != 1:
+        raise ValueError(
+            f"input_shape={tuple(shape)} is for models of one input, this one has "
+            f"{len(graph.inputs)}; build it with keras.Input of the shape of each"
+        )
+    declared = graph.nodes[graph.inputs[0]].shape[1:]
+    fits = len(shape) == len(declared) and all(
+        isinstance(size, int) and size > 0 and known in (None, size)
+        for size, known in zip(shape, declared, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"input_shape={tuple(shape)} is no shape of an input {declared} of this model; give "
+            "whole numbers where it has None, and what it has elsewhere"
+        )
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if not node.inputs:
+            nodes.append(replace(node, shape=(node.shape[0], *shape)))
+            continue
+        tensors = {index: keras.KerasTensor(nodes[index].shape) for index in node.inputs}
+        args, kwargs = node.called_with(tensors)
+        results = keras.tree.flatten(node.layer.compute_output_spec(*args, **kwargs))
+        found = next(result for result in results if result.shape)
+        nodes.append(replace(node, shape=tuple(found.shape), arguments=args))
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _walk(model: Any, nodes: list[Node], values: dict[int, int], around: bool | None) -> None:

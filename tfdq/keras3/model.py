@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ from keras import ops
 
 from tfdq.keras3.expand import expanded
 from tfdq.keras3.float_model import with_problems
-from tfdq.keras3.graph import Graph, read_graph
+from tfdq.keras3.graph import Graph, at_input_shape, read_graph
 from tfdq.keras3.layer_kinds import (
     InputQuantizer,
     QuantizedIdentity,
@@ -49,6 +49,7 @@ def quantize_model(
     input_range: tuple[float, float] | None = None,
     batch_norm_momentum: float | None = None,
     skip: Collection[str] = (),
+    input_shape: Sequence[int] | None = None,
 ) -> QuantizedModel:
     r"""Return a quantization-aware copy of a Keras 3 model, with the Lipschitz penalty inside.
 
@@ -102,6 +103,10 @@ def quantize_model(
             default of 0.99 lags.
         skip: names of layers to leave in float, called with all their arguments on real values;
             what quantized layers take of them has 8 bits. Such a model trains but does not export.
+        input_shape: shape of an input without the batch, such as ``(96, 96, 3)``, for a model of
+            one input with axes of unknown size (``keras.Input((None, None, 3))``): an integer file
+            is of one size, and so is the model that computes its integers. None: the model has
+            sizes.
 
     Returns:
         A new, uncompiled Keras 3 model with the same inputs, outputs and layer names.
@@ -146,6 +151,8 @@ def quantize_model(
         )
     graph = read_graph(model)
     settings.check_names({node.layer.name for node in graph.nodes if node.inputs})
+    if input_shape is not None:
+        graph = at_input_shape(graph, input_shape)
     graph = expanded(with_problems(graph), settings.skip)
     steps = plan(graph, settings.skip)
     for weight in model.weights:
@@ -219,7 +226,9 @@ class _Builder:
     def _input(self, index: int) -> Any:
         layer = self.graph.nodes[index].layer
         source = keras.Input(
-            batch_shape=layer.batch_shape, dtype=layer.dtype, name=self._unique(layer.name)
+            batch_shape=self.graph.nodes[index].shape,
+            dtype=layer.dtype,
+            name=self._unique(layer.name),
         )
         settings = self.settings.input()
         quantizer = InputQuantizer(output=settings, name=self._unique(f"{layer.name}_quantizer"))

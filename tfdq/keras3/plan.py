@@ -129,5 +129,8 @@ def _problem(node: Node, calls: int) -> str | None:
             "layer for each call, or name their group in its Kind"
         )
     if any(size is None for size in node.shape[1:]):
-        return f"a result of shape {node.shape}; build the model for images of one size"
+        return (
+            f"a result of shape {node.shape}; give quantize_model the input_shape, such as "
+            "(96, 96, 3), or build the model for inputs of one size"
+        )
     return kind.problem(node)

@@ -133,7 +133,10 @@ def operation_of(symbol: Any) -> type:
 _PROBE = keras.KerasTensor((None, 1))
 _ACTIVATIONS = {
     name: (operation_of(getattr(keras.ops, name)(_PROBE)),)
-    for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "hard_silu", "hard_sigmoid")
+    for name in (
+        *("relu", "relu6", "sigmoid", "tanh", "silu"),
+        *("hard_silu", "hard_sigmoid", "hard_tanh"),
+    )
 }
 OPERATIONS = {
     "add": (operation_of(_PROBE + _PROBE),),

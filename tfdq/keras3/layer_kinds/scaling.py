@@ -111,6 +111,12 @@ def hard_sigmoid(**common: Any) -> QuantizedLayer:
     return QuantizedScaling(1.0 / 6.0, 0.5, output=output, **common)
 
 
+def hard_tanh(**common: Any) -> QuantizedLayer:
+    """Return ``clip(x, -1, 1)`` in multiples of 1/128: the ends of the grid are -1 and 127/128."""
+    output = RangeSettings(LINEAR_BITS, fixed=(-1.0, 127 / 128))
+    return QuantizedScaling(1.0, 0.0, output=output, **common)
+
+
 def by_number(node: Node) -> list[keras.layers.Layer] | None:
     """Return the parts of an operation on a tensor and a number; None: it is on two tensors."""
     found = _map_of(node) if len(node.inputs) == 1 else None
@@ -214,3 +220,4 @@ register_kind(
     Kind((*OPERATIONS["divide"], *OPERATIONS["negative"]), None, by_number_problem, parts=by_number)
 )
 register_activation("hard_sigmoid", hard_sigmoid)
+register_activation("hard_tanh", hard_tanh)
