@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,15 @@ def quantize_model(
         >>> qat.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> qat.fit(x_train, y_train)
     """
-    sizes = {} if input_shape is None else {"input_shape": input_shape}
+    quantize: Callable[..., Any]
     if is_keras3_model(model):
-        from tfdq.keras3 import quantize_model as quantize
-    elif sizes:
+        from tfdq.keras3 import quantize_model as quantize_keras3
+
+        quantize = partial(quantize_keras3, input_shape=input_shape)
+    elif input_shape is not None:
         raise ValueError(
-            f"input_shape={tuple(sizes['input_shape'])} is for Keras 3 models; build this one for "
-            "inputs of one size, or give tfdq.to_keras3(model)"
+            f"input_shape={tuple(input_shape)} is for Keras 3 models; build this one for inputs of "
+            "one size, or give tfdq.to_keras3(model)"
         )
     else:
         from tfdq.quantization import quantize_model as quantize
@@ -144,7 +147,6 @@ def quantize_model(
         input_range=input_range,
         batch_norm_momentum=batch_norm_momentum,
         skip=skip,
-        **sizes,
     )
 
 

@@ -174,37 +174,6 @@ def test_bad_models_are_named() -> None:
         quantize_model(keras.Sequential([keras.Input((None, None, 1)), L.Conv2D(2, 3)]))
 
 
-def segmenter(height: int | None, width: int | None) -> keras.Model:
-    """Sizes that come from the input: a nested model, a Reshape with -1, means, operations."""
-    keras.utils.set_random_seed(0)
-    inner = keras.Input((height, width, 1))
-    base = keras.Model(inner, L.Conv2D(4, 3, 2, padding="same")(inner), name="base")
-    image = keras.Input((height, width, 1), name="image")
-    x = L.UpSampling2D()(base(image))
-    x = L.Conv2D(4, 3, padding="same")(x) + keras.ops.mean(x, (1, 2), keepdims=True) * x[..., :4]
-    return keras.Model(image, L.Dense(3)(L.Reshape((-1, 4))(x)))
-
-
-def test_unknown_sizes_become_those_of_the_input_shape() -> None:
-    float_model = segmenter(None, None)
-    model = quantize_model(float_model, 0.0, input_shape=(8, 10, 1))
-    assert model.input_shape == (None, 8, 10, 1)
-    assert model.output_shape == (None, 80, 3)
-    assert float_model.output_shape == (None, None, 3)
-    wanted = quantize_model(segmenter(8, 10), 0.0)
-    wanted.set_weights(model.get_weights())
-    x = np.random.default_rng(0).random((4, 8, 10, 1)).astype(np.float32)
-    found = [calibrate(m, x).predict(x, verbose=0) for m in (model, wanted)]
-    np.testing.assert_array_equal(*found)
-    assert_deployed(model, x, compiled=False)
-
-
-@pytest.mark.parametrize("shape", [(8, 10), (8, 10, 3), (8, None, 1), (0, 10, 1)])
-def test_an_input_shape_that_a_model_does_not_take_is_named(shape: Any) -> None:
-    with pytest.raises(ValueError, match=r"is no shape of an input \(None, None, 1\)"):
-        quantize_model(segmenter(None, None), input_shape=shape)
-
-
 def test_a_model_that_has_seen_no_data_says_so(tmp_path: Any) -> None:
     model = quantize_model(small_cnn())
     with pytest.raises(ValueError, match=r"has not seen any data yet: train .*\.calibrate"):
