@@ -51,7 +51,8 @@ def test_no_input_is_below_the_bound_of_a_margin(network: str, kernels: str) -> 
                     side[0].astype(int) for side in plain.bounds.values[graph.outputs[0]]
                 )
                 tighter += int(np.sum(bound[others] > (bottom[label] - top)[others]))
-    assert tighter > 0
+    # A mean is not substituted, and nothing is left to gain behind it.
+    assert tighter > 0 or network == "averaged"
 
 
 @pytest.mark.parametrize("network", LINEAR)
@@ -77,8 +78,9 @@ def test_gradients_are_the_products_of_weights_behind_what_is_not_clipped() -> N
     graph = GraphBuilder((2, 2, 1), 0).flatten().dense(4, 0.02).dense(3, 0.05).graph
     linear = LinearBounds(graph)
     points = np.random.default_rng(0).integers(-128, 128, (5, 2, 2, 1)).astype(np.int8)
-    found = linear.gradient(points, np.full(5, 1), np.full(5, 2))
+    found, scores = linear.gradient(points, np.full(5, 1), np.full(5, 2))
     values = run(graph, [points])
+    np.testing.assert_array_equal(scores, values[graph.outputs[0]])
     first, second = graph.operators[1:]
     scale = []
     for operator in (first, second):

@@ -279,15 +279,16 @@ class CompleteVerifier:
         for step in range(_ATTACK_STEPS):
             if time.monotonic() > deadline:
                 return None
-            slope = self._linear.gradient(points.astype(low.dtype), classes, targets)
+            there = points.astype(low.dtype)
+            slope, outputs = self._linear.gradient(there, classes, targets)
+            broken = np.flatnonzero(~strictly_first(outputs, label))
+            if len(broken):
+                return there[broken[0]]
             left = 1 - step / _ATTACK_STEPS
             reach = np.maximum(1, np.rint(width * left / 2).astype(np.int64))
             moves = np.sign(slope).astype(np.int64).reshape(points.shape) * reach
             points = np.clip(points - moves, wide_low, wide_high)
-            found = self._first_broken(points.astype(low.dtype), label)
-            if found is not None:
-                return found
-        return None
+        return self._first_broken(points.astype(low.dtype), label)
 
 
 def strictly_first(outputs: IntegerArray, label: int) -> npt.NDArray[np.bool_]:

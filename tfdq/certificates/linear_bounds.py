@@ -39,6 +39,7 @@ from tflite_export.ir.graph import (
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.spec import Box
 from tflite_export.ops.windows import windows
+from tflite_export.runtime.reference import run
 
 Array = npt.NDArray[np.float64]
 Range = tuple[Array, Array]
@@ -239,8 +240,7 @@ class LinearBounds:
     def tightened(self, low: npt.NDArray[Any], high: npt.NDArray[Any]) -> dict[int, Range]:
         """Bound ``y`` of every operator behind another one by substitution, for one box.
 
-        Only entries whose clipping is undecided by intervals are computed; more would change no
-        relaxation.
+        Entries that intervals leave one integer only are left out: they have no slack.
 
         Args:
             low: the box' smallest input ``(1, ...)``.
@@ -255,9 +255,9 @@ class LinearBounds:
                 continue
             relaxation = self.relax(low, high, known)
             bottom, top = (side.copy() for side in relaxation.ranges[index])
-            at_lowest = (bottom < affine.lowest + 1) & (top > affine.lowest - 1)
-            at_highest = (bottom < affine.highest + 1) & (top > affine.highest - 1)
-            for rows in np.array_split(*_pieces(np.flatnonzero(at_lowest[0] | at_highest[0]))):
+            box = relaxation.bounds.values[index]
+            undecided = np.flatnonzero((box[0] < box[1]).reshape(-1))
+            for rows in np.array_split(*_pieces(undecided)):
                 for sign in (1.0, -1.0):
                     if not len(rows):
                         continue
@@ -290,7 +290,7 @@ class LinearBounds:
 
     def gradient(
         self, points: npt.NDArray[Any], classes: npt.NDArray[np.intp], others: npt.NDArray[np.intp]
-    ) -> Array:
+    ) -> tuple[Array, npt.NDArray[Any]]:
         """Differentiate a difference of two logits at inputs, straight through the rounding.
 
         Args:
@@ -299,9 +299,13 @@ class LinearBounds:
             others: ``(n,)``, the class whose logit counts with a minus.
 
         Returns:
-            float64 ``(n, entries of the input)``, in steps of the output for a step of the input.
+            float64 ``(n, entries of the input)``, in steps of the output for a step of the input;
+            and the output's values ``(n, classes)``.
         """
-        relaxation = self.relax(points, points)
+        values = run(self.graph, [points], self.kernels)
+        boxes = {index: (value, value) for index, value in values.items()}
+        ranges = {i: self._range(affine, boxes) for i, affine in self._affine.items()}
+        relaxation = Relaxation(IntervalBounds(boxes), ranges)
         unit = np.eye(self._sizes[self.logits])
         wanted = (unit[classes] - unit[others])[:, None]
 
@@ -312,7 +316,7 @@ class LinearBounds:
             return _Lines(passes, nothing, passes, nothing)
 
         _, slope = self._substitute({self.logits: wanted}, relaxation, None, active)
-        return slope[:, 0]
+        return slope[:, 0], values[self.graph.outputs[0]].reshape(len(points), -1)
 
     def _substitute(
         self,
@@ -377,10 +381,9 @@ class LinearBounds:
         """Relax the clipping of one operator over the ranges of its ``y``."""
         bottom, top = relaxation.ranges[affine.output]
         low, high = self._centred(relaxation.bounds.values[affine.output], affine.output)
-        ends = affine.lowest, affine.highest
-        upper_slope, upper_offset = _upper_line(bottom, top, affine.error, ends, high)
-        mirrored = -ends[1], -ends[0]
-        lower_slope, lower_offset = _upper_line(-top, -bottom, affine.error, mirrored, -low)
+        # A result never leaves its interval, which may be narrower than the clipping.
+        upper_slope, upper_offset = _upper_line(bottom, top, affine.error, low, high)
+        lower_slope, lower_offset = _upper_line(-top, -bottom, affine.error, -high, -low)
         fixed = low == high
         return _Lines(
             np.where(fixed, 0.0, lower_slope),
@@ -391,30 +394,30 @@ class LinearBounds:
 
 
 def _upper_line(
-    bottom: Array, top: Array, error: float, ends: tuple[float, float], highest: Array
+    bottom: Array, top: Array, error: float, least: Array, most: Array
 ) -> tuple[Array, Array]:
-    """Return slope and offset of a line above ``clip(y + error)`` for ``y`` in a range.
+    """Return slope and offset of a line above ``clip(y + error, least, most)``.
 
     Args:
         bottom: smallest ``y``.
         top: largest ``y``.
         error: of the rounding.
-        ends: that the result is clipped to.
-        highest: largest result that intervals allow; the line of slope 0.
+        least: smallest result.
+        most: largest result; the line of slope 0.
     """
     first, last = bottom + error, top + error
-    inside = np.minimum(last, ends[1])
+    inside = np.minimum(last, most)
     # Below the lower end the chord, else the identity; both hold up to the upper end and beyond.
-    below = first < ends[0]
+    below = first < least
     with np.errstate(divide="ignore", invalid="ignore"):
-        chord = np.where(below, (inside - ends[0]) / (inside - first), 1.0)
+        chord = np.where(below, (inside - least) / (inside - first), 1.0)
     slope = np.where(np.isfinite(chord), np.clip(chord, 0.0, 1.0), 0.0)
-    at_first = np.where(below, ends[0], first)
+    at_first = np.where(below, least, first)
     offset = at_first + slope * (error - first)
     # The line through the end is off by what its products were rounded.
     offset = offset + 1e-12 * (1.0 + np.abs(at_first) + slope * np.maximum(np.abs(first), abs(top)))
-    level = (last <= ends[0]) | (first >= ends[1]) | (last - ends[1] > ends[1] - first)
-    return np.where(level, 0.0, slope), np.where(level, highest, offset)
+    level = (last <= least) | (first >= most) | (last - most > most - first)
+    return np.where(level, 0.0, slope), np.where(level, most, offset)
 
 
 def _pieces(rows: npt.NDArray[np.intp], most: int = 256) -> tuple[npt.NDArray[np.intp], int]:
