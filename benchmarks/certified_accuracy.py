@@ -26,14 +26,20 @@ def network(input_shape: tuple[int, int, int], classes: int) -> Any:
     return tf_keras.Model(inputs, layers.Dense(classes)(x))
 
 
-def intervals(options: argparse.Namespace, data: Any, seed: int) -> dict[str, float]:
-    """Train with interval bounds, and certify the exported integers in L_inf."""
+def trained_for_intervals(options: argparse.Namespace, data: Any, seed: int) -> Any:
+    """Train with interval bounds, and return the exported integers.
+
+    Args:
+        options: `bits`, `epochs` and `eps`.
+        data: the data set.
+        seed: of weights and order.
+    """
     import tf_keras
 
     import tfdq
-    from tfdq.certificates import IntervalTraining, certify
+    from tfdq.certificates import IntervalTraining
     from tfdq.experiments.settings import TrainingSettings
-    from tfdq.experiments.training import scaled, train
+    from tfdq.experiments.training import train
     from tfdq.penalties import Ramp
     from tflite_export import convert
 
@@ -51,7 +57,15 @@ def intervals(options: argparse.Namespace, data: Any, seed: int) -> dict[str, fl
     )
     settings = TrainingSettings(epochs=options.epochs, learning_rate=1e-3)
     train(model, data, settings, trained=training, seed=seed)
-    exported = convert(model)
+    return convert(model)
+
+
+def intervals(options: argparse.Namespace, data: Any, seed: int) -> dict[str, float]:
+    """Train with interval bounds, and certify the exported integers in L_inf."""
+    from tfdq.certificates import certify
+    from tfdq.experiments.training import scaled
+
+    exported = trained_for_intervals(options, data, seed)
     x, y = scaled(data.x_test[: options.images]), data.y_test[: options.images]
     found = certify(exported, x, y, norm="linf", max_steps=4)
     return {

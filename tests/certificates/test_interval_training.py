@@ -159,6 +159,96 @@ def test_loss_is_its_formula() -> None:
     assert again["loss"] == pytest.approx(found["loss"], rel=1e-5)
 
 
+def plain_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]
+
+
+class PlainNetwork:
+    """Two dense layers in float64: outputs, PGD from the images, worst logits of a box."""
+
+    def __init__(self, weights: list[np.ndarray]) -> None:
+        self.first, self.bias, self.second, self.last = weights
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        return np.maximum(x @ self.first + self.bias, 0) @ self.second + self.last
+
+    def attacked(self, x: np.ndarray, y: np.ndarray, eps: float, steps: int) -> np.ndarray:
+        images = x.copy()
+        for _ in range(steps):
+            logits = self.outputs(images)
+            share = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
+            share[np.arange(len(y)), y] -= 1
+            passes = images @ self.first + self.bias > 0
+            slope = (share @ self.second.T * passes) @ self.first.T
+            images = np.clip(images + 2.5 / steps * eps * np.sign(slope), x - eps, x + eps)
+        return images
+
+    def worst(self, centre: np.ndarray, y: np.ndarray, reach: float) -> np.ndarray:
+        middle, spread = centre @ self.first + self.bias, reach * np.abs(self.first).sum(axis=0)
+        low, high = np.maximum(middle - spread, 0), np.maximum(middle + spread, 0)
+        rows = []
+        for label, a, b in zip(y, low, high, strict=True):
+            difference = self.second - self.second[:, [label]]
+            up, down = np.maximum(difference, 0), np.minimum(difference, 0)
+            rows.append(b @ up + a @ down + self.last - self.last[label])
+        return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    ("box", "nominal"), [(1.0, "clean"), (0.25, "clean"), (1.0, "attacked"), (0.25, "attacked")]
+)
+def test_one_step_is_that_of_a_plain_float64_reference(
+    box: float, nominal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IBP, SABR, MTL-IBP and both: the step by finite differences of the written-out loss."""
+    eps, kappa, steps = 0.1, 0.3, 3
+    tf_keras.utils.set_random_seed(1)
+    inputs = tf_keras.Input((5,))
+    hidden = layers.Dense(6, activation="relu")(inputs)
+    model = tf_keras.Model(inputs, layers.Dense(3)(hidden))
+    training = IntervalTraining(
+        model, eps, kappa, box=box, nominal=nominal, attack_steps=steps, bounds=(-9.0, 9.0)
+    )
+    monkeypatch.setattr(training, "_noise", tf.zeros_like)
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    training.compile(tf_keras.optimizers.SGD(1.0), loss)
+    x = np.random.default_rng(0).uniform(0.3, 0.7, (8, 5))
+    y = np.arange(8) % 3
+    before = [value.astype(np.float64) for value in model.get_weights()]
+    attacked = PlainNetwork(before).attacked(x, y, eps, steps)
+    outer = eps * (1 - box)
+    centre = np.clip(attacked, x - outer, x + outer)
+
+    def total(weights: list[np.ndarray]) -> float:
+        network = PlainNetwork(weights)
+        own = network.outputs(x if nominal == "clean" else attacked)
+        bound = network.worst(centre, y, eps * box)
+        mixed = kappa * plain_cross_entropy(own, y) + (1 - kappa) * plain_cross_entropy(bound, y)
+        return float(np.mean(mixed))
+
+    found = training.train_on_batch(x.astype(np.float32), y, return_dict=True)
+    assert found["loss"] == pytest.approx(total(before), rel=1e-5)
+    for index, (old, new) in enumerate(zip(before, model.get_weights(), strict=True)):
+        slope = np.zeros_like(old)
+        for place in np.ndindex(*old.shape):
+            ends = []
+            for sign in (1, -1):
+                moved = [value.copy() for value in before]
+                moved[index][place] += sign * 1e-6
+                ends.append(total(moved))
+            slope[place] = (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(old - new, slope, rtol=1e-3, atol=1e-5)
+
+
+def test_box_and_nominal_are_checked() -> None:
+    model = network()
+    wrong = {"box": (0.0, 1.5), "nominal": ("noisy",), "attack_steps": (0,)}
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=name):
+                IntervalTraining(model, 0.1, **{name: value})
+
+
 def test_schedules_follow_the_epochs() -> None:
     model = network()
     training = IntervalTraining(model, Ramp(0.0, 0.2, 0, 2), Ramp(1.0, 0.5, 0, 2))
