@@ -185,6 +185,12 @@ def test_a_machine_that_computes_otherwise_is_named(monkeypatch: pytest.MonkeyPa
         complete_certificate(graph, x[[at]], labels[[at]], 3 / 255)
 
 
+def test_boxes_of_more_inputs_than_a_float_counts_are_counted_without_a_warning() -> None:
+    low, high = np.zeros(1024, np.int8), np.full(1024, 2, np.int8)
+    assert complete._inputs_in(low[:4], high[:4]) == 81
+    assert complete._inputs_in(low, high) == np.inf
+
+
 def test_wrong_arguments_are_refused() -> None:
     graph, x, y = plain(0), np.zeros((2, 2, 2, 1)), np.zeros(2, int)
     for arguments, message in (

@@ -500,8 +500,9 @@ def _decision(row: dict[str, Any], like: IntegerArray) -> Decision:
 
 
 def _inputs_in(low: IntegerArray, high: IntegerArray) -> float:
-    """Return how many inputs a box has, as a float."""
-    return float(np.prod(high.astype(np.float64) - low + 1))
+    """Return how many inputs a box has, infinity for more than a float holds."""
+    with np.errstate(over="ignore"):
+        return float(np.prod(high.astype(np.float64) - low + 1))
 
 
 def _every_input(low: IntegerArray, high: IntegerArray) -> IntegerArray:
