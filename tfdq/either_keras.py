@@ -183,7 +183,7 @@ def calibrate(model: Any, images: Any, batch_size: int = 128, *, batch_norm: boo
 def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> Any:
     """Load a saved model, quantization-aware or float.
 
-    A file is checked before Keras reads it (``tfdq.quantization.model_files``). A quantized model
+    A file is checked before Keras reads it (``tfdq.model_files.containers``). A quantized model
     of Keras 3 is loaded as one; a float one is converted to tf_keras (load it with
     ``keras.saving.load_model`` to keep it one); all others are models of tf_keras.
 
@@ -200,10 +200,11 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> A
         UnsafeModelError: (a ValueError) the file is not merely a model of layers.
         ValueError: it is not a model that Keras can read.
     """
-    from tfdq.quantization import load_model as load_tf_keras
-    from tfdq.quantization.keras3 import holds_quantized_keras3, read_keras3
+    from tfdq.model_files.keras3 import holds_quantized_keras3, read_keras3
 
     if not holds_quantized_keras3(path):
+        from tfdq.quantization import load_model as load_tf_keras
+
         return load_tf_keras(path, safe_mode=safe_mode, **options)
     from tfdq.keras3 import QuantizedModel
 

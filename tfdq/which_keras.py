@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 
 def is_keras3_model(model: object) -> bool:
@@ -13,6 +14,11 @@ def is_keras3_model(model: object) -> bool:
 def is_tf_keras_model(model: object) -> bool:
     """Tell whether an object is a tf_keras model (and not a Keras 3 one)."""
     return _is_model_of("tf_keras", model)
+
+
+def installed(package: str) -> bool:
+    """Tell whether a package can be imported, without importing it."""
+    return package in sys.modules or find_spec(package) is not None
 
 
 def _is_model_of(library: str, model: object) -> bool:

@@ -31,6 +31,7 @@ ORDER = (
     "tflite_export.runtime",
     "tfdq.penalties",
     "tfdq.settings",
+    "tfdq.model_files",
     "tfdq.quantization",
     "tfdq.models",
     "tflite_export.lowering",

@@ -14,7 +14,8 @@ import tf_keras
 import tfdq
 from tfdq import data
 from tfdq.either_keras import is_quantized
-from tfdq.quantization.keras3 import from_keras3, is_keras3_file, load_keras3
+from tfdq.model_files.keras3 import is_keras3_file
+from tfdq.quantization.keras3 import from_keras3, load_keras3
 
 layers = keras.layers
 

@@ -18,8 +18,8 @@ import pytest
 import tf_keras
 
 import tfdq
+from tfdq.model_files.containers import UnsafeModelError, check_model_file
 from tfdq.quantization.keras3 import load_keras3
-from tfdq.quantization.model_files import UnsafeModelError, check_model_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 Config = dict[str, Any]
@@ -308,10 +308,10 @@ def test_an_archive_that_unpacks_to_too_much(
     path = tmp_path / "bomb.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("config.json", " " * (1 << 20))
-    monkeypatch.setattr("tfdq.quantization.model_files._LARGEST_CONFIG", 1 << 19)
+    monkeypatch.setattr("tfdq.model_files.containers._LARGEST_CONFIG", 1 << 19)
     with pytest.raises(UnsafeModelError, match="larger than"):
         check_model_file(path)
-    monkeypatch.setattr("tfdq.quantization.model_files._LARGEST_FILE", 1 << 18)
+    monkeypatch.setattr("tfdq.model_files.containers._LARGEST_FILE", 1 << 18)
     with pytest.raises(UnsafeModelError, match="unpacks to more"):
         check_model_file(path)
 

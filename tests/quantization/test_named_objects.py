@@ -14,9 +14,9 @@ import tf_keras
 from tf_keras.src.export.export_lib import ReloadedLayer
 
 import tfdq
+from tfdq.model_files.configuration import Registry, UnsafeModelError, check_training
+from tfdq.model_files.containers import check_model_file
 from tfdq.quantization.keras3 import load_keras3
-from tfdq.quantization.model_configuration import Registry, UnsafeModelError, check_training
-from tfdq.quantization.model_files import check_model_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 Config = dict[str, Any]

@@ -23,9 +23,9 @@ from tf_keras.src.saving import serialization_lib as tf_keras_serialization
 
 import tfdq
 import tfdq.keras3
-from tfdq.quantization.harmless_classes import harmless_names, is_unlisted_name
+from tfdq.model_files.configuration import Registry, UnsafeModelError, check_training
+from tfdq.model_files.harmless_classes import harmless_names, is_unlisted_name
 from tfdq.quantization.keras3 import load_keras3
-from tfdq.quantization.model_configuration import Registry, UnsafeModelError, check_training
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Config = dict[str, Any]

@@ -10,15 +10,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import tf_keras
 
 from tfdq.certificates.certificate import Certificate, Norm, check_examples
 from tfdq.certificates.complete import complete_certificate
 from tfdq.certificates.interval_certificate import interval_certificate
-from tfdq.certificates.margin import lipschitz_certificate
-from tfdq.certificates.norm_cost import check_norms
 from tfdq.certificates.smoothing import Predict, SmoothingSettings, randomized_smoothing
-from tfdq.quantization.model import is_quantized
+from tfdq.either_keras import is_quantized
+from tfdq.which_keras import is_keras3_model, is_tf_keras_model
 from tflite_export.files.cost import samples_at_once
 from tflite_export.ir.decision import without_decision
 from tflite_export.ir.graph import IntegerGraph
@@ -100,7 +98,7 @@ def certify(
     if norm not in get_args(Norm):
         raise ValueError(f"norm must be 'l2' or 'linf', got {norm!r}")
     if method is None:
-        quantized = not isinstance(model, tf_keras.Model) or is_quantized(model)
+        quantized = not is_tf_keras_model(model) or is_quantized(model)
         method = "interval" if norm == "linf" and quantized else "lipschitz"
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
@@ -120,8 +118,12 @@ def certify(
         return interval_certificate(
             graph, x, y, step, max_steps, bounds, kernels, batch_size, progress
         )
+    from tfdq.certificates.margin import lipschitz_certificate
+
     target = model
-    if not isinstance(model, tf_keras.Model):
+    if not is_tf_keras_model(model):
+        from tfdq.certificates.norm_cost import check_norms
+
         target = _as_graph(model, limits)
         check_norms(model, target, limits)
         batch_size = samples_at_once(target, batch_size, _BYTES)
@@ -133,7 +135,7 @@ def _as_graph(model: Any, limits: Limits) -> IntegerGraph:
     """Return the integer graph of whatever has one."""
     from tflite_export.twin.integer_twin import graph_of
 
-    if isinstance(model, tf_keras.Model) and not is_quantized(model):
+    if is_tf_keras_model(model) and not is_quantized(model):
         raise ValueError(
             f"model {model.name!r} is a float model: interval bounds are of integers. Quantize it "
             "(tfdq.quantize_model), or use method='lipschitz'"
@@ -143,7 +145,7 @@ def _as_graph(model: Any, limits: Limits) -> IntegerGraph:
 
 def _as_function(model: Any, limits: Limits) -> Predict:
     """Return a function from a batch of images to scores."""
-    if isinstance(model, tf_keras.Model):
+    if is_tf_keras_model(model) or is_keras3_model(model):
 
         def predict(images: npt.NDArray[np.float32]) -> Any:
             # A subclassed model does not say what it takes.

@@ -8,8 +8,6 @@ the two models, layer by layer and end to end, before it returns.
 from __future__ import annotations
 
 import inspect
-import json
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,50 +17,19 @@ import numpy as np
 import tf_keras
 
 from tfdq.mistakes import WrongTypeError
+from tfdq.model_files.keras3 import read_keras3
 from tfdq.quantization.keras3_layers import (
     UnsupportedError,
     convert_input,
     convert_layer,
     convert_operation,
 )
-from tfdq.quantization.model_configuration import Registry, UnsafeModelError
-from tfdq.quantization.model_files import checked_copy
 from tfdq.which_keras import is_keras3_model
 
 CustomLayers = Mapping[str, Callable[[Any], tf_keras.layers.Layer]]
 
 # What float16 and bfloat16 layers may differ by, relative: 8 units in the last place.
 _ROUNDING = {"float16": 2.0**-8, "bfloat16": 2.0**-5}
-
-
-# Bytes; Keras writes less than a hundred.
-_LARGEST_METADATA = 1 << 16
-_LARGEST_CONFIG = 64 << 20
-
-
-def holds_quantized_keras3(path: str | Path) -> bool:
-    """Tell whether a file is a `.keras` archive of Keras 3 with a model of `tfdq.keras3`."""
-    if not is_keras3_file(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("config.json") as stored:
-            config = json.loads(stored.read(_LARGEST_CONFIG))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and config.get("registered_name") == "tfdq>QuantizedModel"
-
-
-def is_keras3_file(path: str | Path) -> bool:
-    """Tell whether a file is a `.keras` archive written by Keras 3 (tf_keras writes them too)."""
-    if not Path(path).is_file():
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("metadata.json") as stored:
-            metadata = json.loads(stored.read(_LARGEST_METADATA))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RecursionError):
-        return False
-    version = metadata.get("keras_version") if isinstance(metadata, dict) else None
-    return isinstance(version, str) and version.split(".")[0] == "3"
 
 
 def load_keras3(
@@ -84,30 +51,6 @@ def load_keras3(
         ValueError: If Keras can't read it, or the model can't be converted.
     """
     return from_keras3(read_keras3(path), rtol=rtol, custom_layers=custom_layers)
-
-
-def read_keras3(path: str | Path) -> Any:
-    """Load a `.keras` file of Keras 3 as it is, not compiled, checked and in safe mode.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        UnsafeModelError: If it is not merely a model of layers.
-        ValueError: If Keras can't read it.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with checked_copy(path, Registry(keras.saving)) as copy:
-            return keras.saving.load_model(copy, compile=False, safe_mode=True)
-    except UnsafeModelError as error:
-        raise UnsafeModelError(
-            f"Keras {keras.__version__} can't load {path}: {error}. Rebuild it with layers of "
-            "Keras; or, in Python, load it with Keras and give the model itself to "
-            "tfdq.from_keras3, with custom_layers for those of your own."
-        ) from error
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        raise ValueError(f"Keras {keras.__version__} can't load {path}: {error}") from error
 
 
 def from_keras3(

@@ -8,9 +8,12 @@ from typing import Any
 import h5py
 import tf_keras
 
+from tfdq.model_files.configuration import Registry, UnsafeModelError
+from tfdq.model_files.containers import checked_copy
+from tfdq.model_files.keras3 import is_keras3_file
 from tfdq.penalties.names import REGULARIZERS
 from tfdq.quantization.configs import DefensiveQuantizeConfig
-from tfdq.quantization.keras3 import is_keras3_file, load_keras3
+from tfdq.quantization.keras3 import load_keras3
 from tfdq.quantization.layers import (
     ConvexCombination,
     FusedAdd,
@@ -20,8 +23,6 @@ from tfdq.quantization.layers import (
     FusedDepthwiseConv2D,
     FusedReLU,
 )
-from tfdq.quantization.model_configuration import Registry, UnsafeModelError
-from tfdq.quantization.model_files import checked_copy
 from tfdq.quantization.quantized_model import QuantizedModel
 from tfdq.quantization.quantizers import (
     FixedRangeQuantizer,
@@ -69,9 +70,9 @@ def quantize_scope(*custom_objects: dict[str, Any]) -> tf_keras.saving.custom_ob
 def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> tf_keras.Model:
     """Load a saved model, quantization-aware or float; one of Keras 3 is converted to tf_keras.
 
-    A file is checked before Keras reads it (``tfdq.quantization.model_files``), because Keras' own
+    A file is checked before Keras reads it (``tfdq.model_files.containers``), because Keras' own
     safe mode covers pickled lambdas in ``.keras`` files only. It may name the classes and functions
-    listed in ``tfdq.quantization.harmless_classes``, those that are registered with tf_keras, and
+    listed in ``tfdq.model_files.harmless_classes``, those that are registered with tf_keras, and
     those in ``custom_objects``; what is checked is a private copy, and that is loaded.
 
     Args:

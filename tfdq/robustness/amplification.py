@@ -312,10 +312,6 @@ def _inner(layer: Any) -> Any:
 
 
 def _activations(model: Any) -> tuple[tuple[str, ...], Callable[[np.ndarray], list[np.ndarray]]]:
-    import tensorflow as tf
-
-    from tfdq.quantization import read_graph
-    from tfdq.robustness.layer_outputs import LayerOutputs
     from tflite_export import IntegerTwin
 
     if isinstance(model, IntegerTwin):
@@ -323,6 +319,11 @@ def _activations(model: Any) -> tuple[tuple[str, ...], Callable[[np.ndarray], li
     if is_keras3_model(model) and is_quantized(model):
         # At inference it computes the integers of its file.
         return _integer_activations(IntegerTwin(model))
+    import tensorflow as tf
+
+    from tfdq.quantization import read_graph
+    from tfdq.robustness.layer_outputs import LayerOutputs
+
     points = depth_axis(read_graph(model))
     outputs = LayerOutputs(model, [position for _, position in points])
     compiled = tf.function(outputs, reduce_retracing=True, autograph=False)

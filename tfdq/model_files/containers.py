@@ -19,7 +19,7 @@ from typing import Any
 
 import h5py
 
-from tfdq.quantization.model_configuration import (
+from tfdq.model_files.configuration import (
     Registry,
     UnsafeModelError,
     check_configuration,

@@ -11,10 +11,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-import tensorflow as tf
-import tf_keras
-
-from tfdq.quantization.harmless_classes import (
+from tfdq.model_files.harmless_classes import (
     FILE_ARGUMENTS,
     harmless_names,
     is_harmless_object,
@@ -55,7 +52,15 @@ _VALUES = frozenset(
     CompositeTensor
     """.split()  # noqa: SIM905 (a table of words)
 )
-_TYPES = (tf.TensorSpec, tf.SparseTensorSpec, tf.RaggedTensorSpec, tf.IndexedSlicesSpec)
+_TYPES = frozenset(
+    {
+        ("tensorflow.python.framework.sparse_tensor", "SparseTensorSpec"),
+        ("tensorflow.python.framework.indexed_slices", "IndexedSlicesSpec"),
+        ("tensorflow.python.framework.tensor", "TensorSpec"),
+        ("tensorflow.python.ops.ragged.ragged_tensor", "RaggedTensorSpec"),
+    }
+)
+"""Module and name of each type of TensorFlow's tensors."""
 
 _OPERATIONS = re.compile(
     r"(__operators__\.|math\.|nn\.|linalg\.|image\.(resize|rgb|per))[a-z0-9_.]*", re.ASCII
@@ -79,14 +84,18 @@ class Registry:
     """The classes and functions that a caller has made known to Keras, by name."""
 
     def __init__(
-        self, saving: ModuleType = tf_keras.saving, custom_objects: Mapping[str, Any] | None = None
+        self, saving: ModuleType | None = None, custom_objects: Mapping[str, Any] | None = None
     ) -> None:
         """Read the registry of a library.
 
         Args:
-            saving: ``tf_keras.saving`` or ``keras.saving``.
+            saving: ``tf_keras.saving``, the default, or ``keras.saving``.
             custom_objects: More objects, as ``load_model`` takes them.
         """
+        if saving is None:
+            import tf_keras
+
+            saving = tf_keras.saving
         self._saving = saving
         self._custom = dict(custom_objects or {})
 
@@ -280,14 +289,12 @@ def _check_arguments(settings: dict[str, Any], name: str) -> None:
 def _check_type(item: dict[str, Any]) -> None:
     """Check a type of tensors, which Keras takes from any module as well."""
     module, name = item.get("module"), item.get("spec_name")
-    if item.get("registered_name") is not None or (module, name) not in {
-        (kind.__module__, kind.__name__) for kind in _TYPES
-    }:
+    if item.get("registered_name") is not None or (module, name) not in _TYPES:
         raise UnsafeModelError(f"it names the type {name!r} of the module {module!r}")
 
 
 def _check_legacy_type(item: dict[str, Any]) -> None:
-    if item.get("type_spec") not in {f"tf.{kind.__name__}" for kind in _TYPES}:
+    if item.get("type_spec") not in {f"tf.{kind}" for _, kind in _TYPES}:
         raise UnsafeModelError(f"it names the type {item.get('type_spec')!r}")
 
 

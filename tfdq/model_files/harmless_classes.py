@@ -16,8 +16,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import keras
-import tf_keras
 
+from tfdq.which_keras import installed
+
+_KERAS: tuple[ModuleType, ...] = (keras,)
+if installed("tf_keras"):
+    import tf_keras
+
+    _KERAS = (keras, tf_keras)
 LIBRARIES = ("keras", "tf_keras", "tensorflow_model_optimization", "tfdq", "tensorflow")
 """Packages whose objects have to be on the list, though they may be registered with Keras."""
 
@@ -284,19 +290,19 @@ def is_program(kind: Any) -> bool:
 def is_unlisted_name(name: str) -> bool:
     """Tell whether Keras has a layer of a name that is not on the list."""
     return name not in harmless_names().by_name and any(
-        hasattr(library.layers, name) for library in (keras, tf_keras)
+        hasattr(library.layers, name) for library in _KERAS
     )
 
 
 def is_model_class(kind: Any) -> bool:
     """Tell whether a class is one of models."""
-    return isinstance(kind, type) and issubclass(kind, (keras.Model, tf_keras.Model))
+    return isinstance(kind, type) and issubclass(kind, tuple(library.Model for library in _KERAS))
 
 
 def _derives(kind: Any, names: tuple[str, ...]) -> bool:
     bases = tuple(
         getattr(library.layers, name)
-        for library in (keras, tf_keras)
+        for library in _KERAS
         for name in names
         if hasattr(library.layers, name)
     )
@@ -333,7 +339,7 @@ def _listed_functions() -> Iterator[tuple[str, str, Any]]:
 
 def _namespaces(table: Mapping[str, str]) -> Iterator[tuple[str, ModuleType, str]]:
     """Return each namespace of a table in each library that has it: path, module, entry."""
-    for library in (keras, tf_keras):
+    for library in _KERAS:
         for namespace, entry in table.items():
             found: Any = library
             for part in namespace.split(".") if namespace else ():
