@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from tfdq._extras import explained
+
 
 def loaded_on_first_use(
     package: str, home: Mapping[str, str]
@@ -27,6 +29,9 @@ def loaded_on_first_use(
     def load(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {names()}")
-        return getattr(import_module(home[name]), name)
+        try:
+            return getattr(import_module(home[name]), name)
+        except ModuleNotFoundError as error:
+            raise explained(error, f"{package}.{name}") from error
 
     return load, names

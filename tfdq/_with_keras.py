@@ -7,6 +7,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from tfdq._extras import explained_backend
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -71,11 +73,18 @@ class _Loader:
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Import Keras and register."""
+        """Import Keras and register.
+
+        Raises:
+            ModuleNotFoundError: The backend of Keras is not installed.
+        """
         spec = module.__spec__
         assert spec is not None
         spec.loader = module.__loader__ = self._loader
-        self._loader.exec_module(module)
+        try:
+            self._loader.exec_module(module)
+        except ModuleNotFoundError as error:
+            raise explained_backend(error) from error
         # Only now: Keras may have been looked for and not imported, or its import have failed.
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tfdq._extras import explained
 from tfdq.penalties.singular_values import SingularValue
 from tfdq.settings.quantization import ActivationRange, KernelRange, LayerBits, Placement
-from tfdq.which_keras import is_keras3_model
+from tfdq.which_keras import is_keras3_model, is_tf_keras_model
 
 
 def quantize_model(
@@ -121,16 +123,14 @@ def quantize_model(
     """
     quantize: Callable[..., Any]
     if is_keras3_model(model):
-        from tfdq.keras3 import quantize_model as quantize_keras3
-
-        quantize = partial(quantize_keras3, input_shape=input_shape)
+        quantize = partial(_keras3().quantize_model, input_shape=input_shape)
     elif input_shape is not None:
         raise ValueError(
             f"input_shape={tuple(input_shape)} is for Keras 3 models; build this one for inputs of "
             "one size, or give tfdq.to_keras3(model)"
         )
     else:
-        from tfdq.quantization import quantize_model as quantize
+        quantize = _tf_keras().quantize_model
     return quantize(
         model,
         lipschitz_beta,
@@ -173,11 +173,8 @@ def calibrate(model: Any, images: Any, batch_size: int = 128, *, batch_norm: boo
         ValueError: the model has no observed ranges, or no BatchNormalization to estimate; there
             are no images, or they do not fit the model's inputs, or are not finite.
     """
-    if is_keras3_model(model):
-        from tfdq.keras3 import calibrate as set_ranges
-    else:
-        from tfdq.quantization import calibrate as set_ranges
-    return set_ranges(model, images, batch_size, batch_norm=batch_norm)
+    side = _keras3() if is_keras3_model(model) else _tf_keras()
+    return side.calibrate(model, images, batch_size, batch_norm=batch_norm)
 
 
 def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> Any:
@@ -203,9 +200,7 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> A
     from tfdq.model_files.keras3 import holds_quantized_keras3, read_keras3
 
     if not holds_quantized_keras3(path):
-        from tfdq.quantization import load_model as load_tf_keras
-
-        return load_tf_keras(path, safe_mode=safe_mode, **options)
+        return _tf_keras().load_model(path, safe_mode=safe_mode, **options)
     from tfdq.keras3 import QuantizedModel
 
     model = read_keras3(path)
@@ -223,6 +218,19 @@ def is_quantized(model: Any) -> bool:
         # Only a process that has loaded the class can have made one.
         module = sys.modules.get("tfdq.keras3.quantized_model")
         return module is not None and isinstance(model, module.QuantizedModel)
+    if not is_tf_keras_model(model):
+        return False
     from tfdq.quantization.model import is_quantized as of_tf_keras
 
     return of_tf_keras(model)
+
+
+def _keras3() -> Any:
+    return import_module("tfdq.keras3")
+
+
+def _tf_keras() -> Any:
+    try:
+        return import_module("tfdq.quantization")
+    except ModuleNotFoundError as error:
+        raise explained(error, "what is no model of Keras 3") from error

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from tfdq import data
+from tfdq.data import decoding_with_pillow, decoding_with_tensorflow
+from tfdq.data.folder import _grey
 from tfdq.data.idx import DEBIAN_FASHION_MNIST, read_idx
-from tfdq.data.image_headers import image_size
+from tfdq.data.image_headers import DamagedImageError, image_size
 
 
 def test_digits_are_scikit_learns_exactly():
@@ -371,6 +373,48 @@ def test_broken_image_folders_are_named(tmp_path):
     (tmp_path / "test" / "b" / "Thumbs.db").rename(tmp_path / "test" / "b" / "0.png")
     with pytest.raises(ValueError, match=r"test/b/0\.png is not a readable image: it is damaged"):
         data.load(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "gif", "jpg"])
+@pytest.mark.parametrize("resize", [None, "stretch", "shorter-side"])
+def test_pillow_decodes_what_tensorflow_does(tmp_path, ending, resize):
+    modes = ["RGB", "L", "RGBA", "LA", "P", "1", "I;16"] if ending == "png" else ["RGB", "L"]
+    ramp = np.add.outer(np.arange(40) * 5, np.arange(30) * 2).astype(np.uint8)
+    colours = np.stack([ramp, 255 - ramp, ramp[::-1]], -1)
+    files = []
+    for mode in modes:
+        image = Image.fromarray(colours).convert("L" if mode == "I;16" else mode)
+        if mode == "I;16":
+            image = Image.fromarray(ramp.astype(np.uint16) * 257)
+        files.append(tmp_path / f"{len(files)}.{ending}")
+        image.save(files[-1])
+    size = None if resize is None else (9, 12)
+    found, wanted = (
+        list(module.decoded(files, size, resize or "stretch"))
+        for module in (decoding_with_pillow, decoding_with_tensorflow)
+    )
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.shape == theirs.shape
+        # TensorFlow's JPEG is a fast approximation.
+        allowed = 8 if ending == "jpg" else resize is not None
+        assert np.abs(ours.astype(int) - theirs).max() <= allowed
+
+
+@pytest.mark.parametrize("decoding", [decoding_with_pillow, decoding_with_tensorflow])
+def test_damaged_images_are_told_in_their_order(tmp_path, decoding):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
+    images = decoding.decoded([tmp_path / "0.png", tmp_path / "1.png"], None, "stretch")
+    assert next(images).shape == (4, 4, 1)
+    with pytest.raises(DamagedImageError):
+        next(images)
+
+
+def test_the_luma_is_tensorflows():
+    import tensorflow as tf
+
+    colours = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    np.testing.assert_array_equal(_grey(colours), tf.image.rgb_to_grayscale(colours).numpy())
 
 
 def test_unknown_names_list_the_known():

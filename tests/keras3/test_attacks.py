@@ -13,7 +13,8 @@ from tests.tflite_export.trained import digits
 from tfdq.keras3 import quantize_model
 from tfdq.robustness import audit, evaluate
 from tfdq.robustness.attacks import run_attack
-from tfdq.robustness.attacks.losses import margin
+from tfdq.robustness.attacks.losses import margin, single_logit
+from tfdq.robustness.gradients.choice import gradients_of
 from tfdq.robustness.targets import as_target
 from tflite_export import convert
 
@@ -62,6 +63,19 @@ def test_the_gradient_is_that_of_differences(networks: dict[str, Any]) -> None:
     wanted = (gradient * direction).reshape(5, -1).sum(1)
     np.testing.assert_allclose(wanted, slope, rtol=0.05, atol=5e-3)
     assert losses.shape == (5,)
+
+
+def test_what_is_pulled_back_is_the_gradient_of_the_weighted_sum(
+    networks: dict[str, Any],
+) -> None:
+    x, y = (part[:5] for part in digits())
+    target = as_target(networks["quantized"])
+    _, _, wanted = target.loss_gradient(single_logit, x, y, y.astype(np.float32))
+    gradients = gradients_of(target.logits_tensor, variables=target.variables)
+    weights = np.eye(10, dtype=np.float32)[y]
+    values, found = gradients.pull_back(x, 3 * weights)
+    np.testing.assert_array_equal(values, gradients.values(x))
+    np.testing.assert_allclose(found, 3 * wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "r+fgsm", "pgd"])

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Every package, each above those that it may use.
 ORDER = (
+    "tfdq._extras",
     "tfdq._first_use",
     "tfdq._version",
     "tfdq._with_keras",

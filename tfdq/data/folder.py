@@ -7,14 +7,17 @@ import stat
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from tfdq.data.dataset import Dataset, draw_stratified
+from tfdq.data.image_headers import DamagedImageError
 from tfdq.data.image_headers import image_size as image_size_of
+from tfdq.which_keras import installed
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 _TEST_NAMES = ("test", "val", "validation")
 _SPLIT_SEED = 0
+# Of red, green and blue: ITU-R 601-2.
+_LUMA = np.array([[0.2989], [0.5870], [0.1140]], np.float32)
 # Of one image: 8192x8192 pixels, which are 192 MiB decoded.
 _MOST_PIXELS = 1 << 26
 _MOST_BYTES = 1 << 28
@@ -29,6 +32,9 @@ def load_folder(
     drawn with a fixed seed, is the test part. Classes are numbered in the order of their names.
     Hidden files are passed over; transparency is dropped; grey images stay grey if all are. Only
     regular files, and links to them, are read, of at most 256 MiB and 2^26 pixels each.
+
+    TensorFlow decodes the files, or Pillow where it is not installed: the same bytes but for JPEG,
+    which Pillow decodes more exactly, so that some differ by a few steps; `source` then says so.
 
     Args:
         path: The folder.
@@ -95,6 +101,7 @@ def load_folder(
         source=f"image folder {path.resolve().name}"
         + (f", resized to {'x'.join(map(str, image_size))}" if image_size else "")
         + (" by the shorter side" if image_size and resize == "shorter-side" else "")
+        + _decoder(files)
         + how,
         class_names=tuple(class_names),
     )
@@ -194,33 +201,15 @@ def _check_memory(sizes: list[tuple[int, int] | None], image_size: tuple[int, ..
 
 def _decode(files: list[Path], image_size: tuple[int, ...] | None, resize: str) -> np.ndarray:
     """Return the images, uint8 `(n, height, width, 1 or 3)`, in the order of the files."""
-
-    def read(name: tf.Tensor) -> tf.Tensor:
-        image = tf.io.decode_image(tf.io.read_file(name), expand_animations=False)
-        # 2 and 4 channels are grey and colour with transparency.
-        channels = tf.shape(image)[-1]
-        image = image[..., : channels - (1 - channels % 2)]
-        if image_size is not None:
-            height, width = image_size[:2]
-            covering = image_size[:2]
-            if resize == "shorter-side":
-                given = tf.cast(tf.shape(image)[:2], tf.float64)
-                factor = tf.reduce_max(tf.constant([height, width], tf.float64) / given)
-                sides = tf.cast(tf.round(given * factor), tf.int32)
-                covering = tf.maximum(sides, [height, width])
-            image = tf.image.resize(image, covering, antialias=True)
-            top, left = (tf.shape(image)[0] - height) // 2, (tf.shape(image)[1] - width) // 2
-            image = image[top : top + height, left : left + width]
-            image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
-        return image
-
-    names = [str(file) for file in files]
-    decoded = tf.data.Dataset.from_tensor_slices(names).map(read, tf.data.AUTOTUNE)
+    if installed("tensorflow"):
+        from tfdq.data.decoding_with_tensorflow import decoded
+    else:
+        from tfdq.data.decoding_with_pillow import decoded
     images: list[np.ndarray] = []
     try:
-        for image in decoded.as_numpy_iterator():
+        for image in decoded(files, None if image_size is None else image_size[:2], resize):
             images.append(image)
-    except tf.errors.InvalidArgumentError as error:
+    except DamagedImageError as error:
         raise ValueError(
             f"{files[len(images)]} is not a readable image: it is damaged, or of another kind than "
             f"{', '.join(_ENDINGS)}; replace it, or move it away."
@@ -241,9 +230,18 @@ def _decode(files: list[Path], image_size: tuple[int, ...] | None, resize: str) 
     return np.stack(images)
 
 
+def _decoder(files: list[Path]) -> str:
+    """Return what the pixels of JPEG files depend on, as the source of a data set says it."""
+    by_pillow = not installed("tensorflow") and any(
+        file.suffix.lower() in (".jpg", ".jpeg") for file in files
+    )
+    return ", JPEG decoded by Pillow" if by_pillow else ""
+
+
 def _grey(image: np.ndarray) -> np.ndarray:
     """Return an image, uint8 `(height, width, 1 or 3)`, with the luma of its colours alone."""
     if image.shape[2] == 1:
         return image
-    luma: np.ndarray = tf.image.rgb_to_grayscale(image).numpy()
-    return luma
+    # As tf.image.rgb_to_grayscale, bit for bit.
+    luma = image.astype(np.float32) * np.float32(1 / 255) @ _LUMA
+    return (luma * np.float32(255.5)).astype(np.uint8)

@@ -12,6 +12,10 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _MOST_MARKERS = 10_000
 
 
+class DamagedImageError(ValueError):
+    """A file is none of the images that are decoded, or is damaged."""
+
+
 def image_size(path: Path) -> tuple[int, int] | None:
     """Return height and width as a PNG, JPEG, BMP or GIF file states them.
 

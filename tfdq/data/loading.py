@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
+from tfdq._extras import explained
 from tfdq.data.dataset import Dataset
 from tfdq.data.digits import load_digits
 from tfdq.data.idx import DEBIAN_FASHION_MNIST, find_idx, load_idx
@@ -93,7 +94,10 @@ def _load(
         if files:
             return load_idx(name, files)
         # Imported here, as the readers below: they load TensorFlow.
-        from tfdq.data.prepared import load_prepared
+        try:
+            from tfdq.data.prepared import load_prepared
+        except ModuleNotFoundError as error:
+            raise explained(error, f"the data set {name!r}, read with TFDS,") from error
 
         return load_prepared(name, folder, download)
     path = Path(name_or_path).expanduser()

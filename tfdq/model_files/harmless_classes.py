@@ -223,6 +223,9 @@ _FORMER_NAMES = {
     "BatchNormalizationV2": "BatchNormalization",
 }
 
+# Keras compiles a model with these classes, derived from its own, where it runs on PyTorch.
+_TORCH_OPTIMIZERS = "Adadelta Adagrad Adam AdamW Adamax Lion Nadam RMSprop SGD"
+
 # A model of theirs would open the file that this argument names; a list of words is no file.
 FILE_ARGUMENTS = ("vocabulary", "filepath", "weights")
 _OPENING_FILES = ("StringLookup", "IntegerLookup", "TextVectorization")
@@ -250,6 +253,9 @@ class HarmlessNames(NamedTuple):
 def harmless_names() -> HarmlessNames:
     """Return the list, with every alias under which Keras finds its classes and functions."""
     classes = _with_aliases(_listed_classes(), _PUBLIC)
+    for name in _TORCH_OPTIMIZERS.split():
+        module = f"keras.src.backend.torch.optimizers.torch_{name.lower()}"
+        classes[module, name] = classes["keras.optimizers", name]
     by_name: dict[str, set[type]] = {}
     for (_, name), kind in classes.items():
         by_name.setdefault(name, set()).add(kind)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tfdq.robustness.transfer import TransferMatrix, transfer_matrix
 
 _HOME = {
-    "AdversarialTraining": "tfdq.robustness.adversarial_training",
+    "AdversarialTraining": "tfdq.robustness.either_training",
     "AttackCost": "tfdq.robustness.attacks",
     "AttackResult": "tfdq.robustness.attacks",
     "AttackTask": "tfdq.robustness.attacks",
