@@ -22,7 +22,7 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
-EXTRAS = {"5_paper_figures": "[report]", "9_jax_gpu": "[jax]"}
+EXTRAS = {"5_paper_figures": "[tensorflow,report]", "9_jax_gpu": "[tensorflow,jax]"}
 _COLAB = "https://colab.research.google.com"
 _FROM_REPOSITORY = """\
 import importlib.util
@@ -74,7 +74,7 @@ def first_cells(path: Path, address: str | None) -> str:
     how = re.compile(re.escape(_BY_UPLOAD) + "|" + re.escape(_BY_CLICK))
     if (title.cell_type, install.cell_type) != ("markdown", "code") or not how.search(text):
         raise ValueError(f"{path.name} does not begin with a title that says {_BY_CLICK!r}")
-    extras = EXTRAS.get(path.stem, "")
+    extras = EXTRAS.get(path.stem, "[tensorflow]")
     if address is None:
         text = how.sub(_BY_UPLOAD, text)
         install.source = _FROM_WHEEL.format(extras=extras).strip()

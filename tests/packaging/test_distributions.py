@@ -124,7 +124,7 @@ def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> 
     python = tmp_path / "env" / "bin" / "python"
     wheel = dist / f"tfdq-{VERSION}-py3-none-any.whl"
     pip = [*uv, "pip", "install", "--quiet", "--python", python]
-    checked(*pip, "--constraint", ROOT / "constraints.txt", wheel)
+    checked(*pip, "--constraint", ROOT / "constraints.txt", f"{wheel}[tensorflow]")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TF_"))}
     program = tmp_path / "env" / "bin" / "tfdq"
     (tmp_path / "trip.py").write_text(TRIP, encoding="utf-8")

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.needs import require
-from tests.packaging.test_metadata import PROJECT, canonical
+from tests.packaging.test_metadata import PROJECT, asked_for, canonical
 
 require("uv", "release")
 pytestmark = pytest.mark.environments
@@ -36,7 +36,6 @@ def test_resolves(extra: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     pins = [Requirement(line) for line in done.stdout.splitlines() if not line.startswith("#")]
-    asked = [*PROJECT["dependencies"], *(text for name in names for text in EXTRAS[name])]
     for python in ("3.10", "3.11", "3.12", "3.13"):
         environment = {"python_version": python, "python_full_version": f"{python}.0"}
         environment |= {"sys_platform": "linux", "platform_machine": "x86_64"}
@@ -46,7 +45,7 @@ def test_resolves(extra: str) -> None:
             if pin.marker is None or pin.marker.evaluate(environment)
         }
         assert WANTED.get(extra, {"tensorflow"}) <= set(found)
-        for requirement in map(Requirement, asked):
+        for requirement in map(Requirement, asked_for(*names)):
             if requirement.marker is None or requirement.marker.evaluate(environment):
                 assert found[canonical(requirement.name)] in requirement.specifier
 

@@ -41,6 +41,17 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def asked_for(*extras: str) -> list[str]:
+    """Return what the library and some of its extras ask for, with the extras that those name."""
+    found = list(PROJECT["dependencies"])
+    for extra in extras:
+        for text in PROJECT["optional-dependencies"][extra]:
+            requirement = Requirement(text)
+            own = canonical(requirement.name) == PROJECT["name"]
+            found += asked_for(*requirement.extras) if own else [text]
+    return found
+
+
 def imports(package: str) -> dict[str, Path]:
     """Return the top-level modules that a package imports, each with a file that does."""
     found: dict[str, Path] = {}
@@ -99,6 +110,14 @@ def test_the_board_gets_no_tensorflow() -> None:
     assert extra == {"ai-edge-litert", "numpy"}
 
 
+def test_the_library_asks_for_no_backend() -> None:
+    names = {canonical(Requirement(text).name) for text in asked_for()}
+    assert not {name for name in names if name.startswith(("tensorflow", "tf-", "jax", "torch"))}
+    for extra in ("tensorflow", "jax", "torch"):
+        assert extra in {canonical(Requirement(text).name) for text in asked_for(extra)}
+    assert set(asked_for("tensorflow")) < set(asked_for("dev"))
+
+
 def pins() -> dict[str, set[str]]:
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     found: dict[str, set[str]] = {}
@@ -111,9 +130,7 @@ def pins() -> dict[str, set[str]]:
 
 def test_every_requirement_is_pinned_inside_its_bounds() -> None:
     known = pins()
-    extras = PROJECT["optional-dependencies"]
-    wanted = [text for name in ("dev", "docs", "report", "release") for text in extras[name]]
-    for text in [*PROJECT["dependencies"], *wanted]:
+    for text in asked_for("dev", "docs", "report", "release", "jax", "torch"):
         requirement = Requirement(text)
         assert canonical(requirement.name) in known, f"constraints.txt has no {requirement.name}"
         for pin in known[canonical(requirement.name)]:
@@ -121,8 +138,8 @@ def test_every_requirement_is_pinned_inside_its_bounds() -> None:
 
 
 def closure() -> Iterator[str]:
-    """Return the distributions that installing tfdq installs, in this environment."""
-    pending = [Requirement(text) for text in PROJECT["dependencies"]]
+    """Return the distributions that installing tfdq[tensorflow] installs, in this environment."""
+    pending = [Requirement(text) for text in asked_for("tensorflow")]
     seen = set()
     while pending:
         requirement = pending.pop()
