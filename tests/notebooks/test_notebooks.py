@@ -24,7 +24,7 @@ NAMES = [
     "9_jax_gpu",
     "10_own_layer",
 ]
-EXTRAS = {"5_paper_figures": "[report]", "9_jax_gpu": "[jax]"}
+EXTRAS = {"5_paper_figures": "[tensorflow,report]", "9_jax_gpu": "[tensorflow,jax]"}
 
 
 def test_there_are_ten() -> None:
@@ -102,7 +102,7 @@ def test_with_an_address_one_click_opens_and_installs(
         assert title.source.count(f"({link})") == 1
         assert title.source.startswith("# ")
         assert "upload" not in title.source.lower()
-        extras = EXTRAS.get(path.stem, "")
+        extras = EXTRAS.get(path.stem, "[tensorflow]")
         assert pip_line(install.source) == f'install -q "tfdq{extras} @ git+{address}"'
         path = copy
     # Back without one: nothing is left of it.
@@ -143,7 +143,7 @@ def test_without_an_address_the_wheel_beside_the_notebook_is_installed(
             pip_line(source)
         wheel = tmp_path / "tfdq-0.1.0-py3-none-any.whl"
         wheel.touch()
-        extras = EXTRAS.get(path.stem, "")
+        extras = EXTRAS.get(path.stem, "[tensorflow]")
         assert pip_line(source) == f'install -q "{wheel.name}{extras}"'
         wheel.unlink()
 

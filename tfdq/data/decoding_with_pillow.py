@@ -31,7 +31,7 @@ def decoded(
     for file in files:
         image = _read(file)
         if image_size is not None:
-            image = _fitted(image, *image_size, resize)
+            image = _fitted(image, image_size[0], image_size[1], resize)
         yield image
 
 
