@@ -61,6 +61,14 @@ def test_a_lacking_package_is_named_with_its_extra() -> None:
     )
 
 
+def test_a_command_names_the_extra_that_it_needs(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    path.touch()
+    call = f"from tfdq.cli import main; main(['attack', {str(path)!r}])"
+    done = run("tensorflow", "-c", HIDE + call)
+    assert done.stderr.strip().splitlines()[-1].endswith('pip install "tfdq[tensorflow]"')
+
+
 def test_other_packages_are_left_to_their_own_errors() -> None:
     error = ModuleNotFoundError("No module named 'numpy'", name="numpy")
     assert explained(error, "tfdq.certify") is error

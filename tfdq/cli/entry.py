@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import typer
 
+from tfdq._extras import explained
 from tfdq.cli.app import FAULT, GOOD, INTERRUPTED, MISTAKE, app
 from tfdq.cli.output import Output, calm, output_of
 from tfdq.mistakes import Mistake
@@ -97,6 +98,8 @@ def _usage(error: typer.TyperException, bare: bool) -> int:
 
 def _report(error: Exception) -> int:
     """Say what went wrong in one line."""
+    if isinstance(error, ModuleNotFoundError):
+        error = explained(error, "this command")
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = " ".join(text.split()) or type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
