@@ -15,6 +15,7 @@ from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from tests.exhaustive import only
 from tests.keras3.deployed import assert_deployed
 from tfdq.keras3 import QuantizedModel, calibrate, quantize_model
+from tflite_export.ops import OPERATORS
 
 L = keras.layers
 pytestmark = pytest.mark.backends
@@ -587,6 +588,17 @@ class TestUnitNormalization(LayerContract):
         x = L.UnitNormalization()(L.Conv2D(6, 3)(image))
         x = L.Dense(20)(L.Flatten()(x))
         return keras.ops.normalize(x, axis=-1, order=2)
+
+    def test_the_interval_of_a_known_vector_is_its_result(self) -> None:
+        graph = self.quantized().seal().graph
+        operator = next(op for op in graph.operators if op.kind == "L2_NORMALIZATION")
+        source, output = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+        kernel = OPERATORS[operator.kind]
+        step = kernel.step(operator, [source], output, "xnnpack")
+        x = np.random.default_rng(0).integers(-128, 128, (500, *source.shape[1:])).astype(np.int8)
+        low, high = kernel.interval(step, [(x, x)])
+        np.testing.assert_array_equal(low, high)
+        np.testing.assert_array_equal(low, kernel.reference(step, [x]))
 
     def test_another_definition_is_refused(self) -> None:
         image = keras.Input((4,))

@@ -66,7 +66,7 @@ def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
 def _interval(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
     """Bound each entry: largest where it is high and all others are small.
 
-    Real arithmetic, and the error of the kernels to spare.
+    Real arithmetic, and the error of the kernels to spare, but for a vector that is known.
     """
     low, high = (np.asarray(side, np.float64) - step.inputs[0].zero_point for side in boxes[0])
     most = np.maximum(low * low, high * high)
@@ -78,7 +78,11 @@ def _interval(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
         ends.append(UNITS * end / np.where(length == 0, 1, length))
     lowest, highest = np.ceil(ends[0] - 0.5 - _SLACK), np.floor(ends[1] + 0.5 + _SLACK)
     span = INTEGER_RANGES["int8"]
-    return step.typed(np.clip(lowest, *span)), step.typed(np.clip(highest, *span))
+    # A vector of which every entry is known has one result.
+    known = (low == high).all(axis=-1, keepdims=True)
+    exact = _reference(step, [boxes[0][0]])
+    lowest, highest = (np.where(known, exact, np.clip(end, *span)) for end in (lowest, highest))
+    return step.typed(lowest), step.typed(highest)
 
 
 SPEC = spec.OperatorSpec(
