@@ -262,3 +262,20 @@ def test_learned_steps_are_those_on_record() -> None:
         row = next(line for line in page.splitlines() if line.startswith(f"| {bits} | {beta} |"))
         shown = [float(text) for text in row.strip("| ").split("|")[2:]]
         np.testing.assert_allclose(shown, cells, atol=0.0501)
+
+
+def test_the_page_says_what_the_complete_procedure_decided() -> None:
+    content = json.loads((RESULTS / "complete_verification.json").read_text(encoding="utf-8"))
+    run = content["runs"]["0"]
+    share = {name: f"{100 * value:.1f} %" for name, value in run["accuracy"].items()}
+    text = " ".join((ROOT / "docs" / "certificates.md").read_text(encoding="utf-8").split())
+    assert f"the first {content['settings']['images']} test images" in text
+    assert f"a file of {run['KiB']:.0f} KiB. It classifies {share['clean']} rightly" in text
+    assert (
+        f"At 1/255 intervals certify {share['certified by intervals']}; the complete procedure "
+        f"verifies {share['verified']}, breaks {share['broken']} and leaves {share['unknown']} "
+        f"unknown, in {run['seconds']['in all']:.0f} s for all on one thread."
+    ) in text
+    assert not any(
+        key.endswith(("verified, branching", "broken, branching")) for key in run["decided"]
+    )
