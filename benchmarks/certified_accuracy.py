@@ -63,7 +63,7 @@ def trained_for_intervals(options: argparse.Namespace, data: Any, seed: int) -> 
 def intervals(options: argparse.Namespace, data: Any, seed: int) -> dict[str, float]:
     """Train with interval bounds, and certify the exported integers in L_inf."""
     from tfdq.certificates import certify
-    from tfdq.experiments.training import scaled
+    from tfdq.experiments.images import scaled
 
     exported = trained_for_intervals(options, data, seed)
     x, y = scaled(data.x_test[: options.images]), data.y_test[: options.images]
@@ -81,7 +81,7 @@ def smoothing(options: argparse.Namespace, data: Any, seed: int) -> dict[str, fl
 
     import tfdq
     from tfdq.certificates import SmoothingSettings, certify, gaussian_augmentation
-    from tfdq.experiments.training import scaled
+    from tfdq.experiments.images import scaled
     from tfdq.models import small_cnn
     from tflite_export import convert
 
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("intervals", "smoothing"))
     options = parser.parse_args(arguments)
     from tfdq.data import load
-    from tfdq.experiments.resumable import source_commit
+    from tfdq.experiments.run_folder import source_commit
     from tfdq.experiments.summary import average
     from tfdq.robustness.result_store import write_atomically
     from tfdq.robustness.versions import package_versions

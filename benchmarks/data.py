@@ -122,7 +122,7 @@ def worker(share: int) -> float:
 
     Alone, or as one of the workers that TF_CONFIG names; on one thread.
     """
-    from tfdq.experiments.resumable import prepare_process
+    from tfdq.experiments.process import prepare_process
     from tfdq.experiments.strategy import open_machines
 
     prepare_process(threads=1)

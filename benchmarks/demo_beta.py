@@ -21,8 +21,9 @@ def main() -> int:
 
     import tfdq
     from tfdq.data import load
+    from tfdq.experiments.images import scaled
     from tfdq.experiments.settings import TrainingSettings
-    from tfdq.experiments.training import scaled, train
+    from tfdq.experiments.training import train
     from tfdq.models import small_cnn
     from tfdq.robustness import evaluate
 

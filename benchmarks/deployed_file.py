@@ -120,8 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--examples", type=int, default=256, help="of the audits")
     options = parser.parse_args(arguments)
     from tfdq.data import load
-    from tfdq.experiments.resumable import source_commit
-    from tfdq.experiments.training import scaled
+    from tfdq.experiments.images import scaled
+    from tfdq.experiments.run_folder import source_commit
     from tfdq.robustness.result_store import digest, write_atomically
     from tfdq.robustness.versions import package_versions
 

@@ -111,8 +111,9 @@ def robustness(beta: float, seed: int, images: int) -> dict[str, Any]:
 
     import tfdq
     from tfdq.data import load
+    from tfdq.experiments.images import scaled
     from tfdq.experiments.settings import TrainingSettings
-    from tfdq.experiments.training import scaled, train
+    from tfdq.experiments.training import train
     from tfdq.models import small_cnn
     from tfdq.robustness import run_attack
 

@@ -12,7 +12,7 @@ import pytest
 
 from tfdq.cli import main, options
 from tfdq.cli.app import app
-from tfdq.experiments.training import DivergedError
+from tfdq.experiments.run_folder import DivergedError
 from tfdq.mistakes import UnknownNameError, WrongTypeError
 
 TFDQ = Path(sys.executable).with_name("tfdq")

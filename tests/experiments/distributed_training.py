@@ -18,10 +18,11 @@ import tensorflow as tf
 
 import tfdq
 from tfdq.experiments import resumable
+from tfdq.experiments.machines import Machines
 from tfdq.experiments.measuring import Measurement
 from tfdq.experiments.networks import load_images
 from tfdq.experiments.recipe import load_recipe
-from tfdq.experiments.strategy import Machines, open_machines
+from tfdq.experiments.strategy import open_machines
 
 RECIPE = load_recipe(
     "white-box",

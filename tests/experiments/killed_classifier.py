@@ -9,19 +9,19 @@ import signal
 import sys
 
 from tfdq.cli import main
-from tfdq.experiments import resumable
+from tfdq.experiments import tf_keras_job
 
 
 def die_at(step: int) -> None:
     """Let the training's step of this number end with a SIGKILL; 0: none does."""
-    counted = resumable._Recorder.on_train_batch_end
+    counted = tf_keras_job._Recorder.on_train_batch_end
 
-    def counting(self: resumable._Recorder, batch: int, logs: object = None) -> None:
+    def counting(self: tf_keras_job._Recorder, batch: int, logs: object = None) -> None:
         if self.at + 1 == step:
             os.kill(os.getpid(), signal.SIGKILL)
         counted(self, batch, logs)
 
-    resumable._Recorder.on_train_batch_end = counting  # type: ignore[method-assign]
+    tf_keras_job._Recorder.on_train_batch_end = counting  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

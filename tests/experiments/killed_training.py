@@ -12,9 +12,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfdq.experiments import resumable
+from tfdq.experiments import tf_keras_job
 from tfdq.experiments.networks import load_images
+from tfdq.experiments.process import prepare_process
 from tfdq.experiments.recipe import load_recipe
+from tfdq.experiments.resumable import train_run
 from tfdq.experiments.strategy import open_machines
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -40,13 +42,13 @@ def main() -> None:
         },
         only=["DQ"],
     )
-    resumable.prepare_process(threads=1)
+    prepare_process(threads=1)
     settings = recipe.variants[0].settings
     images = load_images(settings.data)
-    counted = resumable._Recorder.on_train_batch_end
+    counted = tf_keras_job._Recorder.on_train_batch_end
     save = tf.train.CheckpointManager.save
 
-    def counting(self: resumable._Recorder, batch: int, logs: object = None) -> None:
+    def counting(self: tf_keras_job._Recorder, batch: int, logs: object = None) -> None:
         if trouble == "kill" and self.at + 1 == step:
             kill()
         counted(self, batch, logs)
@@ -61,13 +63,13 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
         return save(self, checkpoint_number=checkpoint_number)
 
-    resumable._Recorder.on_train_batch_end = counting  # type: ignore[method-assign]
+    tf_keras_job._Recorder.on_train_batch_end = counting  # type: ignore[method-assign]
     tf.train.CheckpointManager.save = saving
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     def train() -> None:
         machines = open_machines("one_device")
-        record = resumable.train_run(settings, 0, images, folder, machines)
+        record = train_run(settings, 0, images, folder, machines)
         print(record["weights"], len(record["history"]))
 
     try:

@@ -7,18 +7,17 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
 
 from tests.robustness.damage import damaged_texts, refusals
 from tfdq.cli import main
-from tfdq.experiments import resumable
 from tfdq.experiments.checkpoints import DamagedCheckpointWarning, restore_newest
 from tfdq.experiments.folder import join_folder
 from tfdq.experiments.known_results import KnownResults
 from tfdq.experiments.result_files import read_results_file
+from tfdq.experiments.run_folder import kept_history
 from tfdq.report.results_page import read_results, write_page
 from tfdq.robustness import json_files
 
@@ -110,11 +109,10 @@ def test_a_mark_that_says_nothing_is_another_folders(tmp_path: Path) -> None:
 )
 def test_a_damaged_history_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "history.json").write_text(text)
-    job = SimpleNamespace(folder=tmp_path, position=tf.Variable(9), steps=4)
     with pytest.raises(ValueError, match=r"history\.json' is damaged \(.*: remove the folder"):
-        resumable._Job._kept_history(job)  # type: ignore[arg-type]
+        kept_history(tmp_path, 2)
     (tmp_path / "history.json").write_text(json.dumps([{"seconds": 1.0, "loss": 2.0}] * 3))
-    assert len(resumable._Job._kept_history(job)) == 2  # type: ignore[arg-type]
+    assert len(kept_history(tmp_path, 2)) == 2
 
 
 def saved(folder: Path) -> tuple[tf.train.Checkpoint, tf.Variable]:

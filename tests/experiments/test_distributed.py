@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import tfdq
+from tfdq.experiments.machines import scaled_to
 from tfdq.experiments.settings import RunSettings
-from tfdq.experiments.strategy import open_machines, scaled_to
+from tfdq.experiments.strategy import open_machines
 
 SCRIPT = Path(__file__).with_name("distributed_training.py")
 QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -9,12 +9,14 @@ import tensorflow as tf
 import tf_keras
 
 import tfdq
+from tfdq.experiments.images import scaled
 from tfdq.experiments.networks import build, load_images
 from tfdq.experiments.recipe import load_recipe
-from tfdq.experiments.resumable import precision, train_run
+from tfdq.experiments.resumable import train_run
 from tfdq.experiments.settings import RunSettings, TrainingSettings
 from tfdq.experiments.strategy import open_machines
-from tfdq.experiments.training import make_optimizer, scaled
+from tfdq.experiments.tf_keras_job import precision
+from tfdq.experiments.training import make_optimizer
 
 COMPUTE = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 

@@ -19,8 +19,9 @@ def models(tmp_path_factory: Any) -> list[Path]:
 
     import tfdq
     from tfdq.data import load
+    from tfdq.experiments.images import scaled
     from tfdq.experiments.settings import TrainingSettings
-    from tfdq.experiments.training import scaled, train
+    from tfdq.experiments.training import train
     from tfdq.models import small_cnn
     from tflite_export import convert
 

@@ -122,12 +122,15 @@ def train(
     settings = settings_of(given)
     check_writable(out, is_folder=True)
     check_call(settings.data.name, None, settings.model.start)
+    from tfdq.experiments.process import choose_backend, prepare_process
+
+    backend = choose_backend([settings.training.backend])
     from tfdq.experiments.classifier import KIND, no_better_than_chance, train_classifier
     from tfdq.experiments.folder import check_folder
     from tfdq.experiments.networks import load_images
-    from tfdq.experiments.resumable import RECORD, prepare_process
+    from tfdq.experiments.run_folder import RECORD
 
-    prepare_process()
+    prepare_process(backend=backend)
     check_folder(out, KIND)
     dataset = load_images(settings.data)
     output().after_interrupt = lambda: _left_of_training(out)
@@ -146,9 +149,11 @@ def train(
 
 def _left_of_training(out: Path) -> str:
     """Say what an interrupted training left in its folder."""
-    from tfdq.experiments.resumable import CHECKPOINTS, RECORD
+    from tfdq.experiments.run_folder import CHECKPOINTS, RECORD
 
-    if any((out / CHECKPOINTS).glob("*.index")) or (out / RECORD).exists():
+    checkpoints = out / CHECKPOINTS
+    kept = [*checkpoints.glob("ckpt-*.index"), *checkpoints.glob("ckpt-*.npz")]
+    if kept or (out / RECORD).exists():
         return f"what was finished is kept in {out}; the same command goes on there"
     return "it was before the first checkpoint; the same command starts again"
 

@@ -69,6 +69,15 @@ KnownOption = Annotated[
         "may be repeated.",
     ),
 ]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help="What is trained on, as --set training.backend: tf_keras, or Keras 3 on tensorflow, "
+        "jax or torch; the recipe's by default.",
+        autocompletion=one_of("tf_keras", "tensorflow", "jax", "torch"),
+    ),
+]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Folder of the results in --out; the recipe's name.")
 ]
@@ -129,6 +138,7 @@ def reproduce(
     ] = None,
     data_dir: DataDirOption = None,
     results_name: NameOption = None,
+    backend: BackendOption = None,
     strategy: StrategyOption = "auto",
     scale_batch: ScaleBatchOption = False,
     threads: ThreadsOption = None,
@@ -142,7 +152,7 @@ def reproduce(
     """
     from tfdq.experiments.recipe import parse_assignment
 
-    given = _overrides([parse_assignment(text) for text in changes or []])
+    given = _with_backend(_overrides([parse_assignment(text) for text in changes or []]), backend)
     several = sorted(key for key, values in given.items() if len(values) > 1)
     if several:
         raise ValueError(f"--set {several[0]} has several values: that is `tfdq sweep`")
@@ -183,6 +193,7 @@ def sweep(
     only: OnlyOption = None,
     data_dir: DataDirOption = None,
     results_name: NameOption = None,
+    backend: BackendOption = None,
     strategy: StrategyOption = "auto",
     scale_batch: ScaleBatchOption = False,
     threads: ThreadsOption = None,
@@ -193,7 +204,7 @@ def sweep(
     """Run a recipe's variants over values of any of its settings."""
     from tfdq.experiments.recipe import parse_assignment
 
-    given = _overrides([parse_assignment(text) for text in changes])
+    given = _with_backend(_overrides([parse_assignment(text) for text in changes]), backend)
     recipe = _recipe(name, scale, setup, given, only, data_dir)
     _run(
         recipe,
@@ -217,6 +228,15 @@ def _overrides(assignments: list[tuple[str, list[Any]]]) -> dict[str, list[Any]]
             raise ValueError(f"--set {key} is given twice; write its values with commas")
         given[key] = values
     return given
+
+
+def _with_backend(given: dict[str, list[Any]], backend: str | None) -> dict[str, list[Any]]:
+    """Return the changes of settings with what ``--backend`` says."""
+    if backend is None:
+        return given
+    if "training.backend" in given:
+        raise ValueError("--backend and --set training.backend say the same: give one of them")
+    return {**given, "training.backend": [backend]}
 
 
 def _recipe(
@@ -252,14 +272,16 @@ def _run(
     as_json: bool,
 ) -> None:
     """Run a recipe and write and print its results."""
+    from tfdq.experiments.process import choose_backend, prepare_process
+
+    backend = choose_backend(v.settings.training.backend for v in recipe.variants)
     from tfdq.experiments.known_results import KnownResults
-    from tfdq.experiments.resumable import prepare_process
+    from tfdq.experiments.placement import machines_of
     from tfdq.experiments.runner import Experiment
-    from tfdq.experiments.strategy import open_machines
     from tfdq.report.experiment_files import check_results, write_results
 
-    prepare_process(threads)
-    machines = open_machines(strategy)
+    prepare_process(threads, backend)
+    machines = machines_of(backend, strategy)
     output().after_interrupt = "what was finished is kept; the same command goes on there"
     count = seeds or recipe.content.seeds
     first = recipe.content.first_seed if first_seed is None else first_seed

@@ -204,7 +204,7 @@ def load_data(
 
 def test_images(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return the test images in [0, 1] and their labels."""
-    from tfdq.experiments.training import scaled
+    from tfdq.experiments.images import scaled
 
     return scaled(dataset.x_test), dataset.y_test
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from tfdq._first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
-    from tfdq.data.batches import pipeline, steps_per_epoch
+    from tfdq.data.batches import pipeline
     from tfdq.data.dataset import Dataset
     from tfdq.data.loading import load, names
+    from tfdq.data.steps import steps_per_epoch
 
 __all__ = ["Dataset", "load", "names", "pipeline", "steps_per_epoch"]
 
@@ -22,7 +23,7 @@ _HOME = {
     "load": "tfdq.data.loading",
     "names": "tfdq.data.loading",
     "pipeline": "tfdq.data.batches",
-    "steps_per_epoch": "tfdq.data.batches",
+    "steps_per_epoch": "tfdq.data.steps",
 }
 
 __getattr__, __dir__ = loaded_on_first_use(__name__, _HOME)

@@ -14,41 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfdq.data.dataset import Dataset
+from tfdq.data.steps import images_of, steps_per_epoch
 
 Augment = Literal["none", "pad_crop", "pad_crop_flip"]
 
 _AUGMENTS = ("none", "pad_crop", "pad_crop_flip")
-
-
-def steps_per_epoch(
-    dataset: Dataset,
-    batch_size: int,
-    split: Literal["train", "test"] = "train",
-    drop_remainder: bool | None = None,
-) -> int:
-    """Return the number of batches `pipeline` makes of one pass over the data.
-
-    Args:
-        dataset: The data set.
-        batch_size: Images per (global) batch.
-        split: `"train"` or `"test"`.
-        drop_remainder: As for `pipeline`: by default True for training only.
-
-    Raises:
-        ValueError: If an argument is out of range, or the batch larger than the training data.
-    """
-    count = len(_part(dataset, split)[1])
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}, but must be an integer of at least 1.")
-    if drop_remainder is None:
-        drop_remainder = split == "train"
-    steps = count // batch_size if drop_remainder else -(-count // batch_size)
-    if steps == 0:
-        raise ValueError(
-            f"batch_size is {batch_size}, but {dataset.name} has only {count} {split} images: "
-            "lower it (command line: --batch-size)."
-        )
-    return steps
 
 
 def pipeline(
@@ -109,7 +79,7 @@ def pipeline(
         raise ValueError(f"augment is {augment!r}, but must be one of {', '.join(_AUGMENTS)}.")
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed is {seed!r}, but must be in 0..2**31 - 1.")
-    images, labels = _part(dataset, split)
+    images, labels = images_of(dataset, split)
     if drop_remainder is None:
         drop_remainder = split == "train"
     if shuffle is None:
@@ -173,15 +143,6 @@ def pipeline(
     # Batches are made, not read from files: workers split them by number.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
-
-
-def _part(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return images and labels of one part of the data set."""
-    if split == "train":
-        return dataset.x_train, dataset.y_train
-    if split == "test":
-        return dataset.x_test, dataset.y_test
-    raise ValueError(f'split is {split!r}, but must be "train" or "test".')
 
 
 def _shard_rows(batch_size: int, shard: tuple[int, int]) -> tuple[int, int]:

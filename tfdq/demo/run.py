@@ -16,9 +16,10 @@ from tfdq.data import Dataset, load
 from tfdq.demo.plots import plot_bits, plot_epsilons
 from tfdq.demo.settings import DemoSettings
 from tfdq.experiments.folder import open_folder, write_json
+from tfdq.experiments.images import scaled
 from tfdq.experiments.networks import quantized
 from tfdq.experiments.settings import RunSettings
-from tfdq.experiments.training import scaled, train
+from tfdq.experiments.training import train
 from tfdq.models import small_cnn
 from tfdq.robustness import RobustnessReport, error_amplification, evaluate, run_attack
 from tfdq.robustness.progress import progress_bar

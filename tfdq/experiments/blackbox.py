@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-import tfdq
 from tfdq.data import Dataset
-from tfdq.experiments.measuring import evaluation_images
+from tfdq.experiments.measuring import evaluation_images, load_trained
+from tfdq.experiments.process import TF_KERAS
 from tfdq.experiments.recipe import Transfer
 from tfdq.robustness import as_target, run_attack
 
@@ -25,6 +25,7 @@ def transfer(
     dataset: Dataset,
     seed: int,
     held_out: bool = False,
+    backend: str = TF_KERAS,
 ) -> dict[str, Any]:
     """Make images on every surrogate and show them to every victim.
 
@@ -38,15 +39,14 @@ def transfer(
         dataset: the images.
         seed: of the attack.
         held_out: whether on test images that no other evaluation uses.
+        backend: what the networks were trained on.
 
     Returns:
         ``{"images": n, "eps": {strength in 1/255: {surrogate: {victim: figures}}}}``, figures as a
         string with a 1 for every image that the victim gets right clean and as made.
     """
     x, y = evaluation_images(dataset, settings.images, held_out)
-    targets = {
-        name: as_target(tfdq.load_model(path, compile=False)) for name, path in victims.items()
-    }
+    targets = {name: as_target(load_trained(path, backend)) for name, path in victims.items()}
     right = {name: target.predict(x) == y for name, target in targets.items()}
     found: dict[str, Any] = {"images": len(y), "eps": {}}
     for strength in epsilons:
@@ -54,7 +54,7 @@ def transfer(
         for name, path in surrogates.items():
             moved = run_attack(
                 settings.attack,
-                tfdq.load_model(path, compile=False),
+                load_trained(path, backend),
                 x,
                 y,
                 strength / 255,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tensorflow as tf
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class DamagedCheckpointWarning(UserWarning):
@@ -42,13 +45,32 @@ def restore_newest(checkpoint: tf.train.Checkpoint, folder: Path) -> Path | None
     Warns:
         DamagedCheckpointWarning: it is not the newest there is.
     """
+
+    def read(path: Path) -> None:
+        checkpoint.restore(str(path)).assert_existing_objects_matched()
+
+    return newest_readable(checkpoints_in(folder), read, folder)
+
+
+def newest_readable(
+    paths: Sequence[Path], read: Callable[[Path], None], folder: Path
+) -> Path | None:
+    """Read the newest of some checkpoints that can be read.
+
+    Args:
+        paths: of the checkpoints, newest first.
+        read: reads one, and raises an exception if it is damaged.
+        folder: that they are in.
+
+    Returns, raises and warns as `restore_newest`.
+    """
     failures = []
-    for path in checkpoints_in(folder):
+    for path in paths:
         try:
-            checkpoint.restore(str(path)).assert_existing_objects_matched()
+            read(path)
         except Exception as error:
-            # TensorFlow's reader has one for each place of the damage: its own, IndexError,
-            # protobuf's. What cannot be restored is named, whatever the kind.
+            # Every reader has one for each place of the damage: its own, IndexError, protobuf's.
+            # What cannot be restored is named, whatever the kind.
             reason = " ".join(str(error).split()) or type(error).__name__
             failures.append(f"{str(path)!r} ({reason[:200]})")
             continue

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tf_keras
 
 import tfdq
 from tfdq.data import Dataset
 from tfdq.experiments.fitting import check_fit
 from tfdq.experiments.folder import hold, join_folder
+from tfdq.experiments.images import scaled
 from tfdq.experiments.networks import build, with_start_digest
+from tfdq.experiments.placement import machines_of
 from tfdq.experiments.recipe_of_run import recipe_of_run
-from tfdq.experiments.resumable import MODEL, finished, train_run
+from tfdq.experiments.resumable import train_run
+from tfdq.experiments.run_folder import MODEL, finished
 from tfdq.experiments.settings import RunSettings
-from tfdq.experiments.strategy import open_machines
-from tfdq.experiments.training import scaled
 from tfdq.robustness.json_files import naming, read_json
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.result_store import digest, write_atomically
@@ -87,7 +87,7 @@ def train_classifier(
                 seed,
                 dataset,
                 folder,
-                open_machines("one_device"),
+                machines_of(settings.training.backend, "one_device"),
                 on_epoch=advance,
                 on_start=go_on,
                 add_figures=lambda model: _figures(model, dataset, settings),
@@ -149,7 +149,7 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
     return texts
 
 
-def _figures(model: tf_keras.Model, dataset: Dataset, settings: RunSettings) -> dict[str, Any]:
+def _figures(model: Any, dataset: Dataset, settings: RunSettings) -> dict[str, Any]:
     """Return what is measured on the trained model, and what it was made with."""
     measured = measure(model, scaled(dataset.x_test), dataset.y_test)
     return {
@@ -176,7 +176,7 @@ def open_integer_file(path: Path, twin: bool = False, limits: Limits = DEFAULT) 
     return IntegerTwin(path, limits=limits) if twin else Interpreter(path, limits=limits)
 
 
-def check_weights(model: tf_keras.Model, name: str) -> None:
+def check_weights(model: Any, name: str) -> None:
     """Check that the weights of a model are numbers.
 
     Args:
@@ -213,7 +213,7 @@ def no_better_than_chance(figures: dict[str, Any], dataset: Dataset) -> str | No
     )
 
 
-def quantized_after_training(model: tf_keras.Model, dataset: Dataset) -> tf_keras.Model:
+def quantized_after_training(model: Any, dataset: Dataset) -> Any:
     """Return an 8-bit copy of a float model, its ranges set on training images, not trained.
 
     Args:

@@ -17,9 +17,9 @@ import tf_keras
 from tfdq.data import Dataset, pipeline, steps_per_epoch
 from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import build
-from tfdq.experiments.resumable import precision, wrapped
 from tfdq.experiments.runner import Experiment, Unit
 from tfdq.experiments.settings import RunSettings, suite_attacks
+from tfdq.experiments.tf_keras_job import precision, wrapped
 from tfdq.experiments.training import compile_for
 from tfdq.robustness import as_target
 from tfdq.robustness.attacks import attack_spec

@@ -216,7 +216,7 @@ def input_range_of(
 
     Arguments and errors as for `fitted`; ``target`` is the model in its own units.
     """
-    from tfdq.experiments.training import scaled
+    from tfdq.experiments.images import scaled
     from tfdq.robustness.input_ranges import USUAL, find_input_range, parse_input_range
 
     grid = input_grid(opened.graph) if hasattr(opened, "input_tensors") else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import tf_keras
 
 import tfdq
 from tfdq.data import Dataset
 from tfdq.data.dataset import draw_stratified
+from tfdq.either_keras import is_quantized
+from tfdq.experiments.images import scaled
+from tfdq.experiments.machines import Machines
+from tfdq.experiments.networks import load_keras3
+from tfdq.experiments.process import TF_KERAS, threads_of
 from tfdq.experiments.settings import EvaluationSettings, parse_squeezer, suite_attacks
-from tfdq.experiments.strategy import Machines
-from tfdq.experiments.training import scaled
-from tfdq.quantization.model import is_quantized
 from tfdq.robustness import (
     BitDepthSqueeze,
     MedianSqueeze,
@@ -73,6 +72,16 @@ def evaluation_images(
     return scaled(part.x_test[order]), part.y_test[order]
 
 
+def load_trained(path: Path, backend: str) -> Any:
+    """Return the model that a training wrote, of the Keras that trained it.
+
+    Args:
+        path: of the model.
+        backend: what it was trained on.
+    """
+    return tfdq.load_model(path, compile=False) if backend == TF_KERAS else load_keras3(path)
+
+
 class Measurement:
     """What is measured on one trained network; every finished piece is kept in its folder.
 
@@ -83,6 +92,7 @@ class Measurement:
         folder: of the run, with ``model.keras`` in it.
         machines: the devices; images are shared out among them.
         tell: called with a note as it goes on.
+        backend: what the network was trained on.
     """
 
     def __init__(
@@ -93,16 +103,18 @@ class Measurement:
         folder: Path,
         machines: Machines,
         tell: Callable[[str], None] = lambda note: None,
+        backend: str = TF_KERAS,
     ) -> None:
+        self.backend = backend
         self.settings, self.seed, self.folder = settings, seed, folder
         self.machines, self.tell = machines, tell
         self.x, self.y = evaluation_images(dataset, settings.images, settings.held_out)
         self.copies = {device: self._load(device) for device in machines.devices()}
         self.model = next(iter(self.copies.values()))
 
-    def _load(self, device: str) -> tf_keras.Model:
-        with tf.device(device or None):
-            model = tfdq.load_model(self.folder / "model.keras", compile=False)
+    def _load(self, device: str) -> Any:
+        with self.machines.on(device):
+            model = load_trained(self.folder / "model.keras", self.backend)
             layers = [_squeezer(text) for text in self.settings.squeezing]
             return squeeze(model, layers) if layers else model
 
@@ -158,7 +170,7 @@ class Measurement:
 
         def chunk(number: int, device: str) -> RobustnessReport:
             part = slice(starts[number], min(starts[number] + CHUNK, images))
-            with tf.device(device or None):
+            with self.machines.on(device):
                 return evaluate(
                     {"model": copies[device]},
                     self.x[part],
@@ -268,7 +280,7 @@ class Measurement:
             content.save(unfinished)
             unfinished.replace(path)
         settings = self.settings
-        threads = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
+        threads = threads_of(self.backend)
         runners = {
             device: content.interpreter(batch_size=CHUNK, threads=threads) for device in self.copies
         }
@@ -363,6 +375,6 @@ def _bits(mask: np.ndarray) -> str:
     return "".join("1" if value else "0" for value in mask)
 
 
-def _squeezer(text: str) -> tf_keras.layers.Layer:
+def _squeezer(text: str) -> Any:
     kind, number = parse_squeezer(text)
     return BitDepthSqueeze(number) if kind == "bit_depth" else MedianSqueeze(number)

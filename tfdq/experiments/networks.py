@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tf_keras
 
 import tfdq
 from tfdq.data import Dataset, load
+from tfdq.data.steps import steps_per_epoch
 from tfdq.experiments.fitting import check_fit
+from tfdq.experiments.process import TF_KERAS
 from tfdq.experiments.settings import DataSettings, ModelSettings, RunSettings
 from tfdq.models import create
 from tfdq.penalties import get_regularizer
@@ -39,8 +40,8 @@ def load_images(settings: DataSettings) -> Dataset:
 
 def build(
     settings: RunSettings, dataset: Dataset, synchronized: bool = False, trust: bool = False
-) -> tf_keras.Model:
-    """Return the untrained network of a run.
+) -> Any:
+    """Return the untrained network of a run, of the Keras that it names.
 
     Its parts are initialized from Keras' seed and computed in Keras' dtype policy.
 
@@ -55,12 +56,15 @@ def build(
         ValueError: the model has no such option, the images do not fit it, or the file to start
             from is another than it was.
     """
-    model = float_model(settings.model, dataset, trust)
+    keras3 = settings.training.backend != TF_KERAS
+    model = float_model(settings.model, dataset, trust, keras3)
     if synchronized:
+        import tf_keras
+
         model = tf_keras.models.clone_model(model, clone_function=_synchronized)
     penalty = settings.penalty
     if settings.quantized:
-        return quantized(model, settings)
+        return quantized(model, settings, steps_per_epoch(dataset, settings.training.batch_size))
     if penalty.beta == 0:
         return model
     return _penalized(
@@ -68,46 +72,66 @@ def build(
     )
 
 
-def quantized(model: tf_keras.Model, settings: RunSettings) -> tf_keras.Model:
+def quantized(model: Any, settings: RunSettings, steps: int = 1) -> Any:
     """Return the quantization-aware form of a float model that takes images in [0, 1].
+
+    Args:
+        model: of either Keras.
+        settings: of the run.
+        steps: in an epoch, by which a ramp of the penalty counts on Keras 3.
 
     Raises:
         ValueError: the model cannot be quantized, or a layer that is named is not there.
     """
     penalty = settings.penalty
+    schedule = None
+    if penalty.ramp is not None and settings.training.backend != TF_KERAS:
+        import keras
+
+        schedule = keras.optimizers.schedules.PolynomialDecay(
+            0.0, max(1, round(penalty.ramp[1] * steps)), penalty.beta
+        )
     return tfdq.quantize_model(
         model,
         penalty.beta,
         regularizer=penalty.name,
         on=penalty.on,
         target=penalty.target,
+        beta_schedule=schedule,
         input_range=(0.0, 1.0),
         **dict(settings.quantization),
     )
 
 
-def float_model(settings: ModelSettings, dataset: Dataset, trust: bool = False) -> tf_keras.Model:
+def float_model(
+    settings: ModelSettings, dataset: Dataset, trust: bool = False, keras3: bool = False
+) -> Any:
     """Return a new model, or the one to start from.
 
     Args:
         settings: which network.
         dataset: for the shape of the images and the number of classes.
         trust: run code that the file of ``start`` holds.
+        keras3: whether a model of Keras 3 is wanted, else one of tf_keras.
 
     Raises:
         FileNotFoundError: the model to start from is not there.
         ValueError: the model has no such option, the images do not fit it, or the file to start
-            from is another than it was.
+            from is another than it was, or not of Keras 3 where such a model is wanted.
     """
     start = settings.start
     if start is None:
-        return create(settings.name, dataset.input_shape, dataset.classes, **settings.options)
+        shape, classes = dataset.input_shape, dataset.classes
+        return create(settings.name, shape, classes, keras=3 if keras3 else 2, **settings.options)
     if settings.start_digest not in (None, file_digest(start)):
         raise ValueError(
             f"{str(start)!r} is another model than model.start_digest says; leave that out to "
             "start from this one"
         )
-    model = tfdq.load_model(start, compile=False, safe_mode=not trust)
+    if keras3:
+        model = load_keras3(start)
+    else:
+        model = tfdq.load_model(start, compile=False, safe_mode=not trust)
     check_fit(model, str(start), dataset)
     return model
 
@@ -136,18 +160,38 @@ def file_digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def _synchronized(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
+def load_keras3(path: Path) -> Any:
+    """Return the model of a ``.keras`` file of Keras 3, quantized or float, not compiled.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is no such file, or holds more than a model of layers.
+    """
+    from tfdq.quantization.keras3 import is_keras3_file, read_keras3
+
+    if path.exists() and not is_keras3_file(path):
+        raise ValueError(
+            f"{str(path)!r} is no .keras file of Keras 3, which training.backend asks for: convert "
+            "the model with tfdq.to_keras3 and save it, or leave training.backend out"
+        )
+    return read_keras3(path)
+
+
+def _synchronized(layer: Any) -> Any:
     """Return a copy of a layer; of a BatchNormalization, one over all replicas."""
+    import tf_keras
+
     config = layer.get_config()
     if isinstance(layer, tf_keras.layers.BatchNormalization):
         config["synchronized"] = True
     return type(layer).from_config(config)
 
 
-def _penalized(model: tf_keras.Model, regularizer: Any) -> tf_keras.Model:
-    """Return a float model whose kernels carry the penalty, each a copy of its own."""
+def _penalized(model: Any, regularizer: Any) -> Any:
+    """Return a float model of tf_keras whose kernels carry the penalty, each a copy of its own."""
+    import tf_keras
 
-    def with_penalty(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
+    def with_penalty(layer: Any) -> Any:
         config = layer.get_config()
         if "kernel_regularizer" in config:
             config["kernel_regularizer"] = type(regularizer).from_config(regularizer.get_config())
@@ -156,6 +200,6 @@ def _penalized(model: tf_keras.Model, regularizer: Any) -> tf_keras.Model:
     return tf_keras.models.clone_model(model, clone_function=with_penalty)
 
 
-def weights_digest(model: tf_keras.Model) -> str:
+def weights_digest(model: Any) -> str:
     """Return a SHA-256 over all weights of a model, 24 hexadecimal digits."""
     return digest(*(np.asarray(weight) for weight in model.get_weights()))

@@ -13,19 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tf_keras
-
 from tfdq.data import Dataset, steps_per_epoch
 from tfdq.experiments.blackbox import transfer
 from tfdq.experiments.folder import BusyError, hold, join_folder, write_json
 from tfdq.experiments.known_results import KnownResults
+from tfdq.experiments.machines import Machines, check_batch, scaled_to
 from tfdq.experiments.measuring import Measurement, evaluation_images
 from tfdq.experiments.networks import build, load_images, with_start_digest
+from tfdq.experiments.process import forget_networks
 from tfdq.experiments.recipe import OTHER_SEED, Recipe, Transfer, Variant
-from tfdq.experiments.resumable import MODEL, RECORD, environment, read_record, train_run
+from tfdq.experiments.resumable import train_run
+from tfdq.experiments.run_folder import MODEL, RECORD, DivergedError, environment, read_record
 from tfdq.experiments.settings import DataSettings, RunSettings
-from tfdq.experiments.strategy import Machines, check_batch, scaled_to
-from tfdq.experiments.training import DivergedError
 from tfdq.robustness.json_files import read_json
 
 T = TypeVar("T")
@@ -147,7 +146,7 @@ class Experiment:
             if key not in seen:
                 seen.add(key)
                 self._check_network(variant)
-        tf_keras.backend.clear_session()
+        forget_networks(self.recipe.variants[0].settings.training.backend)
 
     def _check_network(self, variant: Variant) -> None:
         images = self.images(variant.settings)
@@ -240,15 +239,17 @@ class Experiment:
                     folder,
                     self.machines,
                     lambda note: self.tell(f"{unit.title}: {note}"),
+                    settings.training.backend,
                 ).run()
             found["seconds"] = time.perf_counter() - started
             if self.machines.chief and unit.measured:
-                found["environment"] = environment(self.machines)
+                backend = settings.training.backend
+                found["environment"] = environment(self.machines, backend)
                 found["evaluation"] = settings.evaluation.model_dump(mode="json")
                 write_json(result, found)
             self.machines.wait_for_all()
         # Traced functions of dozens of networks would fill the memory.
-        tf_keras.backend.clear_session()
+        forget_networks(settings.training.backend)
         gc.collect()
 
     def transfer_file(self, seed: int) -> Path:
@@ -289,7 +290,8 @@ class Experiment:
         makers = trained(self._surrogates(), seed + OTHER_SEED)
         images = self.images(self.recipe.variants[0].settings)
         strengths = self._transfer_strengths()
-        return transfer(asked, strengths, makers, victims, images, seed, self._held_out)
+        backend = self.recipe.variants[0].settings.training.backend
+        return transfer(asked, strengths, makers, victims, images, seed, self._held_out, backend)
 
     def found(self) -> Iterator[tuple[Unit, dict[str, Any], dict[str, Any]]]:
         """Yield the finished units with their trainings and their figures."""

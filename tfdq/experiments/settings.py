@@ -13,9 +13,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from tfdq.penalties.direction_rate import DIRECTION_RATE
 from tfdq.penalties.singular_values import default_target
 from tfdq.settings.quantization import (
-    ActivationRangeField,
     FirstLastBitsField,
+    KernelRangeField,
     LayerBitsField,
+    LearnableRangeField,
     MomentumField,
     PenaltyNameField,
     PenaltyWeightField,
@@ -122,7 +123,8 @@ class QuantizationSettings(Section):
     weight_bits: WeightBitsField = 8
     first_last_bits: FirstLastBitsField = None
     layer_bits: LayerBitsField = Field(default_factory=dict)
-    activation_range: ActivationRangeField = "moving_average"
+    activation_range: LearnableRangeField = "moving_average"
+    kernel_range: KernelRangeField = "max"
     batch_norm_momentum: MomentumField = None
     skip: SkipField = frozenset()
 
@@ -162,17 +164,46 @@ class PenaltySettings(Section):
 class AdversarialSettings(Section):
     """Adversarial training."""
 
-    attack: Literal["none", "fgsm", "r+fgsm", "pgd"] = Field(
-        default="none", description="Attack to train against."
+    attack: Literal["none", "fgsm", "r+fgsm", "pgd", "n-fgsm", "free"] = Field(
+        default="none", description="Attack to train against; n-fgsm and free on Keras 3."
     )
     eps: Finite = Field(default=8.0, gt=0, le=255, description="Its strength in 1/255.")
-    ratio: Share = Field(default=0.5, description="Share of each batch that is perturbed.")
-    steps: int = Field(default=7, ge=1, description="Of pgd.")
+    ratio: Share = Field(
+        default=0.5,
+        description="Share of each batch that is perturbed; free, trades and mart take all of it.",
+    )
+    steps: int = Field(default=7, ge=1, description="Of pgd, or passes of free over each batch.")
+    objective: Literal["adversarial", "trades", "mart"] = Field(
+        default="adversarial",
+        description="What is minimized: the loss of the perturbed images, or that of TRADES or "
+        "MART, on Keras 3.",
+    )
+    trade_off: Annotated[Finite, Field(gt=0)] | None = Field(
+        default=None, description="Weight of what trades or mart adds; by default 6 and 5."
+    )
+    warmup_epochs: Finite = Field(
+        default=0.0, ge=0, description="Epochs in which the strength rises from 0, on Keras 3."
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stop when the PGD accuracy of held-out training images has not risen for so "
+        "many epochs, and keep the best; on Keras 3. By default training runs to its end.",
+    )
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether every image of a batch is perturbed, whatever `ratio` says."""
+        return self.attack == "free" or self.objective != "adversarial"
 
 
 class TrainingSettings(Section):
     """How the network is trained."""
 
+    backend: Literal["tf_keras", "tensorflow", "jax", "torch"] = Field(
+        default="tf_keras",
+        description="tf_keras, or the backend of Keras 3: tensorflow, jax or torch.",
+    )
     epochs: int = Field(default=20, ge=1, description="Passes over the images.")
     batch_size: int = Field(
         default=64, ge=1, description="Images in a step, over all devices together."
@@ -199,6 +230,13 @@ class TrainingSettings(Section):
     )
     augment: Literal["none", "pad_crop", "pad_crop_flip"] = Field(
         default="none", description="Of training images; pad_crop_flip is the paper's."
+    )
+    average: Finite = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Momentum of an exponential moving average of the weights, which is kept in "
+        "their place, with BatchNorm and ranges estimated anew; 0: none. On Keras 3.",
     )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32",
@@ -368,6 +406,13 @@ _CAME_LATER = (
     ("quantization", "layer_bits"),
     ("quantization", "batch_norm_momentum"),
     ("quantization", "skip"),
+    ("quantization", "kernel_range"),
+    ("adversarial", "objective"),
+    ("adversarial", "trade_off"),
+    ("adversarial", "warmup_epochs"),
+    ("adversarial", "patience"),
+    ("training", "backend"),
+    ("training", "average"),
 )
 
 
@@ -395,6 +440,58 @@ class RunSettings(Section):
                 f"training.precision {self.training.precision!r} is for float networks "
                 "(quantization.activation_bits = 0): a quantized network computes in float32, "
                 "else its integer file computes something else; leave training.precision out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_backend(self) -> RunSettings:
+        adversarial, training = self.adversarial, self.training
+        if self.training.backend == "tf_keras":
+            given = {
+                "quantization.activation_range": self.quantization.activation_range == "learned",
+                "quantization.kernel_range": self.quantization.kernel_range == "learned",
+                "adversarial.attack": adversarial.attack in ("n-fgsm", "free"),
+                "adversarial.objective": adversarial.objective != "adversarial",
+                "adversarial.warmup_epochs": adversarial.warmup_epochs > 0,
+                "adversarial.patience": adversarial.patience is not None,
+                "training.average": training.average > 0,
+            }
+            core = "Keras 3: set training.backend to tensorflow, jax or torch"
+        else:
+            ramp = self.penalty.ramp
+            given = {
+                "penalty.ramp": ramp is not None and ramp[0] > 0,
+                "penalty.beta": not self.quantized and self.penalty.beta > 0,
+                "evaluation.squeezing": bool(self.evaluation.squeezing),
+            }
+            core = "tf_keras: leave training.backend out"
+        for place, wanted in given.items():
+            if wanted:
+                section, _, name = place.partition(".")
+                value = getattr(getattr(self, section), name)
+                form = "" if place != "penalty.beta" else " of a float network"
+                raise ValueError(f"{place} = {value!r}{form} is for {core}")
+        return self
+
+    @model_validator(mode="after")
+    def _adversarial_settings_go_together(self) -> RunSettings:
+        given = self.adversarial
+        if given.objective != "adversarial" and given.attack in ("none", "free", "fgsm"):
+            raise ValueError(
+                f"adversarial.objective {given.objective!r} takes the attacks r+fgsm, n-fgsm and "
+                f"pgd, got adversarial.attack {given.attack!r}"
+            )
+        if given.trade_off is not None and given.objective == "adversarial":
+            raise ValueError(
+                "adversarial.trade_off is the weight of what trades or mart adds: set "
+                "adversarial.objective to one of them, or leave it out"
+            )
+        if given.patience is not None and given.attack == "none":
+            raise ValueError("adversarial.patience watches adversarial training: set an attack")
+        if given.patience is not None and self.training.average:
+            raise ValueError(
+                "adversarial.patience keeps the weights of one epoch, training.average their "
+                "average: leave one of them out"
             )
         return self
 
@@ -436,8 +533,9 @@ class RunSettings(Section):
         """Return the settings that the trained weights depend on, without those that do nothing."""
         kept = self.model_dump(mode="json", exclude={"evaluation"})
         del kept["data"]["dir"], kept["training"]["checkpoint_steps"]
+        without = RunSettings().model_dump(mode="json")
         for section, name in _CAME_LATER:
-            if kept[section][name] in (None, {}, []):
+            if kept[section][name] == without[section][name]:
                 del kept[section][name]
         if self.model.start is not None:
             kept["model"] = {"start": self.model.start_digest or str(self.model.start)}
@@ -451,8 +549,10 @@ class RunSettings(Section):
             kept["penalty"]["direction_rate"] = DIRECTION_RATE
         if self.adversarial.attack == "none":
             kept["adversarial"] = {"attack": "none"}
-        elif self.adversarial.attack != "pgd":
+        elif self.adversarial.attack not in ("pgd", "free"):
             del kept["adversarial"]["steps"]
+        if self.adversarial.whole_batch:
+            kept["adversarial"].pop("ratio", None)
         if self.training.optimizer == "adam":
             del kept["training"]["momentum"]
         return kept

@@ -1,57 +1,18 @@
-"""Where a run is computed: one device, several, several machines, a TPU; all by tf.distribute."""
+"""Where tf_keras computes a run: one device, several, several machines, a TPU; by tf.distribute."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from tfdq.data import Dataset, pipeline
-from tfdq.experiments.settings import RunSettings, TrainingSettings
+from tfdq.experiments.machines import Machines
+from tfdq.experiments.settings import TrainingSettings
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multiworker", "tpu")
-
-
-@dataclass(frozen=True)
-class Machines:
-    """The devices that a run is spread over.
-
-    Attributes:
-        strategy: of ``tf.distribute``.
-        name: one of ``STRATEGIES`` but ``"auto"``.
-        worker: number of this process, from 0; 0 is the chief, which writes the results.
-        workers: number of processes.
-    """
-
-    strategy: Any
-    name: str
-    worker: int = 0
-    workers: int = 1
-
-    @property
-    def chief(self) -> bool:
-        """Whether this process writes the results."""
-        return self.worker == 0
-
-    @property
-    def replicas(self) -> int:
-        """Number of devices that each take a part of every batch."""
-        return int(self.strategy.num_replicas_in_sync)
-
-    def devices(self) -> list[str]:
-        """Return the devices of this process that can evaluate side by side."""
-        if self.name not in ("mirrored", "multiworker"):
-            return [""]
-        return [str(device) for device in self.strategy.extended.worker_devices]
-
-    def wait_for_all(self) -> None:
-        """Wait until every process has come to this point."""
-        if self.workers > 1:
-            one = self.strategy.run(lambda: tf.constant(1.0))
-            self.strategy.reduce(tf.distribute.ReduceOp.SUM, one, axis=None)
 
 
 def open_machines(name: str = "auto") -> Machines:
@@ -119,35 +80,6 @@ def _tpu_strategy() -> Any:
             f"machine itself): {error}"
         ) from error
     return tf.distribute.TPUStrategy(resolver)
-
-
-def check_batch(settings: RunSettings, machines: Machines) -> None:
-    """Check that the global batch can be shared out.
-
-    Raises:
-        ValueError: it can't; says what to set.
-    """
-    batch = settings.training.batch_size
-    if batch % machines.replicas:
-        raise ValueError(
-            f"batch_size {batch} can't be shared by {machines.replicas} devices: set "
-            f"training.batch_size to a multiple of {machines.replicas}"
-        )
-
-
-def scaled_to(settings: RunSettings, replicas: int) -> RunSettings:
-    """Return settings whose batch and learning rate are multiplied by the number of devices.
-
-    Source: Goyal et al., *Accurate, Large Minibatch SGD*, 2017 (linear scaling rule).
-    """
-    training = settings.training
-    changed = training.model_copy(
-        update={
-            "batch_size": training.batch_size * replicas,
-            "learning_rate": training.learning_rate * replicas,
-        }
-    )
-    return settings.model_copy(update={"training": changed})
 
 
 def training_batches(

@@ -10,16 +10,10 @@ import tensorflow as tf
 import tf_keras
 
 from tfdq.data import Dataset, pipeline, steps_per_epoch
+from tfdq.experiments.run_folder import DivergedError
+from tfdq.experiments.schedules import STEP_FACTOR, STEP_PLACES
 from tfdq.experiments.settings import TrainingSettings
-from tfdq.mistakes import Mistake
 from tfdq.robustness import AdversarialTraining
-
-STEP_FACTOR = 0.2
-STEP_PLACES = (0.3, 0.6, 0.8)
-
-
-class DivergedError(Mistake, RuntimeError):
-    """The loss of a training became NaN or infinite."""
 
 
 @tf_keras.saving.register_keras_serializable(package="tfdq")
@@ -100,11 +94,6 @@ def compile_for(model: tf_keras.Model, settings: TrainingSettings, steps: int) -
         tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=None if own else ["accuracy"],
     )
-
-
-def scaled(images: np.ndarray) -> np.ndarray:
-    """Return uint8 images as the models take them: float32 in [0, 1]."""
-    return images.astype(np.float32) / np.float32(255)
 
 
 class StopAtNaN(tf_keras.callbacks.TerminateOnNaN):

@@ -368,7 +368,7 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
             The history; with `monitor_single_step_accuracy` and `monitor_pgd_accuracy` per epoch.
         """
         if self.attack == "free":
-            self._make_perturbation(examples_in_a_batch(x, kwargs.get("batch_size")))
+            self.make_perturbation(examples_in_a_batch(x, kwargs.get("batch_size")))
         callbacks = kwargs.pop("callbacks", None) or []
         listed = list(getattr(callbacks, "callbacks", callbacks))
         watched = any(isinstance(callback, Watch) for callback in listed)
@@ -384,11 +384,21 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
             # Keras on PyTorch hands arrays on as they are.
             x = ops.convert_to_tensor(x)
             if self.attack == "free":
-                self._make_perturbation(x.shape[0])
+                self.make_perturbation(x.shape[0])
         return super().train_on_batch(x, *args, **kwargs)
 
-    def _make_perturbation(self, batch_size: int) -> None:
-        """Make the perturbation that batches of one size carry from one to the next, at 0."""
+    def make_perturbation(self, batch_size: int) -> None:
+        """Make the perturbation that `"free"` carries from one batch to the next, at 0.
+
+        `fit` and `train_on_batch` make it; before them only what reads or sets all variables of
+        the trainer, such as a checkpoint, has to.
+
+        Args:
+            batch_size: Examples in the largest batch to come.
+
+        Raises:
+            ValueError: If there is one for smaller batches already.
+        """
         if self.perturbation is None:
             self.perturbation = self.add_weight(
                 (batch_size, *self.model.input_shape[1:]),

@@ -104,6 +104,32 @@ class Watch:
         self._since_best = 0
         self._best_weights: list[np.ndarray] | None = None
 
+    @property
+    def best_weights(self) -> list[np.ndarray] | None:
+        """The trainer's weights at its best PGD accuracy; None unless asked to keep them."""
+        return self._best_weights
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the PGD accuracy has not risen for `patience` epochs."""
+        return self.patience is not None and self._since_best >= self.patience
+
+    def progress(self) -> dict[str, np.ndarray]:
+        """Return what the watch has seen so far, for a checkpoint of the training."""
+        weights = self._best_weights or []
+        return {
+            "best": np.float64(self._best),
+            "since_best": np.int64(self._since_best),
+            **{f"weight_{number}": weight for number, weight in enumerate(weights)},
+        }
+
+    def go_on(self, progress: Mapping[str, np.ndarray]) -> None:
+        """Take up what `progress` returned."""
+        self._best = float(progress["best"])
+        self._since_best = int(progress["since_best"])
+        count = sum(name.startswith("weight_") for name in progress)
+        self._best_weights = [progress[f"weight_{n}"] for n in range(count)] or None
+
     def accuracy(self, attack: str, steps: int) -> float:
         """Return the accuracy on the examples under an attack against the trained model.
 
@@ -144,7 +170,7 @@ class Watch:
             self._best, self._since_best = iterated, 0
             if self.stop or self.patience is not None:
                 self._best_weights = self.model.get_weights()
-        if self.patience is not None and self._since_best >= self.patience:
+        if self.is_out_of_patience:
             self.model.stop_training = True
         if single - iterated < self.gap or not collapsed:
             return

@@ -1,0 +1,224 @@
+"""Train the network of a run on Keras 3, on TensorFlow, JAX or PyTorch."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfdq.data import Dataset
+from tfdq.data.dataset import draw_stratified
+from tfdq.data.numpy_batches import NumpyBatches
+from tfdq.experiments.images import scaled
+from tfdq.experiments.job import MONITORED, Job
+from tfdq.experiments.keras3_checkpoints import ArrayCheckpoints
+from tfdq.experiments.keras3_training import (
+    Batches,
+    Epochs,
+    compile_for,
+    estimate_statistics,
+    precision,
+    wrapped,
+)
+from tfdq.experiments.machines import Machines
+from tfdq.experiments.networks import build
+from tfdq.experiments.run_folder import CHECKPOINTS, kept_history
+from tfdq.experiments.settings import RunSettings
+from tfdq.robustness.keras3_adversarial_training import (
+    Keras3AdversarialTraining,
+    Keras3OverfittingMonitor,
+)
+
+# Training images that the statistics of averaged weights are estimated on.
+_STATISTICS = 4096
+
+
+class Keras3Job(Job):
+    """One training on the backend that Keras runs on."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        seed: int,
+        dataset: Dataset,
+        folder: Path,
+        machines: Machines,
+        tell: Callable[[str], None],
+        trust: bool,
+    ) -> None:
+        monitored = np.arange(min(MONITORED, len(dataset.y_train)))
+        if settings.adversarial.patience is not None:
+            monitored = draw_stratified(dataset.y_train, len(monitored), seed=0)
+        x, y = scaled(dataset.x_train[monitored]), dataset.y_train[monitored]
+        if settings.adversarial.patience is not None:
+            # What tells when to stop must not have been trained on.
+            dataset = replace(
+                dataset,
+                x_train=np.delete(dataset.x_train, monitored, axis=0),
+                y_train=np.delete(dataset.y_train, monitored, axis=0),
+            )
+        super().__init__(settings, seed, dataset, folder, machines, tell, trust)
+        training = settings.training
+        self.batches = NumpyBatches(dataset, training.batch_size, training.augment, seed)
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(seed)
+        with precision(training.precision):
+            self.model = build(settings, dataset, trust=trust)
+            self.fitted = wrapped(self.model, settings, seed, self.steps)
+        compile_for(self.fitted, training, self.steps)
+        self.watch: Keras3OverfittingMonitor | None = None
+        if isinstance(self.fitted, Keras3AdversarialTraining):
+            self.watch = Keras3OverfittingMonitor(x, y, patience=settings.adversarial.patience)
+            if self.fitted.attack == "free":
+                self.fitted.make_perturbation(training.batch_size)
+        self.fitted.optimizer.build(self.fitted.trainable_variables)
+        self.checkpoints = ArrayCheckpoints(folder / CHECKPOINTS)
+        self.position = 0
+        self.restore()
+        self.history = kept_history(folder, self.position // self.steps)
+        self.log = _event_log(folder)
+
+    def _state(self) -> list[Any]:
+        """Return the variables that a training goes on from."""
+        every = [*self.fitted.variables, *self.fitted.optimizer.variables]
+        return list({id(variable): variable for variable in every}.values())
+
+    def save(self, position: int) -> None:
+        """Keep a checkpoint.
+
+        Args:
+            position: number of steps so far.
+        """
+        # While `fit` runs on JAX, the variables are not up to date.
+        getattr(self.fitted, "jax_state_sync", lambda: None)()
+        self.position = position
+        arrays = {
+            f"variable_{number}": ops.convert_to_numpy(variable)
+            for number, variable in enumerate(self._state())
+        }
+        arrays["position"] = np.int64(position)
+        if self.watch is not None:
+            arrays |= {f"watch_{name}": value for name, value in self.watch.progress().items()}
+        self.checkpoints.save(position, arrays)
+
+    def restore(self) -> None:
+        """Go back to the newest checkpoint, if there is one.
+
+        Raises:
+            ValueError: none can be read, or they are of another network.
+        """
+        found = self.checkpoints.newest()
+        if found is None:
+            return
+        variables = self._state()
+        values = [found.get(f"variable_{number}") for number in range(len(variables))]
+        fits = f"variable_{len(variables)}" not in found and all(
+            value is not None and value.shape == tuple(variable.shape)
+            for value, variable in zip(values, variables, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"the checkpoints in {str(self.checkpoints.folder)!r} are of another network: "
+                "remove the folder, and the same command trains again from the start"
+            )
+        for value, variable in zip(values, variables, strict=True):
+            variable.assign(value)
+        self.position = int(found["position"])
+        if self.watch is not None:
+            names = [name for name in found if name.startswith("watch_")]
+            self.watch.go_on({name.removeprefix("watch_"): found[name] for name in names})
+
+    def run(self) -> None:
+        """Train from where the checkpoint stands to the end."""
+        epochs = self.settings.training.epochs
+        while self.position < epochs * self.steps and not self._at_its_best():
+            epoch, within = divmod(self.position, self.steps)
+            recorder = _Recorder(self)
+            self.fitted.fit(
+                recorder.batches,
+                initial_epoch=epoch,
+                # What is left of an epoch is a fit of its own: its number of steps differs.
+                epochs=epoch + 1 if within else epochs,
+                callbacks=[*([] if self.watch is None else [self.watch]), recorder],
+                shuffle=False,
+                verbose=0,
+            )
+            if recorder.diverged:
+                self.diverged()
+            # `fit` puts averaged weights, or the best, in their place whenever it ends.
+            self.restore()
+
+    def _at_its_best(self) -> bool:
+        return self.watch is not None and self.watch.is_out_of_patience
+
+    def trained(self) -> keras.Model:
+        """Return the trained model, in float32."""
+        training = self.settings.training
+        if training.average:
+            self.fitted.optimizer.finalize_variable_values(self.fitted.trainable_variables)
+            draw = np.random.default_rng(0).permutation(len(self.dataset.y_train))[:_STATISTICS]
+            estimate_statistics(self.model, scaled(self.dataset.x_train[draw]), training.batch_size)
+        elif self.watch is not None and self.watch.best_weights is not None:
+            self.fitted.set_weights(self.watch.best_weights)
+        weights = self.model.get_weights()
+        model = build(self.settings, self.dataset, trust=self.trust)
+        model.set_weights(weights)
+        return model
+
+    def clean_up(self) -> None:
+        """Remove the checkpoints."""
+        shutil.rmtree(self.checkpoints.folder, ignore_errors=True)
+
+
+class _Recorder(Epochs):
+    """Write the history after every epoch, and checkpoints."""
+
+    def __init__(self, job: Keras3Job) -> None:
+        super().__init__(Batches(job.batches, job.position))
+        self.job = job
+        self.at = job.position
+        self.started = time.perf_counter()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
+        super().on_epoch_begin(epoch, logs)
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count the step; keep a checkpoint now and then."""
+        super().on_train_batch_end(batch, logs)
+        self.at += 1
+        within = self.at % self.job.steps
+        every = self.job.settings.training.checkpoint_steps
+        if within and within % every == 0 and not self.diverged:
+            self.job.save(self.at)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the epoch's figures, then the checkpoint that stands after them."""
+        if self.at % self.job.steps or self.diverged:
+            return
+        row: dict[str, Any] = {name: float(value) for name, value in (logs or {}).items()}
+        row["seconds"] = time.perf_counter() - self.started
+        if epoch in getattr(self.job.fitted, "catastrophic_overfitting", ()):
+            row["catastrophic_overfitting"] = True
+        self.job.keep(row)
+        if self.job.log is not None:
+            self.job.log.write(epoch, row)
+        self.job.save(self.at)
+        self.job.announce(epoch, row)
+
+
+def _event_log(folder: Path) -> Any:
+    """Return TensorBoard's log, which TensorFlow writes; None on the other backends."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    from tfdq.experiments.event_log import EventLog
+
+    return EventLog(folder / "logs")
