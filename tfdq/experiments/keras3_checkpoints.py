@@ -48,7 +48,7 @@ class ArrayCheckpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, allow_pickle=False, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

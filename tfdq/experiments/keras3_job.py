@@ -14,7 +14,6 @@ import numpy as np
 from keras import ops
 
 from tfdq.data import Dataset
-from tfdq.data.dataset import draw_stratified
 from tfdq.data.numpy_batches import NumpyBatches
 from tfdq.experiments.images import scaled
 from tfdq.experiments.job import MONITORED, Job
@@ -38,6 +37,8 @@ from tfdq.robustness.keras3_adversarial_training import (
 
 # Training images that the statistics of averaged weights are estimated on.
 _STATISTICS = 4096
+# The largest share of the training images that tells when to stop.
+_MOST_HELD_OUT = 0.2
 
 
 class Keras3Job(Job):
@@ -53,17 +54,13 @@ class Keras3Job(Job):
         tell: Callable[[str], None],
         trust: bool,
     ) -> None:
-        monitored = np.arange(min(MONITORED, len(dataset.y_train)))
-        if settings.adversarial.patience is not None:
-            monitored = draw_stratified(dataset.y_train, len(monitored), seed=0)
-        x, y = scaled(dataset.x_train[monitored]), dataset.y_train[monitored]
+        monitored = dataset.x_train[:MONITORED], dataset.y_train[:MONITORED]
         if settings.adversarial.patience is not None:
             # What tells when to stop must not have been trained on.
-            dataset = replace(
-                dataset,
-                x_train=np.delete(dataset.x_train, monitored, axis=0),
-                y_train=np.delete(dataset.y_train, monitored, axis=0),
-            )
+            share = min(MONITORED / len(dataset.y_train), _MOST_HELD_OUT)
+            parted = dataset.held_out(share)
+            monitored = parted.x_test, parted.y_test
+            dataset = replace(parted, x_test=dataset.x_test, y_test=dataset.y_test)
         super().__init__(settings, seed, dataset, folder, machines, tell, trust)
         training = settings.training
         self.batches = NumpyBatches(dataset, training.batch_size, training.augment, seed)
@@ -75,7 +72,10 @@ class Keras3Job(Job):
         compile_for(self.fitted, training, self.steps)
         self.watch: Keras3OverfittingMonitor | None = None
         if isinstance(self.fitted, Keras3AdversarialTraining):
-            self.watch = Keras3OverfittingMonitor(x, y, patience=settings.adversarial.patience)
+            images, labels = monitored
+            self.watch = Keras3OverfittingMonitor(
+                scaled(images), labels, patience=settings.adversarial.patience
+            )
             if self.fitted.attack == "free":
                 self.fitted.make_perturbation(training.batch_size)
         self.fitted.optimizer.build(self.fitted.trainable_variables)
@@ -103,7 +103,7 @@ class Keras3Job(Job):
             f"variable_{number}": ops.convert_to_numpy(variable)
             for number, variable in enumerate(self._state())
         }
-        arrays["position"] = np.int64(position)
+        arrays["position"] = np.asarray(position)
         if self.watch is not None:
             arrays |= {f"watch_{name}": value for name, value in self.watch.progress().items()}
         self.checkpoints.save(position, arrays)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 from tfdq.robustness.versions import package_versions
@@ -46,7 +47,7 @@ def choose_backend(backends: Iterable[str]) -> str:
                 f"start a new process with KERAS_BACKEND={backend} in the environment"
             )
         return backend
-    if importlib.util.find_spec(backend) is None:
+    if find_spec(backend) is None:
         raise ImportError(
             f'training.backend is {backend}, which is not installed: pip install "{backend}"'
         )

@@ -118,8 +118,8 @@ class Watch:
         """Return what the watch has seen so far, for a checkpoint of the training."""
         weights = self._best_weights or []
         return {
-            "best": np.float64(self._best),
-            "since_best": np.int64(self._since_best),
+            "best": np.asarray(self._best),
+            "since_best": np.asarray(self._since_best),
             **{f"weight_{number}": weight for number, weight in enumerate(weights)},
         }
 
