@@ -65,7 +65,7 @@ def test_killed_and_started_again_the_weights_are_the_same_bit_for_bit(
 
 def test_an_experiment_measures_networks_of_keras_3_and_their_files(tmp_path: Path) -> None:
     text = RECIPE.replace("epochs = 1", 'epochs = 4\nbackend = "tensorflow"')
-    text = text.replace("export = false", "export = true").replace("suite_images = 0", "")
+    text = text.replace("export = false", "export = true")
     experiment = small_experiment(tmp_path, text)
     experiment.run()
     figures = {unit.variant.name: found for unit, _, found in experiment.found()}
