@@ -12,6 +12,7 @@ import typer
 from tfdq.cli.app import app
 from tfdq.cli.options import DataDirOption, JsonOption, complete_recipe, one_of
 from tfdq.cli.output import output, print_result
+from tfdq.cli.settings_options import fields
 
 if TYPE_CHECKING:
     from tfdq.experiments.recipe import Recipe
@@ -73,8 +74,7 @@ BackendOption = Annotated[
     str | None,
     typer.Option(
         "--backend",
-        help="What is trained on, as --set training.backend: tf_keras, or Keras 3 on tensorflow, "
-        "jax or torch; the recipe's by default.",
+        help=fields("training.backend")["training.backend"].description,
         autocompletion=one_of("tf_keras", "tensorflow", "jax", "torch"),
     ),
 ]

@@ -65,6 +65,7 @@ SPELLINGS = {
     "adversarial.eps": Spelling(None, "EPS", lambda text: 255 * number(text), help=EPS_HELP),
     "adversarial.ratio": Spelling("--adversarial-ratio"),
     "adversarial.steps": Spelling("--adversarial-steps"),
+    "adversarial.warmup_epochs": Spelling("--adversarial-warmup-epochs"),
 }
 # A run records them.
 RECORDED = {"data.digest", "model.start_digest"}

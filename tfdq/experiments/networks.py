@@ -112,12 +112,12 @@ def float_model(
         settings: which network.
         dataset: for the shape of the images and the number of classes.
         trust: run code that the file of ``start`` holds.
-        keras3: whether a model of Keras 3 is wanted, else one of tf_keras.
+        keras3: return a model of Keras 3, not one of tf_keras.
 
     Raises:
         FileNotFoundError: the model to start from is not there.
         ValueError: the model has no such option, the images do not fit it, or the file to start
-            from is another than it was, or not of Keras 3 where such a model is wanted.
+            from is another than it was, or not of Keras 3 with ``keras3``.
     """
     start = settings.start
     if start is None:
