@@ -22,7 +22,7 @@ def measure(options: argparse.Namespace, data: Any, seed: int) -> dict[str, Any]
     import numpy as np
 
     from tfdq.certificates import CompleteCertificate, certify
-    from tfdq.experiments.training import scaled
+    from tfdq.experiments.images import scaled
 
     name = f"{options.data}-{options.train}-{options.epochs}-{options.bits}-{options.eps:g}-{seed}"
     file = options.work / f"{name.replace('/', '_')}.tflite"
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="trainings, from seed 0")
     options = parser.parse_args(arguments)
     from tfdq.data import load
-    from tfdq.experiments.resumable import source_commit
+    from tfdq.experiments.run_folder import source_commit
     from tfdq.robustness.result_store import write_atomically
     from tfdq.robustness.versions import package_versions
 

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfdq
-from tfdq.experiments import resumable
+from tfdq.experiments import process, resumable, tf_keras_job
 from tfdq.experiments.machines import Machines
 from tfdq.experiments.measuring import Measurement
 from tfdq.experiments.networks import load_images
@@ -76,7 +76,7 @@ def attacked(model: Path, folder: Path, machines: Machines) -> dict[str, Any]:
 def mirrored(folder: Path) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    resumable.prepare_process(threads=1)
+    process.prepare_process(threads=1)
     two, one = open_machines("mirrored"), open_machines("one_device")
     records = {"one": train(folder / "one", one), "two": train(folder / "two", two)}
     model = folder / "one" / "model.keras"
@@ -98,16 +98,16 @@ def mirrored(folder: Path) -> None:
 
 def worker(folder: Path, step: int, also: Path | None) -> None:
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    resumable.prepare_process(threads=1)
+    process.prepare_process(threads=1)
     machines = open_machines("multiworker")
-    counted = resumable._Recorder.on_train_batch_end
+    counted = tf_keras_job._Recorder.on_train_batch_end
 
-    def counting(self: resumable._Recorder, batch: int, logs: object = None) -> None:
+    def counting(self: tf_keras_job._Recorder, batch: int, logs: object = None) -> None:
         if index == 1 and self.at + 1 == step:
             os.kill(os.getpid(), signal.SIGKILL)
         counted(self, batch, logs)
 
-    resumable._Recorder.on_train_batch_end = counting  # type: ignore[method-assign]
+    tf_keras_job._Recorder.on_train_batch_end = counting  # type: ignore[method-assign]
     record = train(folder, machines)
     measurement = Measurement(SETTINGS.evaluation, 0, load_images(SETTINGS.data), folder, machines)
     figures = measurement.run()
