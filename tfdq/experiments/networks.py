@@ -167,7 +167,7 @@ def load_keras3(path: Path) -> Any:
         FileNotFoundError: there is nothing at the path.
         ValueError: it is no such file, or holds more than a model of layers.
     """
-    from tfdq.quantization.keras3 import is_keras3_file, read_keras3
+    from tfdq.model_files.keras3 import is_keras3_file, read_keras3
 
     if path.exists() and not is_keras3_file(path):
         raise ValueError(
