@@ -200,7 +200,8 @@ def load_model(path: str | Path, *, safe_mode: bool = True, **options: Any) -> A
     from tfdq.model_files.keras3 import holds_quantized_keras3, read_keras3
 
     if not holds_quantized_keras3(path):
-        return _tf_keras().load_model(path, safe_mode=safe_mode, **options)
+        reads = "what is no quantized model of Keras 3 (keras.saving.load_model reads a float one)"
+        return _tf_keras(reads).load_model(path, safe_mode=safe_mode, **options)
     from tfdq.keras3 import QuantizedModel
 
     model = read_keras3(path)
@@ -229,8 +230,8 @@ def _keras3() -> Any:
     return import_module("tfdq.keras3")
 
 
-def _tf_keras() -> Any:
+def _tf_keras(what: str = "what is no model of Keras 3") -> Any:
     try:
         return import_module("tfdq.quantization")
     except ModuleNotFoundError as error:
-        raise explained(error, "what is no model of Keras 3") from error
+        raise explained(error, what) from error

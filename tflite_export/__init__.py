@@ -37,8 +37,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"tflite_export.{name} needs tfdq with TensorFlow, which is not installed here: "
-            f"pip install tfdq ({error})"
+            f"tflite_export.{name} needs tfdq and a backend of Keras, which are not installed: "
+            f'pip install "tfdq[tensorflow]", "tfdq[jax]" or "tfdq[torch]" ({error})'
         ) from error
 
 

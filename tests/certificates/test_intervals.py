@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.certificates.integer_networks import INPUT_SCALE, NETWORKS, GraphBuilder, plain
+from tfdq.certificates.complete import complete_certificate
 from tfdq.certificates.interval_certificate import (
     certify_box,
     input_box,
@@ -297,3 +298,11 @@ def test_product_with_constants_of_both_signs_is_its_exact_range(kernels) -> Non
         inside = run(graph, [every[low + 128 : high + 129]], kernels)[output]
         np.testing.assert_array_equal(lower[0], inside.min(0))
         np.testing.assert_array_equal(upper[0], inside.max(0))
+
+
+@pytest.mark.parametrize("certificate", [interval_certificate, complete_certificate])
+def test_one_score_for_two_classes_is_refused(certificate) -> None:
+    graph = GraphBuilder((2, 2, 1), 0).conv(3).flatten().dense(1).graph
+    images = np.full((2, 2, 2, 1), 0.5, np.float32)
+    with pytest.raises(ValueError, match="is one score for two classes"):
+        certificate(graph, images, np.zeros(2, int))

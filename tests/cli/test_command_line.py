@@ -375,6 +375,7 @@ def test_a_model_of_other_classes_is_refused(
             ("train", "--out", "x", "--target", "0"),
             "--target takes 1/k or a number above 0, got '0'",
         ),
+        (("certify", "x.tflite", "--image-seconds", "3"), "the search of --complete: give both"),
         (("train", "--out", "x", "--target", "1/j"), "1/k or a number above 0, got '1/j'"),
         (("train", "--out", "x", "--adversarial", "cw"), "'cw' is not one of 'none', 'fgsm'"),
         (("train", "--out", "x", "--eps", "8/0"), "'8/0' is no number"),

@@ -107,6 +107,9 @@ def test_chance_and_refusals_are_told() -> None:
     # Grey images are not tried on what is for three channels.
     grey = find_input_range(target, X[..., :1], labels)
     assert "imagenet" not in str(grey)
+    coloured = [r for r in USUAL if len(r.low) == 3]
+    with pytest.raises(ValueError, match=r"channels of the images, 1: imagenet has 3; give one"):
+        find_input_range(target, X[..., :1], labels, ranges=coloured)
 
 
 def test_what_is_declared_is_read_or_refused() -> None:

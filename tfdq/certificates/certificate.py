@@ -118,6 +118,11 @@ def check_graph_examples(
             f"output {graph.tensors[graph.outputs[0]].name!r} has shape {shape}; a classifier with "
             "one score for each class is certified"
         )
+    if shape[-1] == 1:
+        raise ValueError(
+            f"output {graph.tensors[graph.outputs[0]].name!r} is one score for two classes; a "
+            "classifier with one score for each class is certified: train it with two outputs"
+        )
     check_label_range(labels, shape[-1])
     return images, labels
 

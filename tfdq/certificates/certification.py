@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from tfdq._extras import explained
 from tfdq.certificates.certificate import Certificate, Norm, check_examples
 from tfdq.certificates.complete import complete_certificate
 from tfdq.certificates.interval_certificate import interval_certificate
@@ -118,7 +119,10 @@ def certify(
         return interval_certificate(
             graph, x, y, step, max_steps, bounds, kernels, batch_size, progress
         )
-    from tfdq.certificates.margin import lipschitz_certificate
+    try:
+        from tfdq.certificates.margin import lipschitz_certificate
+    except ModuleNotFoundError as error:
+        raise explained(error, "a Lipschitz certificate") from error
 
     target = model
     if not is_tf_keras_model(model):

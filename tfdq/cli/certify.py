@@ -59,11 +59,13 @@ def certify(
         ),
     ] = False,
     seconds: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--image-seconds", help="With --complete: the longest time of an image.", min=0.001
+            "--image-seconds",
+            help="With --complete: the longest time of an image; 60 by default.",
+            min=0.001,
         ),
-    ] = 60.0,
+    ] = None,
     limit: LimitOption = 100,
     seed: SeedOption = 0,
     out: Annotated[
@@ -80,6 +82,8 @@ def certify(
         if out is None or not complete
         else f"finished images are kept in {out}; the same command goes on with them"
     )
+    if seconds is not None and not complete:
+        raise ValueError("--image-seconds is the time of the search of --complete: give both")
     radius = number(eps)
     if out is not None:
         check_writable(out, is_folder=True)
@@ -97,7 +101,7 @@ def certify(
     images, step = low + (high - low) * x, radius * (high - low)
     settings: dict[str, Any] = {"step": step, "max_steps": 1}
     if complete:
-        settings = {"eps": step, "seconds": seconds, "progress": _tell}
+        settings = {"eps": step, "seconds": seconds or 60.0, "progress": _tell}
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             settings["resume"] = out / "decisions.jsonl"

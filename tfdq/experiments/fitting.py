@@ -129,6 +129,11 @@ def check_fit(model: Any, name: str, dataset: Dataset) -> None:
     if isinstance(shape, (list, dict)) or isinstance(outputs, (list, dict)):
         raise ValueError(f"{name!r} has several inputs or outputs; use it from Python")
     wanted, given = tuple(shape[1:]), dataset.input_shape
+    if len(wanted) > 1 and wanted == tuple(outputs[1:]):
+        raise ValueError(
+            f"{name!r} gives results of its input's shape, {wanted}, as an autoencoder does: it "
+            "has no classes to attack"
+        )
     sizes = zip(wanted, given, strict=False)
     if len(wanted) != len(given) or any(side not in (None, -1, real) for side, real in sizes):
         size = ""

@@ -49,7 +49,7 @@ def choose_backend(backends: Iterable[str]) -> str:
         return backend
     if find_spec(backend) is None:
         raise ImportError(
-            f'training.backend is {backend}, which is not installed: pip install "{backend}"'
+            f'training.backend is {backend}, which is not installed: pip install "tfdq[{backend}]"'
         )
     os.environ["KERAS_BACKEND"] = backend
     return backend

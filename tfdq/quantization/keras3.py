@@ -91,9 +91,9 @@ def from_keras3(
         )
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f"Keras runs on the {keras.backend.backend()} backend: save the model with "
-            "model.save('model.keras') and convert that file in a process with "
-            "KERAS_BACKEND=tensorflow."
+            f"Keras runs on the {keras.backend.backend()} backend, and tf_keras on TensorFlow: do "
+            "this in a process with KERAS_BACKEND=tensorflow; model.save('model.keras') takes a "
+            "model there."
         )
     converter = _Converter(dict(custom_layers or {}))
     converter.prepare(model)

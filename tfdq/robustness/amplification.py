@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfdq._extras import explained
 from tfdq.either_keras import is_quantized
 from tfdq.mistakes import UnknownNameError
 from tfdq.robustness.plot_text import plain
@@ -319,10 +320,13 @@ def _activations(model: Any) -> tuple[tuple[str, ...], Callable[[np.ndarray], li
     if is_keras3_model(model) and is_quantized(model):
         # At inference it computes the integers of its file.
         return _integer_activations(IntegerTwin(model))
-    import tensorflow as tf
+    try:
+        import tensorflow as tf
 
-    from tfdq.quantization import read_graph
-    from tfdq.robustness.layer_outputs import LayerOutputs
+        from tfdq.quantization import read_graph
+        from tfdq.robustness.layer_outputs import LayerOutputs
+    except ModuleNotFoundError as error:
+        raise explained(error, "the error amplification of a float network") from error
 
     points = depth_axis(read_graph(model))
     outputs = LayerOutputs(model, [position for _, position in points])

@@ -224,6 +224,12 @@ def find_input_range(
     rows = np.random.default_rng([seed, 41]).choice(len(images), count, replace=False)
     x, y = images[rows], labels[rows]
     tried = tuple(r for r in ranges if len(r.low) in (1, images.shape[-1]))
+    if not tried:
+        given = ", ".join(f"{candidate.name} has {len(candidate.low)}" for candidate in ranges)
+        raise ValueError(
+            f"no range fits the channels of the images, {images.shape[-1]}: {given}; give one "
+            "number for each channel, or one for all"
+        )
     found: list[Proportion | None] = []
     refusal = ""
     for candidate in tried:

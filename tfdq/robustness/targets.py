@@ -313,6 +313,7 @@ def as_target(
     batch_size: int = DEFAULT_BATCH_SIZE,
     outputs: Outputs = "logits",
     differentiable: bool | None = None,
+    variables: Callable[[], Sequence[Any]] = tuple,
     limits: Limits = DEFAULT,
 ) -> Target:
     """Makes a `Target` of whatever can classify images.
@@ -330,6 +331,8 @@ def as_target(
             ends in SOFTMAX or LOGISTIC.
         differentiable: Overrides the guess for callables: True for a function of tensors of Keras'
             backend, False for one of NumPy arrays.
+        variables: Of a differentiable function, gives the Keras variables that it reads: on JAX
+            the value of any other is kept as it is at the first call.
         limits: What a ``.tflite`` file may cost.
 
     Returns:
@@ -353,12 +356,16 @@ def as_target(
         name = str(getattr(model, "name", getattr(model, "__name__", type(model).__name__)))
     if differentiable is None:
         differentiable = _is_tensorflow_callable(model)
+        if differentiable:
+            _check_runs_on_tensorflow(name, "tf.Module")
     if differentiable:
         if not callable(model):
             raise WrongTypeError(
                 f"differentiable=True needs a callable, got {type(model).__name__}"
             )
-        return DifferentiableTarget(model, name=name, batch_size=batch_size, outputs=outputs)
+        return DifferentiableTarget(
+            model, name=name, batch_size=batch_size, outputs=outputs, variables=variables
+        )
     predict = model if not hasattr(model, "predict") else model.predict
     if not callable(predict):
         raise WrongTypeError(
@@ -433,13 +440,13 @@ def _is_tensorflow_callable(model: Any) -> bool:
     return tensorflow is not None and isinstance(model, tensorflow.Module) and callable(model)
 
 
-def _check_runs_on_tensorflow(model: Any) -> None:
+def _check_runs_on_tensorflow(name: str, kind: str) -> None:
     import keras
 
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ValueError(
-            f"{model.name} is a tf_keras model, which runs on TensorFlow, and Keras, on which the "
+            f"{name} is a {kind}, which runs on TensorFlow, and Keras, on which the "
             f"attacks run, runs on {backend}: start Python with KERAS_BACKEND=tensorflow"
         )
 
@@ -483,7 +490,7 @@ def _keras_target(
             "attacks need a classifier with one of each"
         )
     if is_tf_keras_model(model):
-        _check_runs_on_tensorflow(model)
+        _check_runs_on_tensorflow(model.name, "tf_keras model")
     function, recovered = _logits_of(model)
     target = DifferentiableTarget(
         function,

@@ -1,5 +1,6 @@
 """Targets: every kind of model gives its own logits, in inference mode, traced once."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -232,3 +233,18 @@ def test_a_tf_keras_model_is_refused_where_keras_runs_elsewhere(monkeypatch):
 def test_differentiable_callable_is_asked_for(float_model):
     target = as_target(lambda x: float_model(x), differentiable=True)
     assert isinstance(target, DifferentiableTarget)
+
+
+@pytest.mark.parametrize("core", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_the_loss_is_that_of_what_the_model_gives(core, sample):
+    """Of a sigmoid in the last layer, too: what Keras keeps of its argument is not looked for."""
+    layers = core.layers
+    model = core.Sequential(
+        [layers.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10, activation="sigmoid")]
+    )
+    target = as_target(model)
+    logits, losses, _ = target.loss_gradient(cross_entropy, sample.x[:9], sample.y[:9])
+    wide = logits.astype(np.float64)
+    expected = np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(9), sample.y[:9]]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    np.testing.assert_allclose(logits, model.predict(sample.x[:9], verbose=0), rtol=1e-5)

@@ -13,7 +13,9 @@ def cross_entropy(logits: Any, labels: Any, aux: Any) -> Any:
     """Cross-entropy of softmax(logits); `aux` is not used."""
     from keras import ops
 
-    return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    # On TensorFlow Keras takes what is before a softmax or sigmoid layer for the logits; a sum is
+    # behind none.
+    return ops.sparse_categorical_crossentropy(labels, logits + 0.0, from_logits=True)
 
 
 def scaled_cross_entropy(logits: Any, labels: Any, aux: Any) -> Any:
