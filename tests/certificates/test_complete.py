@@ -1,5 +1,8 @@
 """The complete procedure against brute force: every input of a tiny network's box is run."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,8 @@ from tfdq.certificates import certify, complete
 from tfdq.certificates.complete import CompleteVerifier, complete_certificate
 from tfdq.certificates.interval_certificate import certify_box, input_box, predict_classes
 from tflite_export.files.write import write
-from tflite_export.ir.graph import IntegerGraph, Operator, Tensor
+from tflite_export.ir.affine import quantize
+from tflite_export.ir.graph import IntegerGraph, Operator, Quantization, Tensor
 from tflite_export.runtime.interpreter import Interpreter
 from tflite_export.runtime.reference import run
 
@@ -195,7 +199,11 @@ def test_wrong_arguments_are_refused() -> None:
     graph, x, y = plain(0), np.zeros((2, 2, 2, 1)), np.zeros(2, int)
     for arguments, message in (
         ({"eps": 0.0}, "eps"),
+        ({"eps": np.inf}, "finite"),
         ({"seconds": 0.0}, "seconds"),
+        ({"seconds": np.inf}, "finite"),
+        ({"bounds": (0.0, 1.0, 2.0)}, "bounds"),
+        ({"batch_size": 2.5}, "batch_size"),
         ({"kernels": "metal"}, "known"),
         ({"bounds": (1.0, 0.0)}, "bounds"),
         ({"batch_size": 0}, "batch_size"),
@@ -208,3 +216,33 @@ def test_wrong_arguments_are_refused() -> None:
     strange.operators.append(Operator("COS", strange.outputs, (0,)))
     with pytest.raises(ValueError, match="COS"):
         CompleteVerifier(strange)
+
+
+def test_counterexamples_keep_to_the_bounds_where_the_grid_does_not() -> None:
+    found = 0
+    for seed in range(6):
+        graph = plain(seed)
+        tensor = graph.tensors[graph.inputs[0]]
+        grid = Quantization.per_tensor(1.07 * float(tensor.scale), tensor.zero_point)
+        graph.tensors[graph.inputs[0]] = replace(tensor, quantization=grid)
+        x = np.random.default_rng(seed).choice([0.0, 1.0], (4, 2, 2, 1)).astype(np.float32)
+        result = complete_certificate(graph, x, predict_classes(graph, x), 0.2)
+        broken = ~np.isnan(result.counterexamples[:, 0, 0, 0])
+        points = result.counterexamples[broken]
+        assert points.size == 0 or (points.min() >= 0.0 and points.max() <= 1.0)
+        assert np.abs(points - x[broken]).max(initial=0.0) <= np.float32(0.2)
+        integers = quantize(points, graph.tensors[graph.inputs[0]])
+        stored = [d.counterexample for d in result.decisions if d.counterexample is not None]
+        np.testing.assert_array_equal(integers, np.array(stored).reshape(integers.shape))
+        found += broken.sum()
+    assert found
+
+
+def test_a_record_without_a_field_is_no_record(tmp_path: Path) -> None:
+    path, x = tmp_path / "decisions.jsonl", examples(0)
+    graph = plain(0)
+    labels = predict_classes(graph, x)
+    complete_certificate(graph, x, labels, resume=path)
+    path.write_text(path.read_text().replace('"budget"', '"spent"'))
+    with pytest.raises(ValueError, match=r"decisions\.jsonl is not a record .* lacks budget"):
+        complete_certificate(graph, x, labels, resume=path)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.certificates.integer_networks import NETWORKS, GraphBuilder
 from tests.certificates.test_intervals import whole_box
+from tfdq.certificates import linear_bounds
 from tfdq.certificates.interval_certificate import input_box
 from tfdq.certificates.intervals import propagate
 from tfdq.certificates.linear_bounds import LinearBounds
@@ -111,3 +112,27 @@ def test_a_bound_that_forgets_the_rounding_is_caught(monkeypatch: pytest.MonkeyP
             others = np.arange(3) != label
             wrong += int(np.sum(bound[others] > truth[others]))
     assert wrong > 0
+
+
+def test_bounds_in_pieces_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = deep(1)
+    linear = LinearBounds(graph)
+    low = np.zeros((3, *graph.tensors[graph.inputs[0]].shape[1:]), np.int8)
+    high = low + 5
+    known = linear.tightened(low[:1], high[:1])
+    whole = linear.margins(linear.relax(low, high, known), np.array([0, 1, 2]))
+    monkeypatch.setattr(linear_bounds, "_COEFFICIENTS", 1)
+    for index, ends in linear.tightened(low[:1], high[:1]).items():
+        np.testing.assert_allclose(ends, known[index], rtol=1e-12)
+    pieces = linear.margins(linear.relax(low, high, known), np.array([0, 1, 2]))
+    np.testing.assert_allclose(pieces.least, whole.least, rtol=1e-12)
+    np.testing.assert_allclose(pieces.slope, whole.slope, rtol=1e-12)
+
+
+def test_what_is_known_at_the_deadline_is_sound() -> None:
+    graph = deep(2)
+    linear = LinearBounds(graph)
+    low = np.zeros((1, *graph.tensors[graph.inputs[0]].shape[1:]), np.int8)
+    plain_ranges = linear.relax(low, low + 5).ranges
+    for index, ends in linear.tightened(low, low + 5, deadline=0.0).items():
+        np.testing.assert_array_equal(ends, plain_ranges[index])

@@ -25,7 +25,7 @@ from tfdq.certificates.intervals import (
     propagate,
     separated_classes,
 )
-from tfdq.certificates.linear_bounds import LinearBounds, Range, Relaxation
+from tfdq.certificates.linear_bounds import LinearBounds, Range
 from tfdq.certificates.record import Record
 from tflite_export.files.write import write
 from tflite_export.ir.affine import dequantize
@@ -42,6 +42,7 @@ _ENUMERATED = 64
 """Inputs of a box that are run one by one rather than split further."""
 
 _ATTACK_STEPS = 20
+_ATTACKED_CLASSES = 16
 
 _RUNTIME_KERNELS = {"xnnpack": "default", "builtin": "builtin", "reference": "reference"}
 
@@ -74,7 +75,8 @@ class CompleteCertificate(Certificate):
 
     Attributes:
         decisions: one for each example.
-        counterexamples: float32 ``(n, ...)`` in input units: an input in the ball whose strict
+        counterexamples: float32 ``(n, ...)`` in input units: an input in the ball and the bounds
+            whose strict
             maximum is not the label, for the broken examples; NaN for all others.
     """
 
@@ -139,8 +141,8 @@ class CompleteVerifier:
         check_intervals(graph)
         if kernels not in KERNEL_SETS:
             raise ValueError(f"kernels is {kernels!r}; known: {', '.join(KERNEL_SETS)}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        if batch_size != int(batch_size) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number > 0, got {batch_size}")
         self.graph = integer_part(graph)
         self.kernels = kernels
         self.batch_size = batch_size
@@ -180,7 +182,7 @@ class CompleteVerifier:
         point = self._attack(low, high, label, start, began + seconds)
         if point is not None:
             return decided("broken", "attack", point)
-        known = self._linear.tightened(low, high)
+        known = self._linear.tightened(low, high, began + seconds)
         stack = [(low[0], high[0])]
         stage: Stage = "linear"
         while stack:
@@ -215,29 +217,15 @@ class CompleteVerifier:
         classes = np.full(len(low), label)
         relaxation = self._linear.relax(low, high, known)
         apart = separated_classes(self.graph, relaxation.bounds, classes, self.kernels)
-        least, slope = self._worst(relaxation, classes)
-        apart |= least > 0
-        worst = np.argmin(np.where(apart, np.inf, least), axis=1)
-        rows = np.arange(len(low))
-        steepest = slope[rows, worst]
-        falls = steepest.reshape(low.shape) > 0
+        slope = np.zeros((len(low), int(np.prod(low.shape[1:]))))
+        if self._linear.reaches_logits:
+            margins = self._linear.margins(relaxation, classes, ~apart)
+            apart |= margins.least > 0
+            slope = margins.slope
+        falls = slope.reshape(low.shape) > 0
         held = np.all(apart, axis=1)
         corners = np.where(falls, low, high)[~held]
-        return held, steepest, self._first_broken(corners, label)
-
-    def _worst(
-        self, relaxation: Relaxation, classes: npt.NDArray[np.intp]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return linear bounds of the logits' differences; none if the logits have no such form."""
-        if self._linear.reaches_logits:
-            margins = self._linear.margins(relaxation, classes)
-            return margins.least, margins.slope
-        low, high = relaxation.bounds.values[self.graph.outputs[0]]
-        count, size = len(low), int(np.prod(low.shape[1:]))
-        own = low.reshape(count, size)[np.arange(count), classes][:, None]
-        least = own.astype(np.float64) - high.reshape(count, size)
-        inputs = int(np.prod(relaxation.bounds.values[self.graph.inputs[0]][0].shape[1:]))
-        return least, np.zeros((count, size, inputs))
+        return held, slope, self._first_broken(corners, label)
 
     def outputs(self, points: IntegerArray) -> IntegerArray:
         """Return the output's integers (or floats) for inputs on the grid of `graph`."""
@@ -266,8 +254,9 @@ class CompleteVerifier:
         """
         wide_low, wide_high = low.astype(np.int64), high.astype(np.int64)
         found = self._first_broken(start.astype(low.dtype), label)
-        count = self.outputs(low).shape[1]
-        others = np.delete(np.arange(count), label)
+        # The classes that come closest.
+        ranked = np.argsort(-self.outputs(start.astype(low.dtype))[0].astype(np.float64))
+        others = np.sort(ranked[ranked != label][:_ATTACKED_CLASSES])
         if found is not None or not self._linear.reaches_logits or not len(others):
             return found
         rng = np.random.default_rng(0)
@@ -354,9 +343,9 @@ def complete_certificate(
         ValueError: an operator has no interval rule, an argument is out of its range, ``resume``
             holds another run, or LiteRT computes other integers than ``kernels``.
     """
-    if not eps > 0 or not seconds > 0:
-        raise ValueError(f"eps and seconds must be positive, got {eps} and {seconds}")
-    if not bounds[0] < bounds[1]:
+    if not 0 < eps < np.inf or not 0 < seconds < np.inf:
+        raise ValueError(f"eps and seconds must be positive and finite, got {eps} and {seconds}")
+    if len(bounds) != 2 or not bounds[0] < bounds[1]:
         raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}")
     verifier = CompleteVerifier(graph, kernels, batch_size)
     images, labels = check_graph_examples(graph, x, y)
@@ -369,7 +358,8 @@ def complete_certificate(
         "model": content,
         "labels": hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
     }
-    record = Record(resume, "complete verification", settings, images)
+    fields = (*Decision.__dataclass_fields__, "budget")
+    record = Record(resume, "complete verification", settings, images, fields)
     decisions = []
     for index, image in enumerate(images):
         low, high = _integer_box(graph, verifier, image[None], eps, bounds)
@@ -407,7 +397,9 @@ def _certificate(
         if found.counterexample is not None:
             image = images[index]
             real = dequantize(found.counterexample, tensor)
-            broken[index] = np.clip(real, image - np.float32(eps), image + np.float32(eps))
+            lowest = np.minimum(image, np.maximum(image - np.float32(eps), bounds[0]))
+            highest = np.maximum(image, np.minimum(image + np.float32(eps), bounds[1]))
+            broken[index] = np.clip(real, lowest, highest)
     note = ""
     if not verified.any():
         note = f"Nothing is verified at {eps:.4g}. Train with IntervalTraining, or take more time."

@@ -18,6 +18,8 @@ Functions*, NeurIPS 2018.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +49,10 @@ Range = tuple[Array, Array]
 
 _RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_MOST_ROWS = 256
+"""Linear functions of a box that are substituted at once."""
+_COEFFICIENTS = 1 << 22
+"""Coefficients that are held at once, 32 MiB; a few arrays of them come and go."""
 _ROUNDINGS = 16
 """Times ``terms * 2**-53`` that a sum of products may be off, its factors' own errors included."""
 
@@ -103,8 +109,8 @@ class Margins:
     """Lower bounds of the label's logit minus each other one, in steps of the output.
 
     Attributes:
-        least: float64 ``(n, classes)``; +inf for the label itself.
-        slope: float64 ``(n, classes, entries of the input)``, of the linear bound.
+        least: float64 ``(n, classes)``; +inf for the label itself, and where none was asked for.
+        slope: float64 ``(n, entries of the input)``, of the linear bound that is the least.
     """
 
     least: Array
@@ -237,7 +243,9 @@ class LinearBounds:
         low, high = (np.asarray(side, np.float64).reshape(len(side), -1) - zero for side in box)
         return low, high
 
-    def tightened(self, low: npt.NDArray[Any], high: npt.NDArray[Any]) -> dict[int, Range]:
+    def tightened(
+        self, low: npt.NDArray[Any], high: npt.NDArray[Any], deadline: float = math.inf
+    ) -> dict[int, Range]:
         """Bound ``y`` of every operator behind another one by substitution, for one box.
 
         Entries that intervals leave one integer only are left out: they have no slack.
@@ -245,6 +253,7 @@ class LinearBounds:
         Args:
             low: the box' smallest input ``(1, ...)``.
             high: its largest input.
+            deadline: `time.monotonic` at which to stop; what is known by then holds.
 
         Returns:
             Ranges ``(1, size)``, for `relax`.
@@ -257,10 +266,10 @@ class LinearBounds:
             bottom, top = (side.copy() for side in relaxation.ranges[index])
             box = relaxation.bounds.values[index]
             undecided = np.flatnonzero((box[0] < box[1]).reshape(-1))
-            for rows in np.array_split(*_pieces(undecided)):
+            for rows in _pieces(undecided, self._rows_at_once(1)):
                 for sign in (1.0, -1.0):
-                    if not len(rows):
-                        continue
+                    if time.monotonic() > deadline:
+                        return known | {index: (bottom, top)}
                     before = {
                         i: sign * matrix[:, rows].T.toarray()[None] for i, matrix in affine.terms
                     }
@@ -274,19 +283,41 @@ class LinearBounds:
             known[index] = (bottom, top)
         return known
 
-    def margins(self, relaxation: Relaxation, classes: npt.NDArray[np.intp]) -> Margins:
-        """Bound the differences of the label's logit and all others.
+    def margins(
+        self,
+        relaxation: Relaxation,
+        classes: npt.NDArray[np.intp],
+        wanted: npt.NDArray[np.bool_] | None = None,
+    ) -> Margins:
+        """Bound the differences of the label's logit and others.
 
         Args:
             relaxation: of ``n`` boxes.
             classes: ``(n,)``, the label of each box.
+            wanted: ``(n, classes)``, the others that are asked for; None: all.
         """
-        size = self._sizes[self.logits]
+        size, count = self._sizes[self.logits], len(classes)
+        asked = np.ones((count, size), bool) if wanted is None else wanted.copy()
+        rows = np.arange(count)
+        asked[rows, classes] = False
         unit = np.eye(size)
-        wanted = unit[classes][:, None] - unit[None]
-        least, slope = self._substitute({self.logits: wanted}, relaxation, None)
-        least[np.arange(len(classes)), classes] = np.inf
+        least = np.full((count, size), np.inf)
+        slope = np.zeros((count, self._sizes[self.graph.inputs[0]]))
+        worst = np.full(count, np.inf)
+        for others in _pieces(np.flatnonzero(asked.any(axis=0)), self._rows_at_once(count)):
+            difference = unit[classes][:, None] - unit[others][None]
+            found, slopes = self._substitute({self.logits: difference}, relaxation, None)
+            found = np.where(asked[:, others], found, np.inf)
+            least[:, others] = found
+            at = np.argmin(found, axis=1)
+            worse = found[rows, at] < worst
+            worst = np.where(worse, found[rows, at], worst)
+            slope[worse] = slopes[rows, at][worse]
         return Margins(least, slope)
+
+    def _rows_at_once(self, boxes: int) -> int:
+        """Return how many linear functions of each box to substitute at once."""
+        return max(1, min(_MOST_ROWS, _COEFFICIENTS // (boxes * max(self._sizes.values()))))
 
     def gradient(
         self, points: npt.NDArray[Any], classes: npt.NDArray[np.intp], others: npt.NDArray[np.intp]
@@ -420,9 +451,9 @@ def _upper_line(
     return np.where(level, 0.0, slope), np.where(level, most, offset)
 
 
-def _pieces(rows: npt.NDArray[np.intp], most: int = 256) -> tuple[npt.NDArray[np.intp], int]:
-    """Return what `np.array_split` needs to make pieces of at most ``most`` rows."""
-    return rows, max(1, -(-len(rows) // most))
+def _pieces(rows: npt.NDArray[np.intp], most: int) -> list[npt.NDArray[np.intp]]:
+    """Return rows in pieces of at most ``most``, none of them empty."""
+    return np.array_split(rows, -(-len(rows) // most)) if len(rows) else []
 
 
 def _size(tensor: Tensor) -> int:

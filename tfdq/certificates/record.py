@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +21,7 @@ class Record:
         kind: what the results are of, for messages: ``"randomized smoothing"``.
         settings: what the results depend on, as JSON holds it.
         images: the examples.
+        fields: what each result has beside its index.
 
     Raises:
         ValueError: the file is no such record, or belongs to another run.
@@ -31,6 +33,7 @@ class Record:
         kind: str,
         settings: dict[str, Any],
         images: npt.NDArray[np.float32],
+        fields: Sequence[str] = (),
     ) -> None:
         self.results: dict[int, dict[str, Any]] = {}
         self._file: TextIO | None = None
@@ -40,12 +43,12 @@ class Record:
         digest = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
         header = {"settings": settings, "images": digest}
         if path.exists() and path.stat().st_size:
-            self._load(path, kind, header)
+            self._load(path, kind, header, fields)
         self._file = path.open("a", encoding="utf-8")
         if not path.stat().st_size:
             self._write(header)
 
-    def _load(self, path: Path, kind: str, header: dict[str, Any]) -> None:
+    def _load(self, path: Path, kind: str, header: dict[str, Any], fields: Sequence[str]) -> None:
         """Read what an earlier run finished; a line cut off by a crash is dropped."""
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):
@@ -56,6 +59,9 @@ class Record:
         try:
             first, *rest = (json.loads(line) for line in lines)
             self.results = {row["index"]: row for row in rest}
+            lacking = [name for name in fields if any(name not in row for row in rest)]
+            if lacking:
+                raise ValueError(f"a result lacks {', '.join(lacking)}")
         except (LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a record of {kind}: {error}") from error
         if first != header:
