@@ -109,6 +109,9 @@ def test_positions_are_certified_before_they_are_taken() -> None:
     step = step_of(graph, "xnnpack")
     with pytest.raises(ValueError, match="positions have no distance"):
         spec_of(step).norm(step)
+    values = feeds(graph, 1, 0)
+    with pytest.raises(ValueError, match="'y': the order of positions means nothing"):
+        spec_of(step).interval(step, [(value, value) for value in values])
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

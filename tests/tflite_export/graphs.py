@@ -249,20 +249,27 @@ def total(seed):
 
 
 def batch_matmul(seed):
-    """Two activations, or one and a constant whose matrix is repeated; either side exchanged."""
+    """Two activations, or one and a constant whose matrix is repeated; either side exchanged.
+
+    XNNPACK takes those whose right operand has the zero point 0.
+    """
     draw = Draw(seed)
     rows, inner, columns = (draw.integer(1, most) for most in (6, 40, 6))
     lead = ((-1,), (-1, 3))[seed % 2]
     turned = [seed // 2 % 2 == 1, seed // 4 % 2 == 1]
     shapes = [(rows, inner), (inner, columns)]
     shapes = [shape[::-1] if turn else shape for shape, turn in zip(shapes, turned, strict=True)]
-    operands = [draw.value("a", (*lead, *shapes[0]))]
-    if seed % 3 == 0:
-        data = draw.rng.integers(-128, 128, (*(1,) * (seed % 4 // 2), *shapes[1])).astype(np.int8)
-        step = grid(float(draw.rng.uniform(0.01, 0.1)), draw.integer(-60, 60))
-        operands.append(draw.constant("b", data, step, "int8"))
-    else:
-        operands.append(draw.value("b", (*lead, *shapes[1]), zero=draw.integer(-60, 60)))
+    zeros = [draw.integer(-60, 60), 0 if seed % 4 < 2 else draw.integer(-60, 60)]
+    constant = (1, 0, None)[seed % 3]
+    operands = []
+    for place, (name, shape, zero) in enumerate(zip("ab", shapes, zeros, strict=True)):
+        if place == constant:
+            size = (*(1,) * (seed % 4 // 2), *shape)
+            data = draw.rng.integers(-128, 128, size).astype(np.int8)
+            step = grid(float(draw.rng.uniform(0.01, 0.1)), zero)
+            operands.append(draw.constant(name, data, step, "int8"))
+        else:
+            operands.append(draw.value(name, (*lead, *shape), zero=zero))
     products = math.prod(draw.scale_of(index) for index in operands)
     scale = products * np.sqrt(inner) * float(draw.rng.uniform(40, 120))
     output = draw.value("y", (*lead, rows, columns), scale)

@@ -53,23 +53,12 @@ def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
     return operands[0].argmax(axis=axis_of_positions(step.inputs[1], step.inputs[0]))
 
 
-def _interval(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
-    """The first and the last position that can be the largest entry's.
-
-    An entry can be if its largest value passes the smallest of each before it, and reaches that of
-    each behind it.
-    """
-    axis = axis_of_positions(step.inputs[1], step.inputs[0])
-    low, high = (np.moveaxis(np.asarray(side), axis, -1) for side in boxes[0])
-    count = low.shape[-1]
-    before = np.maximum.accumulate(low, axis=-1)[..., :-1]
-    behind = np.maximum.accumulate(low[..., ::-1], axis=-1)[..., ::-1][..., 1:]
-    possible = np.ones(low.shape, bool)
-    possible[..., 1:] &= high[..., 1:] > before
-    possible[..., :-1] &= high[..., :-1] >= behind
-    first = possible.argmax(axis=-1)
-    last = count - 1 - possible[..., ::-1].argmax(axis=-1)
-    return step.typed(first), step.typed(last)
+def _no_order(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
+    del boxes
+    raise ValueError(
+        f"operator ARG_MAX, which computes {step.output.name!r}: the order of positions means "
+        "nothing; bound the scores before it"
+    )
 
 
 def _no_distance(step: spec.Step) -> float:
@@ -100,7 +89,7 @@ SPEC = spec.OperatorSpec(
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
     obstacle=_obstacle,
-    interval=_interval,
+    interval=_no_order,
     norm=_no_distance,
     stacked=False,
     several=False,

@@ -1,23 +1,32 @@
 """BATCH_MATMUL: products of matrices, the last two dimensions; of two activations, or one constant.
 
-Every kernel set rounds the products alike: in fixed point, ties away from zero. The built-in
-kernels of tflite-runtime 2.14 give other integers for some shapes, and are refused.
+XNNPACK takes it where the zero point of the right operand is 0, and rescales in float32, ties to
+even. All other kernels, to which it leaves the rest, rescale in fixed point, ties away from zero.
+The built-in kernels of tflite-runtime 2.14 give other integers for some shapes, and are refused.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tflite_export.ir.graph import Operator, Options, Tensor
-from tflite_export.ir.requantization import scale_away
+from tflite_export.ir.requantization import (
+    fixed_point,
+    requantization_scale,
+    scale_away,
+    scale_in_float32,
+)
 from tflite_export.ir.schema import OperatorSchema, OptionField
 from tflite_export.ops import checks, spec
 
 _LARGEST_RANK = 5
 _LARGEST_PRODUCT = 255 * 255
+_LARGEST_FACTOR = 128.0
+"""XNNPACK crashes from 255 on where the right operand is a constant."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +72,34 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
         )
     left, right = in_order(operator, [tensor.shape for tensor in present])
     checks.require(left[-1] == right[-2], f"matrices of {left[-2:]} and {right[-2:]}")
-    checks.require(
-        left[-1] * _LARGEST_PRODUCT < 2**31, f"sums of {left[-1]} products do not fit 32 bits"
-    )
     factor = real_factor(present, output)
     checks.require(
-        checks.SMALLEST_FACTOR**2 <= factor < checks.LARGEST_FACTOR,
-        f"scales of the operands over the result are {factor:.3g}",
+        checks.SMALLEST_FACTOR**2 <= factor < _LARGEST_FACTOR,
+        f"scales of the operands over the result are {factor:.3g}, expected "
+        f"{checks.SMALLEST_FACTOR**2:.3g} to {_LARGEST_FACTOR:g}",
+    )
+    # fixed-point kernels shift the sums to the left by what the factor is above a half
+    shifted = 2 ** max(fixed_point(factor)[1], 0)
+    checks.require(
+        left[-1] * _LARGEST_PRODUCT * shifted < 2**31,
+        f"sums of {left[-1]} products, times a factor of {factor:.3g}, do not fit 32 bits",
     )
     return (*lead, left[-2], right[-1])
 
 
 def real_factor(operands: list[Tensor], output: Tensor) -> float:
-    """From sums of products to steps of the result."""
-    return float(operands[0].scale) * float(operands[1].scale) / float(output.scale)
+    """From sums of products to steps of the result, as fixed-point kernels compute it.
+
+    They multiply the scales of the operands in float32, and divide in float64.
+    """
+    products = np.float32(operands[0].scale) * np.float32(operands[1].scale)
+    return float(products) / float(output.scale)
+
+
+def float32_factor(operands: list[Tensor], output: Tensor) -> np.ndarray:
+    """The same as XNNPACK computes it, float32 ``(1,)``."""
+    left, right = operands
+    return requantization_scale(left.scale, right.scale.reshape(1), output.scale)
 
 
 def _arranged(step: spec.Step, operands: list[np.ndarray]) -> list[np.ndarray]:
@@ -94,6 +117,8 @@ def _arranged(step: spec.Step, operands: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _rescaled(step: spec.Step, sums: np.ndarray) -> np.ndarray:
+    if step.xnnpack:
+        return step.finish(scale_in_float32(sums, float32_factor(step.inputs, step.output)))
     factor = real_factor(step.inputs, step.output)
     return step.finish(scale_away(sums.astype(np.int64), np.array([factor])))
 
@@ -150,13 +175,13 @@ def _macs(operands: spec.Operands, output: Tensor) -> int:
 
 
 def _rounding_error(step: spec.Step) -> float:
-    del step
-    return 0.5 + spec.FIXED_POINT_ERROR
+    return 0.5 + (spec.FLOAT32_ERROR if step.xnnpack else spec.FIXED_POINT_ERROR)
 
 
-def _left_to_others(inputs: spec.Operands, output: Tensor) -> bool:
-    del inputs, output
-    return False
+def _right_is_symmetric(inputs: Sequence[Tensor], output: Tensor) -> bool:
+    """XNNPACK has no zero point for the right operand."""
+    del output
+    return inputs[1].zero_point == 0
 
 
 SPEC = spec.OperatorSpec(
@@ -169,7 +194,7 @@ SPEC = spec.OperatorSpec(
         ignored=(2,),
     ),
     check=_check,
-    xnnpack=_left_to_others,
+    xnnpack=_right_is_symmetric,
     reference=_reference,
     macs=_macs,
     keeps=spec.Keeps.NOTHING,

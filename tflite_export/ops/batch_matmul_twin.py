@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tflite_export.ir.requantization import scale_away
-from tflite_export.ops.batch_matmul import BatchMatMul, in_order, real_factor
+from tflite_export.ops.batch_matmul import BatchMatMul, float32_factor, in_order, real_factor
 from tflite_export.ops.twin_rounding import in_steps, rescaler
 from tflite_export.ops.twin_site import Kernel, Site, both_operands, finish
 from tflite_export.ops.twin_weighted import EXACT
@@ -21,6 +21,7 @@ def build(site: Site) -> Kernel:
     assert isinstance(options, BatchMatMul)
     factor = real_factor(site.inputs, site.output)
     fixed = rescaler(scale_away, np.array([factor]))
+    single = float(float32_factor(site.inputs, site.output)[0])
     every = both_operands(site)
     turned = (options.adj_x, options.adj_y)
     (*_, inner), _ = in_order(site.operator, [tensor.shape for tensor in site.inputs])
@@ -47,7 +48,11 @@ def build(site: Site) -> Kernel:
             )
             whole = ops.cast(part, "int32")
             sums = whole if sums is None else sums + whole
-        return finish(site, in_steps(fixed, sums), smooth * factor)
+        if site.xnnpack:
+            steps = ops.round(ops.cast(sums, "float32") * single)
+        else:
+            steps = in_steps(fixed, sums)
+        return finish(site, steps, smooth * factor)
 
     return kernel
 
