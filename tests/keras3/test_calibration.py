@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,6 +16,9 @@ from tfdq.keras3 import calibrate, quantize_model
 
 L = keras.layers
 pytestmark = pytest.mark.backends
+only_with_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="is alike on each backend"
+)
 IMAGES = np.random.default_rng(0).random((22, 6)).astype(np.float32)
 
 
@@ -74,6 +80,48 @@ def test_images_may_have_the_forms_that_are_known() -> None:
         grid = model.get_layer(f"{name}_quantizer").grid()
         high = grid.scale * (grid.qmax - grid.zero_point)
         assert high == pytest.approx(factor * IMAGES.max(), rel=1e-3)
+
+
+@only_with_tensorflow
+@pytest.mark.parametrize("layer", [L.LayerNormalization, L.RMSNormalization])
+def test_an_epsilon_that_matters_is_named_with_the_variance_and_its_effect(layer: Any) -> None:
+    """Half of the vectors are zeros, on which an epsilon has no effect."""
+    images = np.random.default_rng(1).normal(0, 0.02, (22, 3, 16)).astype(np.float32)
+    images[::2] = 0.0
+    image = keras.Input((3, 16))
+    norm = layer(epsilon=1e-3, name="it")
+    model = keras.Model(image, norm(image))
+    with pytest.warns(UserWarning, match="'it'") as caught:
+        quantized = calibrate(quantize_model(model, 0.0), images, batch_size=5)
+    (warning,) = (one for one in caught if one.category is UserWarning)
+    assert warning.filename == __file__
+    found = re.search(r"epsilon (\S+), variance (\S+), results (\d+) %", str(warning.message))
+    assert found is not None
+    epsilon, variance, excess = map(float, found.groups())
+    given = images[1::2]
+    centred = given - given.mean(-1, keepdims=True) if layer is L.LayerNormalization else given
+    assert epsilon == 1e-3
+    assert variance == pytest.approx(np.square(centred).mean(), rel=0.05)
+    norms = [np.linalg.norm(m(given, training=False), axis=-1) for m in (model, quantized)]
+    assert excess / 100 == pytest.approx(1 - (norms[0] / norms[1]).mean(), abs=0.02)
+
+
+@only_with_tensorflow
+def test_an_epsilon_that_is_small_beside_the_variance_is_not_spoken_of() -> None:
+    image = keras.Input((6,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        calibrate(quantize_model(keras.Model(image, L.LayerNormalization()(image)), 0.0), IMAGES)
+
+
+@only_with_tensorflow
+def test_an_epsilon_is_still_known_when_the_model_was_saved(tmp_path: Path) -> None:
+    image = keras.Input((6,))
+    model = quantize_model(keras.Model(image, L.LayerNormalization(name="it")(image)), 0.0)
+    calibrate(model, IMAGES).save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    with pytest.warns(UserWarning, match=r"'it' \(epsilon 0.001"):
+        calibrate(again, IMAGES * 0.02)
 
 
 def test_what_cannot_be_calibrated_is_named() -> None:

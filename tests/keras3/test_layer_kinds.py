@@ -640,6 +640,12 @@ class TestLayerNormalization(LayerContract):
         assert kinds[1:5] == one
         assert [kind for kind in kinds[6:-1] if kind != "RESHAPE"] == one
 
+    def test_one_channel_is_refused(self) -> None:
+        image = keras.Input((4, 4, 1))
+        model = keras.Model(image, L.LayerNormalization(name="it")(image))
+        with pytest.raises(ValueError, match=r"'it'.*vectors of one entry"):
+            quantize_model(model)
+
 
 class TestConvNeXtBlock(LayerContract):
     def build(self, image: Any) -> Any:

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from tfdq.calibration_images import calibration_batches
+from tfdq.keras3.dropped_epsilon import Dropped, dropped, warn_of_dropped_epsilons
 from tfdq.keras3.layer_kinds.base import Estimates, estimates, observing
 from tfdq.keras3.quantized_model import QuantizedModel
 from tfdq.mistakes import WrongTypeError
@@ -18,7 +19,8 @@ def calibrate(
 ) -> QuantizedModel:
     """Set the observed ranges of a quantized model from images, without training.
 
-    Weights stay, and BatchNorm statistics unless asked for.
+    Weights stay, and BatchNorm statistics unless asked for. A `UserWarning` names the layers whose
+    ``epsilon``, which integer kernels do not add, is no small number beside the variances seen.
 
     Args:
         model: made by `quantize_model`.
@@ -45,12 +47,15 @@ def calibrate(
         )
     if batch_norm:
         _estimate(model, images, batch_size)
-    token = observing.set(True)
+    lost: Dropped = {}
+    token, normalized = observing.set(True), dropped.set(lost)
     try:
         _pass(model, images, batch_size)
     finally:
         observing.reset(token)
+        dropped.reset(normalized)
     model.seal()
+    warn_of_dropped_epsilons(lost)
     return model
 
 

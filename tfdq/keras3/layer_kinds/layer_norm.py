@@ -3,7 +3,8 @@
 ``(x - mean) / deviation`` is the unit vector along ``x - mean`` times the root of the number of
 channels. So a LayerNormalization is deployed as a mean over the channels (a 1 x 1 convolution), a
 difference, a unit vector, and a 1 x 1 depthwise convolution with gamma and beta, each in int8. An
-RMSNormalization is the last two.
+RMSNormalization is the last two. No epsilon is added; `tfdq.keras3.dropped_epsilon` tells where
+that matters.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tfdq.keras3.layer_kinds.base import Flow, Phase, register
 from tfdq.keras3.layer_kinds.kernel import channel_groups
 from tfdq.keras3.layer_kinds.pointwise import QuantizedAffine
 from tfdq.keras3.layer_kinds.registry import Kind, Request, Step, register_kind
+from tfdq.keras3.layer_kinds.unit import UnitOfNorm
 from tflite_export.ir.graph import BATCH, Convolution, Operator
 from tflite_export.lowering import lower
 from tflite_export.lowering.assemble import Affine as IntegerAffine
@@ -245,7 +247,7 @@ def _units(node: Node) -> list[keras.layers.Layer]:
     beta = getattr(layer, "beta", None)
     gamma = layer.gamma if isinstance(layer, keras.layers.LayerNormalization) else layer.scale
     return [
-        keras.layers.UnitNormalization(name=f"{layer.name}_units"),
+        UnitOfNorm(layer.name, layer.epsilon, name=f"{layer.name}_units"),
         _scaled(layer, float(channels) ** 0.5, gamma=gamma, beta=beta),
     ]
 
@@ -272,6 +274,8 @@ def _problem(node: Node) -> str | None:
         )
     if getattr(layer, "rms_scaling", False):
         return "rms_scaling=True, which divides by the variance; use RMSNormalization"
+    if isinstance(layer, keras.layers.LayerNormalization) and node.shape[-1] == 1:
+        return "vectors of one entry, which is its own mean, so that the result is beta alone"
     if rank > _LARGEST_RANK:
         return f"a tensor of rank {rank}; Reshape it first"
     if (node.shape[-1] or 0) > MOST_ENTRIES:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfdq.description import Computation, Shape
 from tfdq.grid import Grid
+from tfdq.keras3.dropped_epsilon import DroppedEpsilon, dropped
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, register
 from tfdq.keras3.layer_kinds.registry import Kind, Request, operation_of, register_kind
@@ -39,11 +41,43 @@ def lower_unit(call: lower.Call) -> int:
 
 
 @register
+class UnitOfNorm(keras.layers.UnitNormalization):
+    """The unit vectors of a layer that normalizes with an epsilon, which is dropped.
+
+    Args:
+        norm: name of that layer.
+        dropped_epsilon: its epsilon, above 0.
+    """
+
+    def __init__(self, norm: str, dropped_epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.norm = norm
+        self.dropped_epsilon = float(dropped_epsilon)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        own = {"norm": self.norm, "dropped_epsilon": self.dropped_epsilon}
+        return {**super().get_config(), **own}
+
+
+@register
 class QuantizedUnit(QuantizedLayer):
-    """Vectors of length 1, in multiples of 1/128."""
+    """Vectors of length 1, in multiples of 1/128.
+
+    Args:
+        norm: name of the float layer whose epsilon is dropped; None: none is.
+        dropped_epsilon: that epsilon.
+    """
 
     sealed_sources = 1
     own_grid = True
+
+    def __init__(
+        self, norm: str | None = None, dropped_epsilon: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.norm = norm
+        self.dropped_epsilon = float(dropped_epsilon)
 
     def build(self, input_shape: Any) -> None:
         """Create what says which network the layer belongs to."""
@@ -59,6 +93,11 @@ class QuantizedUnit(QuantizedLayer):
 
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the result in training."""
+        seen = dropped.get()
+        if seen is not None and self.norm is not None:
+            q, step = (ops.convert_to_numpy(part) for part in flow)
+            entry = seen.setdefault(self.name, DroppedEpsilon(self.norm, self.dropped_epsilon))
+            entry.take(np.mean(np.square(q * step), axis=-1))
         return round_through(self._smooth(flow[0])), ops.full((), 1.0 / UNITS)
 
     def infer(self, flow: Any) -> Flow:
@@ -75,8 +114,18 @@ class QuantizedUnit(QuantizedLayer):
         """Record the grids."""
         self.set_seal(sealing)
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        config = super().get_config()
+        if self.norm is None:
+            return config
+        return {**config, "norm": self.norm, "dropped_epsilon": self.dropped_epsilon}
+
 
 def _quantize(request: Request) -> QuantizedUnit:
+    layer = request.layer
+    if isinstance(layer, UnitOfNorm):
+        return QuantizedUnit(layer.norm, layer.dropped_epsilon, **request.common)
     return QuantizedUnit(**request.common)
 
 
@@ -96,4 +145,4 @@ def _problem(node: Node) -> str | None:
 
 
 _NORMALIZE = operation_of(keras.ops.normalize(keras.KerasTensor((None, 2))))
-register_kind(Kind((keras.layers.UnitNormalization, _NORMALIZE), _quantize, _problem))
+register_kind(Kind((keras.layers.UnitNormalization, UnitOfNorm, _NORMALIZE), _quantize, _problem))
