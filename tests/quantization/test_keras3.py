@@ -398,7 +398,7 @@ def test_what_is_not_a_model_with_a_graph():
     assert not is_keras3_model(legacy)
     with pytest.raises(TypeError, match="a tf_keras model already"):
         from_keras3(legacy)
-    with pytest.raises(TypeError, match="this is a str"):
+    with pytest.raises(TypeError, match="expected a Keras 3 model, got a str"):
         from_keras3("model.keras")
     with pytest.raises(ValueError, match="subclassed model"):
         from_keras3(Subclassed())

@@ -22,10 +22,14 @@ class Destroyed:
 
 @pytest.fixture
 def heard():
-    """Signals as in a terminal: under nohup a process ignores SIGHUP, and so would the block."""
+    """Signals as in a terminal: under nohup a process ignores SIGHUP, and in the background of a
+    shell SIGINT, and so would the block.
+    """
     kept = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGHUP, kept)
+    signal.signal(signal.SIGINT, interrupted)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ from tflite_export.files.write import write
 from tflite_export.ir import schema
 from tflite_export.ir.graph import Convolution, IntegerGraph, Operator, Quantization
 from tflite_export.ops import OPERATORS
+from tflite_export.runtime.device import selftest
+from tflite_export.runtime.reference import run
 
 
 def _same(left: IntegerGraph, right: IntegerGraph) -> None:
@@ -391,3 +393,15 @@ def test_digest_is_of_the_file_without_itself():
 def test_feeds_are_in_type():
     graph = GRAPHS["quantize_uint8"](0)
     assert feeds(graph, 2)[0].dtype == np.uint8
+
+
+def test_a_kernel_set_without_an_operator_explains_no_deviation():
+    graph = GRAPHS["elu"](0)
+    values = feeds(graph, 4)
+    (output,) = graph.outputs
+    trained = run(graph, values, "xnnpack")[output]
+    graph.metadata[GOLDEN_NAME] = pack_golden(GoldenVectors(values, [trained ^ 1]))
+    found = selftest(write(graph))
+    assert not found
+    assert "xnnpack" in found.arithmetic
+    assert "reference" not in found.arithmetic
