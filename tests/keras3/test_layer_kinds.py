@@ -653,7 +653,8 @@ class TestConvNeXtBlock(LayerContract):
         x = norm(L.Conv2D(4, 1)(image))
         y = norm(L.DepthwiseConv2D(3, padding="same")(x))
         y = L.Dense(4)(L.Dense(8, activation="gelu")(y))
-        return L.Add()([x, StochasticDepth(0.1)(LayerScale(0.3, 4)(y))])
+        # So rarely that no step of a test drops a path.
+        return L.Add()([x, StochasticDepth(1e-7)(LayerScale(0.3, 4)(y))])
 
 
 class TestRMSNormalization(LayerContract):
