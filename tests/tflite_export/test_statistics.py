@@ -68,6 +68,7 @@ def test_nothing_is_said_of_frozen_statistics_and_of_few_images(frozen: bool, im
     model = calibrated(keras, frozen)
     mean = moving_mean(model)
     mean.assign(mean.numpy() + np.linspace(-0.3, 0.3, 6, dtype=np.float32))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", LaggingStatisticsWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         convert(model, calibration=IMAGES[:images], golden=0)
+    assert not [one for one in caught if one.category is LaggingStatisticsWarning]

@@ -101,7 +101,9 @@ def certify(
     images, step = low + (high - low) * x, radius * (high - low)
     settings: dict[str, Any] = {"step": step, "max_steps": 1}
     if complete:
-        settings = {"eps": step, "seconds": seconds or 60.0, "progress": _tell}
+        settings = {"eps": step, "progress": _tell}
+        if seconds is not None:
+            settings["seconds"] = seconds
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             settings["resume"] = out / "decisions.jsonl"

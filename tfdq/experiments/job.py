@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,10 +23,11 @@ MONITORED = 256
 """Training images that adversarial training is watched on."""
 
 
-class Job:
-    """One training.
+@dataclass(frozen=True)
+class Assignment:
+    """What is to be trained, and where.
 
-    Args:
+    Attributes:
         settings: of the run.
         seed: of everything.
         dataset: the images.
@@ -34,33 +37,40 @@ class Job:
         trust: run code that the file of ``model.start`` holds.
     """
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        seed: int,
-        dataset: Dataset,
-        folder: Path,
-        machines: Machines,
-        tell: Callable[[str], None],
-        trust: bool,
-    ) -> None:
-        self.settings, self.seed, self.dataset = settings, seed, dataset
-        self.folder, self.machines = folder, machines
-        self.tell, self.trust = tell, trust
-        self.steps = steps_per_epoch(dataset, settings.training.batch_size)
+    settings: RunSettings
+    seed: int
+    dataset: Dataset
+    folder: Path
+    machines: Machines
+    tell: Callable[[str], None]
+    trust: bool
+
+
+class Job(ABC):
+    """One training.
+
+    Args:
+        given: what is to be trained, and where.
+    """
+
+    def __init__(self, given: Assignment) -> None:
+        self.settings, self.seed, self.dataset = given.settings, given.seed, given.dataset
+        self.folder, self.machines = given.folder, given.machines
+        self.tell, self.trust = given.tell, given.trust
+        self.steps = steps_per_epoch(self.dataset, self.settings.training.batch_size)
         self.history: list[dict[str, Any]] = []
 
+    @abstractmethod
     def run(self) -> None:
         """Train from where the checkpoint stands to the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def trained(self) -> Any:
         """Return the trained model as it ships: in float32 and for one device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clean_up(self) -> None:
         """Remove the checkpoints of a training that is finished."""
-        raise NotImplementedError
 
     def keep(self, row: dict[str, Any]) -> None:
         """Write the figures of an epoch that has ended."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfdq.data import Dataset
 from tfdq.data.numpy_batches import NumpyBatches
 from tfdq.experiments.images import scaled
-from tfdq.experiments.job import MONITORED, Job
+from tfdq.experiments.job import MONITORED, Assignment, Job
 from tfdq.experiments.keras3_checkpoints import ArrayCheckpoints
 from tfdq.experiments.keras3_training import (
     Batches,
@@ -26,10 +24,8 @@ from tfdq.experiments.keras3_training import (
     precision,
     wrapped,
 )
-from tfdq.experiments.machines import Machines
 from tfdq.experiments.networks import build
 from tfdq.experiments.run_folder import CHECKPOINTS, kept_history
-from tfdq.experiments.settings import RunSettings
 from tfdq.robustness.keras3_adversarial_training import (
     Keras3AdversarialTraining,
     Keras3OverfittingMonitor,
@@ -44,16 +40,8 @@ _MOST_HELD_OUT = 0.2
 class Keras3Job(Job):
     """One training on the backend that Keras runs on."""
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        seed: int,
-        dataset: Dataset,
-        folder: Path,
-        machines: Machines,
-        tell: Callable[[str], None],
-        trust: bool,
-    ) -> None:
+    def __init__(self, given: Assignment) -> None:
+        settings, seed, dataset = given.settings, given.seed, given.dataset
         monitored = dataset.x_train[:MONITORED], dataset.y_train[:MONITORED]
         if settings.adversarial.patience is not None:
             # What tells when to stop must not have been trained on.
@@ -61,13 +49,13 @@ class Keras3Job(Job):
             parted = dataset.held_out(share)
             monitored = parted.x_test, parted.y_test
             dataset = replace(parted, x_test=dataset.x_test, y_test=dataset.y_test)
-        super().__init__(settings, seed, dataset, folder, machines, tell, trust)
+        super().__init__(replace(given, dataset=dataset))
         training = settings.training
         self.batches = NumpyBatches(dataset, training.batch_size, training.augment, seed)
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
         with precision(training.precision):
-            self.model = build(settings, dataset, trust=trust)
+            self.model = build(settings, dataset, trust=given.trust)
             self.fitted = wrapped(self.model, settings, seed, self.steps)
         compile_for(self.fitted, training, self.steps)
         self.watch: Keras3OverfittingMonitor | None = None
@@ -79,11 +67,11 @@ class Keras3Job(Job):
             if self.fitted.attack == "free":
                 self.fitted.make_perturbation(training.batch_size)
         self.fitted.optimizer.build(self.fitted.trainable_variables)
-        self.checkpoints = ArrayCheckpoints(folder / CHECKPOINTS)
+        self.checkpoints = ArrayCheckpoints(given.folder / CHECKPOINTS)
         self.position = 0
         self.restore()
-        self.history = kept_history(folder, self.position // self.steps)
-        self.log = _event_log(folder)
+        self.history = kept_history(given.folder, self.position // self.steps)
+        self.log = _event_log(given.folder)
 
     def _state(self) -> list[Any]:
         """Return the variables that a training goes on from."""

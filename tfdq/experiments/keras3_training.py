@@ -16,7 +16,7 @@ from tfdq.data import Dataset
 from tfdq.data.numpy_batches import NumpyBatches
 from tfdq.either_keras import is_quantized
 from tfdq.experiments.run_folder import DivergedError
-from tfdq.experiments.schedules import STEP_FACTOR, STEP_PLACES
+from tfdq.experiments.schedules import make_optimizer
 from tfdq.experiments.settings import RunSettings, TrainingSettings
 from tfdq.robustness import AdversarialTraining
 
@@ -48,32 +48,6 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         return {"schedule": self.schedule, "steps": self.steps}
 
 
-def make_optimizer(settings: TrainingSettings, steps: int) -> keras.optimizers.Optimizer:
-    """Return the optimizer of a training.
-
-    Args:
-        settings: how to train.
-        steps: in an epoch.
-    """
-    total = steps * settings.epochs
-    rate: Any = settings.learning_rate
-    if settings.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, total)
-    elif settings.schedule == "steps":
-        places = [round(place * total) for place in STEP_PLACES]
-        values = [settings.learning_rate * STEP_FACTOR**n for n in range(len(places) + 1)]
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(places, values)
-    if settings.warmup_epochs > 0:
-        rate = WarmUp(rate, max(1, round(settings.warmup_epochs * steps)))
-    options: dict[str, Any] = {"weight_decay": settings.weight_decay or None}
-    if settings.average:
-        options |= {"use_ema": True, "ema_momentum": settings.average}
-    if settings.optimizer == "sgd":
-        nesterov = settings.momentum > 0
-        return keras.optimizers.SGD(rate, momentum=settings.momentum, nesterov=nesterov, **options)
-    return keras.optimizers.Adam(rate, **options)
-
-
 def compile_for(model: keras.Model, settings: TrainingSettings, steps: int) -> None:
     """Compile a model that ends in logits, or the trainer around one.
 
@@ -83,7 +57,7 @@ def compile_for(model: keras.Model, settings: TrainingSettings, steps: int) -> N
         steps: in an epoch.
     """
     model.compile(
-        make_optimizer(settings, steps),
+        make_optimizer(keras, WarmUp, settings, steps),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         # XLA on TensorFlow's CPU is slower than without, and PyTorch's compiler takes minutes.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdq.data import Dataset
-from tfdq.experiments.job import Job
+from tfdq.experiments.job import Assignment, Job
 from tfdq.experiments.machines import Machines, check_batch
 from tfdq.experiments.process import TF_KERAS
 from tfdq.experiments.run_folder import describe, finished
@@ -62,7 +62,7 @@ def train_run(
         describe(folder, settings, seed, machines)
     job_of, disk_errors = _job_of(settings.training.backend)
     with disk_errors(folder):
-        job = job_of(settings, seed, dataset, folder, machines, on_epoch, trust)
+        job = job_of(Assignment(settings, seed, dataset, folder, machines, on_epoch, trust))
         on_start(len(job.history))
         job.run()
         return job.finish(add_figures)

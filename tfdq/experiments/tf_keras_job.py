@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tfdq.data import Dataset
 from tfdq.experiments.checkpoints import restore_newest
 from tfdq.experiments.event_log import EventLog
-from tfdq.experiments.job import MONITORED, Job
-from tfdq.experiments.machines import Machines
+from tfdq.experiments.job import MONITORED, Assignment, Job
 from tfdq.experiments.networks import build
 from tfdq.experiments.run_folder import CHECKPOINTS, kept_history
 from tfdq.experiments.settings import RunSettings
@@ -42,17 +40,10 @@ _DISK_TROUBLE = (
 class TfKerasJob(Job):
     """One training: the model, its checkpoints, its log."""
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        seed: int,
-        dataset: Dataset,
-        folder: Path,
-        machines: Machines,
-        tell: Callable[[str], None],
-        trust: bool,
-    ) -> None:
-        super().__init__(settings, seed, dataset, folder, machines, tell, trust)
+    def __init__(self, given: Assignment) -> None:
+        super().__init__(given)
+        settings, seed = given.settings, given.seed
+        folder, machines = given.folder, given.machines
         tf_keras.backend.clear_session()
         tf_keras.utils.set_random_seed(seed)
         # Dropout then draws from variables, which a checkpoint can hold.

@@ -11,7 +11,7 @@ import tf_keras
 
 from tfdq.data import Dataset, pipeline, steps_per_epoch
 from tfdq.experiments.run_folder import DivergedError
-from tfdq.experiments.schedules import STEP_FACTOR, STEP_PLACES
+from tfdq.experiments.schedules import make_optimizer
 from tfdq.experiments.settings import TrainingSettings
 from tfdq.robustness import AdversarialTraining
 
@@ -42,31 +42,6 @@ class WarmUp(tf_keras.optimizers.schedules.LearningRateSchedule):
         return {"schedule": self.schedule, "steps": self.steps}
 
 
-def make_optimizer(settings: TrainingSettings, steps: int) -> tf_keras.optimizers.Optimizer:
-    """Return the optimizer of a training.
-
-    Args:
-        settings: how to train.
-        steps: in an epoch.
-    """
-    total = steps * settings.epochs
-    rate: Any = settings.learning_rate
-    if settings.schedule == "cosine":
-        rate = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, total)
-    elif settings.schedule == "steps":
-        places = [round(place * total) for place in STEP_PLACES]
-        values = [settings.learning_rate * STEP_FACTOR**n for n in range(len(places) + 1)]
-        rate = tf_keras.optimizers.schedules.PiecewiseConstantDecay(places, values)
-    if settings.warmup_epochs > 0:
-        rate = WarmUp(rate, max(1, round(settings.warmup_epochs * steps)))
-    decay = settings.weight_decay or None
-    if settings.optimizer == "sgd":
-        return tf_keras.optimizers.SGD(
-            rate, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=decay
-        )
-    return tf_keras.optimizers.Adam(rate, weight_decay=decay)
-
-
 class _EpochCallback(tf_keras.callbacks.Callback):
     """Tell somebody after every epoch."""
 
@@ -90,7 +65,7 @@ def compile_for(model: tf_keras.Model, settings: TrainingSettings, steps: int) -
     # Adversarial training has accuracies of its own.
     own = isinstance(model, AdversarialTraining)
     model.compile(
-        make_optimizer(settings, steps),
+        make_optimizer(tf_keras, WarmUp, settings, steps),
         tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=None if own else ["accuracy"],
     )

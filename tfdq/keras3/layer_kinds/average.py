@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import keras
@@ -48,13 +49,13 @@ class _Average(QuantizedLayer):
         super().__init__(**kwargs)
         self.output_settings = RangeSettings.of(output)
 
+    @abstractmethod
     def sums(self, q: Any) -> Any:
         """Return the sum of each window."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counts(self) -> Any:
         """Return the number of pixels in each window, float32, broadcast against the sums."""
-        raise NotImplementedError
 
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the means in training."""

@@ -8,6 +8,7 @@ from constants that `seal` made of the weights; `QuantizedModel` says when that 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Holder:
     layer: QuantizedLayer
 
 
-class QuantizedLayer(keras.layers.Layer):
+class QuantizedLayer(keras.layers.Layer, ABC):
     """A layer that takes integers and gives integers.
 
     Args:
@@ -169,6 +170,7 @@ class QuantizedLayer(keras.layers.Layer):
             q, step = self.infer(flow)
         return q * step if self.reals else (q, step)
 
+    @abstractmethod
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the result in training.
 
@@ -176,19 +178,18 @@ class QuantizedLayer(keras.layers.Layer):
             flow: a pair, or a list of pairs.
             phase: what the batch may change.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def infer(self, flow: Any) -> Flow:
         """Return the result that the deployed kernels give."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result_shape(self, shapes: Any) -> Shape:
         """Return the shape of the result's integers.
 
         Args:
             shapes: shape of the source's integers, or a list of them.
         """
-        raise NotImplementedError
 
     def compute_output_spec(self, flow: Any, training: bool | None = None) -> Any:
         """Return symbolic results, without running the layer."""
@@ -196,9 +197,9 @@ class QuantizedLayer(keras.layers.Layer):
         integers = keras.KerasTensor(shape, "float32")
         return integers if self.reals else (integers, keras.KerasTensor((), "float32"))
 
+    @abstractmethod
     def computation(self) -> Computation:
         """Return what the layer computes, as the export reads it."""
-        raise NotImplementedError
 
     def grid(self) -> Grid | None:
         """Return the layer's own output grid; None: it stays on that of its source."""

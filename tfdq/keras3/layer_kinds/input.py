@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from keras import ops
@@ -12,6 +12,7 @@ from tfdq.grid import Grid
 from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, register
 from tfdq.keras3.ranges import OutputRange, RangeSettings
 from tfdq.keras3.rounding import between, round_through
+from tfdq.mistakes import WrongTypeError
 
 
 @register
@@ -55,6 +56,10 @@ class InputQuantizer(QuantizedLayer):
     def result_shape(self, shapes: Any) -> Shape:
         """Return the shape of the input."""
         return tuple(shapes)
+
+    def computation(self) -> NoReturn:
+        """Refuse: the description holds the grid of an input, and no computation."""
+        raise WrongTypeError(f"{self.name!r} quantizes an input, which is described by its grid")
 
     def grid(self) -> Grid:
         """Return the grid of the input."""
