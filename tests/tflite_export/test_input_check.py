@@ -43,11 +43,21 @@ def consumers(graph: IntegerGraph) -> dict[str, Callable]:
     content = write(graph)
     y = np.zeros(4, int)
     twin = IntegerTwin(graph)
+    twin.compile(loss="mse")
+    batches = tf.data.Dataset.from_tensor_slices
     return {
         "predict": Interpreter(content).predict,
         "integers": Interpreter(content).integers,
         "twin": twin,
         "twin.integers": twin.integers,
+        "twin.predict": lambda x: twin.predict(x, verbose=0),
+        "twin.predict of batches": lambda x: twin.predict(batches(x).batch(4), verbose=0),
+        "twin.predict_on_batch": twin.predict_on_batch,
+        "twin.evaluate": lambda x: twin.evaluate(x, np.eye(3)[[0, 1, 2, 0]], verbose=0),
+        "twin.evaluate of batches": lambda x: twin.evaluate(
+            batches((x, np.eye(3)[[0, 1, 2, 0]])).batch(4), verbose=0
+        ),
+        "twin.test_on_batch": lambda x: twin.test_on_batch(x, np.eye(3)[[0, 1, 2, 0]]),
         "interval": lambda x: certificates.certify(content, x, y, norm="linf", max_steps=1),
         "lipschitz": lambda x: certificates.certify(content, x, y, norm="l2", method="lipschitz"),
         "attacked twin": lambda x: as_target(twin).logits(x),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,45 @@ class IntegerTwin(keras.Model):
         results = self.reals(inputs, self._source.outputs)
         return results[0] if len(results) == 1 else results
 
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return outputs, after the checks of a call; see ``keras.Model.predict``."""
+        return super().predict(self._checked(x), *args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Return outputs, after the checks of a call; see ``keras.Model.predict_on_batch``."""
+        return super().predict_on_batch(self._checked(x))
+
+    def evaluate(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return loss and metrics, after the checks of a call; see ``keras.Model.evaluate``."""
+        return super().evaluate(self._checked(x), *args, **kwargs)
+
+    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return loss and metrics, after the checks; see ``keras.Model.test_on_batch``."""
+        return super().test_on_batch(self._checked(x), *args, **kwargs)
+
+    def _checked(self, x: Any) -> Any:
+        """Return inputs that were checked; compiled, the twin cannot look at them.
+
+        Args:
+            x: arrays or tensors, or batches of them, with or without labels.
+        """
+        if isinstance(x, np.ndarray | list) or ops.is_tensor(x):
+            self._check(x)
+            return x
+        batches = (x[i] for i in range(len(x))) if isinstance(x, keras.utils.PyDataset) else x
+        return self._checked_batches(batches)
+
+    def _checked_batches(self, batches: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+        for batch in batches:
+            parts = batch if isinstance(batch, tuple) else (batch,)
+            self._check(parts[0])
+            yield parts
+
+    def _check(self, inputs: Any) -> None:
+        given = inputs if isinstance(inputs, list | tuple) else [inputs]
+        arrays = [ops.convert_to_numpy(value) for value in given]
+        check_inputs(arrays if len(arrays) > 1 else arrays[0], self._source)
+
     def reals(self, inputs: Any, indices: Sequence[int]) -> list[Any]:
         """Dequantized values of any tensors that are computed, with gradients.
 
@@ -187,8 +226,7 @@ class IntegerTwin(keras.Model):
         values: dict[int, Any] = {}
         tensors = [ops.convert_to_tensor(value) for value in given]
         if not any(_is_traced(tensor) for tensor in tensors):
-            arrays = [ops.convert_to_numpy(tensor) for tensor in tensors]
-            check_inputs(arrays if len(arrays) > 1 else arrays[0], self._source)
+            self._check(tensors)
         for index, value in zip(indices, tensors, strict=True):
             values[index] = _centred_input(value, self._source.tensors[index])
         for kernel, moving, output in self._steps:
