@@ -21,6 +21,7 @@ _HOME = {
     "integer_only": "tflite_export.files.proof",
     "round_biases": "tflite_export.lowering.biases",
     "selftest": "tflite_export.runtime.device",
+    "with_golden": "tflite_export.runtime.golden",
     "verify": "tflite_export.conversion.parity",
 }
 

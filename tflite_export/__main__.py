@@ -137,12 +137,20 @@ def _parser() -> argparse.ArgumentParser:
         help="load tf_keras models that hold code (Lambda, SavedModel): it is run. Code in files "
         "of Keras 3 never is",
     )
-    _command(
+    test = _command(
         subparsers,
         "selftest",
         commands.selftest,
         "does this runtime compute the trained integers?",
     )
+    test.add_argument(
+        "--make",
+        action="store_true",
+        help="for a file without golden vectors: write a copy with those that this runtime "
+        "computes, and test the copy; they show agreement between runtimes, not with training",
+    )
+    test.add_argument("--out", metavar="COPY", help="where --make writes the copy")
+    test.add_argument("--images", help=".npy file of inputs for --make; random ones otherwise")
     return parser
 
 

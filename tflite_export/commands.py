@@ -163,11 +163,13 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def selftest(options: argparse.Namespace) -> int:
-    """Say whether this runtime on this processor computes the trained integers."""
+    """Say whether this runtime on this processor computes the file's golden integers."""
     from tflite_export.runtime.device import selftest
 
+    if not options.make and (options.out or options.images):
+        raise ValueError("--out and --images are for a copy with golden vectors: add --make")
     result = selftest(
-        options.file,
+        _with_golden(options) if options.make else options.file,
         kernels=options.kernels,
         runtime=options.runtime,
         threads=options.threads,
@@ -175,6 +177,26 @@ def selftest(options: argparse.Namespace) -> int:
     )
     _print({"passed": bool(result), **asdict(result)}, str(result), options)
     return 0 if result else 1
+
+
+def _with_golden(options: argparse.Namespace) -> str:
+    """Write a copy of the file with golden vectors, and return its path."""
+    from tflite_export.runtime.golden import with_golden
+
+    if not options.out:
+        raise ValueError("--make writes a copy of the file; name it: --out COPY.tflite")
+    if Path(options.out).exists() and Path(options.out).samefile(options.file):
+        raise ValueError(f"--out {options.out!r} is the file itself; name a copy")
+    content = with_golden(
+        options.file,
+        inputs=_images(options.images) if options.images else None,
+        kernels=options.kernels,
+        runtime=options.runtime,
+        threads=options.threads,
+        limits=Limits.parse(options.cost_limit),
+    )
+    Path(options.out).write_bytes(content)
+    return str(options.out)
 
 
 def _images(path: str) -> np.ndarray:

@@ -30,6 +30,9 @@ FORMAT = 1
 MODEL_NAME = "tfdq.model"
 GOLDEN_NAME = "tfdq.golden"
 DIGEST_NAME = "tfdq.sha256"
+GOLDEN_SOURCE = "golden_source"
+"""The fact that names the runtime that computed the golden vectors; absent where the trained
+network did."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,9 @@ from tflite_export.ir import schema
 from tflite_export.ir.graph import BATCH, IntegerGraph, Operator, Tensor
 from tflite_export.ir.limits import UNLIMITED
 from tflite_export.ops import OPERATORS
+
+_NO_DIGEST = {DIGEST_NAME: bytes(hashlib.sha256().digest_size)}
+"""The digest's place in a file that has none yet."""
 
 
 @dataclass
@@ -39,6 +43,13 @@ class _Pools:
         if key not in self.constants:
             self.constants[key] = self.buffer(data)
         return self.constants[key]
+
+    def metadata(self, name: str, content: bytes) -> Any:
+        """A metadata entry with a new buffer of its own."""
+        entry = self.fb.MetadataT()
+        entry.name = name
+        entry.buffer = self.buffer(np.frombuffer(content, np.uint8))
+        return entry
 
     def code(self, kind: str, version: int) -> int:
         """The index of the operator code for ``kind``."""
@@ -83,18 +94,38 @@ def write(graph: IntegerGraph) -> bytes:
     subgraph.operators = [_operator(pools, graph, operator) for operator in graph.operators]
     model.subgraphs = [subgraph]
     model.signatureDefs = [_signature(fb, graph)]
-    model.metadata = []
-    for name, content in {
-        **graph.metadata,
-        DIGEST_NAME: bytes(hashlib.sha256().digest_size),
-    }.items():
-        entry = fb.MetadataT()
-        entry.name = name
-        entry.buffer = pools.buffer(np.frombuffer(content, np.uint8))
-        model.metadata.append(entry)
+    model.metadata = [
+        pools.metadata(name, content) for name, content in {**graph.metadata, **_NO_DIGEST}.items()
+    ]
     model.operatorCodes = pools.codes
     model.buffers = pools.buffers
     return _sealed(_packed(model, graph.constant_bytes()))
+
+
+def with_metadata(content: bytes, entries: Mapping[str, bytes]) -> bytes:
+    """A copy of a ``.tflite`` file of any maker with further metadata and a digest of itself.
+
+    Args:
+        content: the file, which was read before and is sound.
+        entries: named byte strings; one that the file has by that name is replaced.
+
+    Returns:
+        The bytes of the copy. Its operators, tensors and other metadata are those of the file.
+
+    Raises:
+        ImportError: LiteRT is not installed.
+    """
+    fb = _litert_schema()
+    model = fb.ModelT.InitFromPackedBuf(bytearray(content), 0)
+    added = {**entries, **_NO_DIGEST}
+    names = {name.encode() for name in added}
+    model.metadata = [entry for entry in model.metadata or [] if entry.name not in names]
+    pools = _Pools(fb)
+    for held in model.buffers:
+        pools.buffer(held.data)
+    model.metadata += [pools.metadata(name, data) for name, data in added.items()]
+    model.buffers = pools.buffers
+    return _sealed(_packed(model, len(content)))
 
 
 def _litert_schema() -> Any:

@@ -1,4 +1,4 @@
-"""The self-test: does this runtime, on this processor, compute the trained integers?"""
+"""The self-test: does this runtime, on this processor, compute the file's golden integers?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tflite_export.files.metadata import GoldenVectors
+from tflite_export.files.metadata import GOLDEN_SOURCE, GoldenVectors, facts_of
 from tflite_export.files.read import naming
 from tflite_export.ir.graph import IntegerGraph, Operator
 from tflite_export.ir.limits import DEFAULT, Limits
@@ -17,6 +17,8 @@ from tflite_export.ops.spec import KERNEL_SETS
 from tflite_export.runtime.all_outputs import expose
 from tflite_export.runtime.interpreter import Interpreter
 from tflite_export.runtime.reference import run, run_operator
+
+_AGREEMENT_ONLY = "  This shows agreement between runtimes, not with the network that was trained."
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class SelfTest:
         arithmetic: the known kernel sets whose arithmetic gives this runtime's outputs on every
             integer.
         deviations: where it departs, in execution order, if that could be found out.
+        source: the runtime that computed the golden integers, for a copy that `with_golden` made;
+            empty where they are those of the trained network.
     """
 
     runtime: str
@@ -63,20 +67,23 @@ class SelfTest:
     top1: float
     arithmetic: tuple[str, ...] = ()
     deviations: tuple[Deviation, ...] = ()
+    source: str = ""
 
     def __bool__(self) -> bool:
-        """Whether every output integer is the trained one."""
+        """Whether every output integer is the golden one."""
         return self.identical == 1.0
 
     def __str__(self) -> str:
         """The finding in words."""
         where = f"{self.runtime}, {self.kernels} kernels, {self.processor}"
+        whose = f"the integers of {self.source}" if self.source else "the trained integers"
         if self:
-            return f"PASS: {where}: all {self.samples} golden vectors give the trained integers"
+            found = f"PASS: {where}: all {self.samples} golden vectors give {whose}"
+            return f"{found}\n{_AGREEMENT_ONLY}" if self.source else found
         lines = [
             f"DIFFERENT: {where}: {self.identical:.4%} of the output integers of {self.samples} "
-            "golden vectors are the "
-            f"trained ones; largest difference {self.largest} steps; same class on {self.top1:.2%}",
+            f"golden vectors are {whose}; largest difference {self.largest} steps; same class on "
+            f"{self.top1:.2%}",
             "  its arithmetic is that of: "
             f"{', '.join(self.arithmetic) or 'none of the known kernel sets'}",
         ]
@@ -84,6 +91,8 @@ class SelfTest:
             f"  {d.operator} {d.tensor}: {d.identical:.4%} identical, up to {d.largest} steps"
             for d in self.deviations
         ]
+        if self.source:
+            lines.append(_AGREEMENT_ONLY)
         return "\n".join(lines)
 
 
@@ -133,6 +142,7 @@ def selftest(
         identical=sum(int((d == 0).sum()) for d in differences) / total,
         largest=max(int(d.max()) for d in differences),
         top1=_same_class(outputs, golden.outputs),
+        source=str(facts_of(graph).get(GOLDEN_SOURCE, "")),
     )
     if result:
         return result
