@@ -11,16 +11,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
+import tfdq
 from tests.experiments.small_recipe import RECIPE, small_experiment
+from tfdq.experiments.keras3_training import compile_for
 from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import load_images
 from tfdq.experiments.process import choose_backend
-from tfdq.experiments.settings import RunSettings
+from tfdq.experiments.settings import RunSettings, TrainingSettings
 
 SCRIPT = Path(__file__).with_name("killed_keras3.py")
 DEFAULT_KEY = "21fd8e5f9c41"
+AUDITED = "set = { evaluation = { audit_images = 8, audit_queries = 10 } }"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -66,6 +70,7 @@ def test_killed_and_started_again_the_weights_are_the_same_bit_for_bit(
 def test_an_experiment_measures_networks_of_keras_3_and_their_files(tmp_path: Path) -> None:
     text = RECIPE.replace("epochs = 1", 'epochs = 4\nbackend = "tensorflow"')
     text = text.replace("export = false", "export = true")
+    text = text.replace('name = "DQ"', f'name = "DQ"\n{AUDITED}', 1)
     experiment = small_experiment(tmp_path, text)
     experiment.run()
     figures = {unit.variant.name: found for unit, _, found in experiment.found()}
@@ -82,6 +87,47 @@ def test_an_experiment_measures_networks_of_keras_3_and_their_files(tmp_path: Pa
     assert figures["DQ"]["tflite"]["exact"] is True
     assert figures["DQ"]["tflite"]["clean"] == figures["DQ"]["clean"]
     assert set(figures["DQ"]["attacks"]["32"]) == {"fgsm"}
+    # The audit saw the file, too.
+    checks = {check["name"]: check["status"] for check in figures["DQ"]["audit"]["checks"]}
+    assert checks["model vs twin vs runtime"] == "passed"
+    assert "audit" not in figures["float"]
+
+
+def test_a_network_at_chance_is_measured_without_an_audit(tmp_path: Path) -> None:
+    text = RECIPE.replace("epochs = 1", 'epochs = 1\nlearning_rate = 1e-9\nbackend = "tensorflow"')
+    text = text.replace('name = "float"', 'name = "chance"', 1).replace('"float"', '"chance"')
+    text = text.replace("beta = 0.0 }", "beta = 0.0 }, evaluation = { audit_images = 8 }")
+    text = text.replace("images = 40", "images = 10")
+    notes: list[str] = []
+    experiment = small_experiment(tmp_path, text, tell=notes.append)
+    (unit, _) = experiment.units()
+    experiment._do(unit)
+    found = json.loads(unit.result(experiment.out).read_text())
+    assert "audit" not in found
+    assert any("no audit" in note and "of 10 images" in note for note in notes)
+
+
+def test_weight_decay_leaves_learned_steps_alone() -> None:
+    """One step of SGD: decay takes its share of the kernels off, and nothing of the factors."""
+    image = keras.Input((4,))
+    hidden = keras.layers.Dense(3, activation="relu", name="hidden")(image)
+    plain = keras.Model(image, keras.layers.Dense(2, name="logits")(hidden))
+    draw = np.random.default_rng(0)
+    x, y = draw.random((16, 4), np.float32), draw.integers(0, 2, 16)
+    learned = {"activation_range": "learned", "kernel_range": "learned"}
+    trained = []
+    for decay in (0.0, 0.5):
+        model = tfdq.quantize_model(plain, 0.0, input_range=(0.0, 1.0), **learned)
+        before = [np.asarray(weight) for weight in model.trainable_weights]
+        sgd = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "learning_rate": 0.01}
+        compile_for(model, TrainingSettings.model_validate({**sgd, "weight_decay": decay}), 1)
+        model.train_on_batch(x, y)
+        trained.append([np.asarray(weight) for weight in model.trainable_weights])
+    names = [weight.name for weight in model.trainable_weights]
+    assert sum(name.endswith("step_factor") for name in names) == 3
+    for name, start, free, decayed in zip(names, before, *trained, strict=True):
+        taken = 0.0 if name.endswith("step_factor") else 0.5 * 0.01
+        np.testing.assert_allclose(decayed, free - taken * start, rtol=1e-5, atol=1e-7)
 
 
 def test_what_one_keras_alone_can_do_is_refused_on_the_other() -> None:

@@ -16,7 +16,7 @@ from tfdq.experiments.recipe import (
 from tfdq.experiments.settings import PenaltySettings, RunSettings, parse_squeezer
 
 EXPERIMENTS = {"amplification", "beta", "bits", "black-box", "clean", "white-box"}
-OWN = {"small": {"ablation", "levels"}, "paper": set()}
+OWN = {"small": {"ablation", "colour", "levels"}, "paper": {"colour"}}
 SHIPPED = [(scale, name) for scale in SCALES for name in sorted(EXPERIMENTS | OWN[scale])]
 
 
@@ -223,6 +223,25 @@ def test_bad_assignments(text: str) -> None:
 
 def settings(**changes: Any) -> RunSettings:
     return RunSettings.model_validate(changes)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_colour_crosses_networks_bits_and_trainings_on_keras_3(scale: str) -> None:
+    recipe = load_recipe("colour", scale)
+    networks = ["float", *(f"{name}, activation_bits {n}" for name in ("VQ", "DQ") for n in (8, 4))]
+    trainings = ("", " + N-FGSM training", " + TRADES")
+    names = {"".join([kind, how, *rest]) for how in trainings
+             for kind, *rest in (re.split("(?=,)", network) for network in networks)}  # fmt: skip
+    assert {variant.name for variant in recipe.variants} == names
+    for variant in recipe.variants:
+        given = variant.settings
+        assert given.training.backend == {"small": "tensorflow", "paper": "jax"}[scale]
+        assert given.evaluation.epsilons == (2.0, 4.0, 8.0)
+        assert (given.penalty.beta > 0) == variant.name.startswith("DQ")
+        how = ("n-fgsm", "adversarial") if "N-FGSM" in variant.name else ("none", "adversarial")
+        how = ("pgd", "trades") if "TRADES" in variant.name else how
+        assert (given.adversarial.attack, given.adversarial.objective) == how
+        assert given.evaluation.suite_images == {"small": 200, "paper": 1000}[scale]
 
 
 def test_what_was_trained_before_keeps_its_name() -> None:

@@ -18,6 +18,7 @@ from tfdq.either_keras import is_quantized
 from tfdq.experiments.run_folder import DivergedError
 from tfdq.experiments.schedules import make_optimizer
 from tfdq.experiments.settings import RunSettings, TrainingSettings
+from tfdq.keras3.learned_steps import STEP_FACTOR
 from tfdq.robustness import AdversarialTraining
 
 
@@ -56,8 +57,11 @@ def compile_for(model: keras.Model, settings: TrainingSettings, steps: int) -> N
         settings: how it will be trained.
         steps: in an epoch.
     """
+    optimizer = make_optimizer(keras, WarmUp, settings, steps)
+    # Learned steps would shrink to nothing.
+    optimizer.exclude_from_weight_decay(var_names=[STEP_FACTOR])
     model.compile(
-        make_optimizer(keras, WarmUp, settings, steps),
+        optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         # XLA on TensorFlow's CPU is slower than without, and PyTorch's compiler takes minutes.

@@ -26,6 +26,9 @@ from tfdq.grid import INT8_MIN, Grid
 from tfdq.keras3.ranges import SMALLEST_RANGE, OutputRange, RangeSettings, Steps
 from tfdq.keras3.rounding import with_gradient_of
 
+STEP_FACTOR = "step_factor"
+"""End of the names of what trains; weight decay has to leave it alone."""
+
 
 class LearnedSteps:
     r"""One or more learned steps, in variables of a layer.
