@@ -19,6 +19,7 @@ _HOME = {
     "quantize_model": "tfdq.either_keras",
     "quantize_scope": "tfdq.quantization",
     "to_keras3": "tfdq.quantization",
+    "zoo": "tfdq.zoo",
 }
 
 __all__ = ["__version__", *_HOME]

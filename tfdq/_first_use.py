@@ -17,7 +17,8 @@ def loaded_on_first_use(
 
     Args:
         package: its ``__name__``; its ``__all__`` is what ``dir`` lists.
-        home: each of those names, and the module that defines it.
+        home: each of those names, and the module that defines it; for a package inside, its own
+            name.
 
     Example:
         >>> __getattr__, __dir__ = loaded_on_first_use(__name__, {"load": "tfdq.data.loading"})
@@ -30,7 +31,8 @@ def loaded_on_first_use(
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {names()}")
         try:
-            return getattr(import_module(home[name]), name)
+            found = import_module(home[name])
+            return found if found.__name__ == f"{package}.{name}" else getattr(found, name)
         except ModuleNotFoundError as error:
             raise explained(error, f"{package}.{name}") from error
 

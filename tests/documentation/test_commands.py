@@ -27,7 +27,7 @@ LANGUAGES = {
 }
 BESIDE = [
     "edge/README.md",
-    "tfdq/experiments/zoo_files/README.md",
+    "tfdq/zoo/files/README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
 ]

@@ -23,6 +23,7 @@ PACKAGES = (
     "tfdq.robustness",
     "tfdq.models",
     "tfdq.data",
+    "tfdq.zoo",
     "tflite_export",
 )
 

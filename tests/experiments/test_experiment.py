@@ -15,8 +15,7 @@ import tf_keras
 
 import tfdq
 from tfdq.cli import main
-from tfdq.data.idx import DEBIAN_FASHION_MNIST
-from tfdq.experiments import measuring, runner, zoo
+from tfdq.experiments import measuring, runner
 from tfdq.experiments.estimate import estimate
 from tfdq.experiments.figures import mask
 from tfdq.experiments.measuring import evaluation_images
@@ -24,11 +23,12 @@ from tfdq.experiments.networks import load_images, weights_digest
 from tfdq.experiments.recipe import OTHER_SEED, load_recipe
 from tfdq.experiments.runner import Experiment
 from tfdq.experiments.strategy import open_machines
-from tfdq.experiments.zoo import copy_file, find_card, read_cards
 from tfdq.models import small_cnn
 from tfdq.report.experiment_files import write_results
 from tfdq.report.results_page import page, read_results, write_page
 from tfdq.robustness import attack
+from tfdq.zoo import making
+from tfdq.zoo.cards import ModelInfo, copy_file, read_cards
 from tflite_export import Interpreter
 
 RECIPE = """
@@ -467,6 +467,16 @@ def test_a_card_is_made_and_checked_again(
     worst = next(robust for robust in card.robust if "square" in robust.attacks)
     assert worst.accuracy == mask(figures["suite"]["eps"]["32"]["worst"]).mean()
     assert card.audit is not None
+    accuracy = f"{100 * mask(figures['clean']).mean():.2f}"
+    info = ModelInfo(
+        dataset="digits",
+        architecture="small_cnn",
+        additional_data=False,
+        number_forward_passes=1,
+        eps="32/255",
+        clean_acc=accuracy,
+    )
+    assert card.model_info == info
     # Of the evaluation, not the defaults: a run's settings are those of its training.
     assert (card.settings.evaluation.suite_images, card.settings.evaluation.pgd_steps) == (12, 4)
     capsys.readouterr()
@@ -484,6 +494,7 @@ def test_a_card_is_made_and_checked_again(
     path = tmp_path / "tiny.json"
     content = json.loads(path.read_text())
     content["clean"]["accuracy"] = 0.999
+    content["model_info"]["clean_acc"] = "99.90"
     path.write_text(json.dumps(content))
     assert status(["zoo", "check", "tiny", "--zoo", str(tmp_path)]) == 1
     assert "BAD  clean accuracy: 0.9990 recorded" in capsys.readouterr().out
@@ -495,8 +506,8 @@ def test_a_card_is_made_and_checked_again(
 def test_the_card_of_a_network_that_went_on_from_a_model_names_its_file(
     done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zoo, "_attacked", lambda content, x, y, like: like)
-    monkeypatch.setattr(zoo, "_certified", lambda content, x, y: ())
+    monkeypatch.setattr(making, "attacked", lambda content, x, y, like: like)
+    monkeypatch.setattr(making, "certified", lambda content, x, y: ())
     run, start = tmp_path / "run", tmp_path / "mine.keras"
     shutil.copytree(done.path("DQ, activation_bits 5"), run)
     small_cnn((8, 8, 1), 10, width=8).save(start)
@@ -504,29 +515,13 @@ def test_the_card_of_a_network_that_went_on_from_a_model_names_its_file(
     digest = hashlib.sha256(start.read_bytes()).hexdigest()
     described["settings"]["model"] = {"start": str(start), "start_digest": digest}
     (run / "settings.json").write_text(json.dumps(described))
-    card = zoo.make_card(run, "tiny", tmp_path / "zoo", "tfdq x")
+    card = making.make_card(run, "tiny", tmp_path / "zoo", "tfdq x")
     assert card.settings.model.start == Path("mine.keras")
+    assert card.model_info.architecture == "mine.keras"
+    assert card.model_info.additional_data is None
     assert str(tmp_path) not in (tmp_path / "zoo" / "tiny.json").read_text()
     assert status(["zoo", "list", "--zoo", str(tmp_path / "zoo")]) == 0
     assert "tiny: digits, mine.keras, 5-bit" in capsys.readouterr().out
     start.unlink()
     with pytest.raises(FileNotFoundError, match="no model at"):
-        zoo.make_card(run, "tiny", tmp_path / "zoo", "tfdq x")
-
-
-def test_unknown_and_damaged_cards(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the zoo has no 'none'"):
-        find_card("none", tmp_path)
-    (tmp_path / "a.json").write_text('{"name": "a"}')
-    with pytest.raises(ValueError, match=r"a\.json is no model card: format"):
-        read_cards(tmp_path)
-
-
-@pytest.mark.parametrize("name", read_cards())
-def test_the_shipped_cards_hold(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    card, path = find_card(name)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == card.sha256
-    assert path.stat().st_size == card.bytes < 2**20
-    if not DEBIAN_FASHION_MNIST.is_dir() or card.settings.data.name != "fashion_mnist":
-        pytest.skip(f"{card.settings.data.name} is not on this machine")
-    assert status(["zoo", "check", name]) == 0, capsys.readouterr().out
+        making.make_card(run, "tiny", tmp_path / "zoo", "tfdq x")

@@ -45,6 +45,7 @@ ORDER = (
     "tfdq.certificates",
     "tfdq.robustness",
     "tfdq.experiments",
+    "tfdq.zoo",
     "tfdq.demo",
     "tfdq.report",
     "tfdq.cli",

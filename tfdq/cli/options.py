@@ -74,7 +74,7 @@ def complete_model(begun: str) -> list[str]:
 
 def complete_zoo(begun: str) -> list[str]:
     """Return the files of the zoo that a word may become; they are only listed, not read."""
-    folder = Path(__file__).parents[1] / "experiments" / "zoo_files"
+    folder = Path(__file__).parents[1] / "zoo" / "files"
     return sorted(path.stem for path in folder.glob(f"{begun}*.json"))
 
 

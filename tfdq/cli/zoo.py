@@ -1,4 +1,4 @@
-"""The commands of the zoo: list, get, check, add."""
+"""The commands of the zoo: list, get, check, add, leaderboard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FolderOption = Annotated[
 @zoo.command("list", epilog="Example:  tfdq zoo list")
 def list_(folder: FolderOption = None, as_json: JsonOption = False) -> None:
     """List the files, with what is known of each."""
-    from tfdq.experiments.zoo import read_cards
+    from tfdq.zoo import read_cards
 
     cards = read_cards(folder)
     lines = []
@@ -51,7 +51,7 @@ def get(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a file out of the zoo."""
-    from tfdq.experiments.zoo import copy_file
+    from tfdq.zoo.cards import copy_file
 
     path = copy_file(name, target, folder)
     print_result({"file": str(path)}, str(path), as_json)
@@ -59,24 +59,38 @@ def get(
 
 @zoo.command(epilog="Example:  tfdq zoo check fashion-dq4")
 def check(
-    name: NameArgument,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Of the files; all of the zoo by default.", autocompletion=complete_zoo
+        ),
+    ] = None,
     folder: FolderOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a card's figures again from its file. Exit status 1 if one differs."""
+    """Measure the figures of cards again from their files. Exit status 1 if one differs."""
     from dataclasses import asdict
 
-    from tfdq.experiments.zoo import check as check_card
+    from tfdq.zoo import check as check_card
+    from tfdq.zoo import read_cards
+    from tfdq.zoo.cards import find_card
 
-    found = check_card(name, folder, data_dir, _tell)
-    lines = [
-        f"{'ok ' if finding.good else 'BAD'}  {finding.what}: {_shown(finding.recorded)} recorded, "
-        f"{_shown(finding.found)} found"
-        for finding in found
-    ]
-    print_result([asdict(finding) for finding in found], "\n".join(lines), as_json)
-    if not all(finding.good for finding in found):
+    chosen = names or list(read_cards(folder))
+    for name in chosen:
+        find_card(name, folder)
+    lines, found = [], []
+    for name in chosen:
+        for finding in check_card(name, folder, data_dir, _tell):
+            found.append({"card": name, **asdict(finding)})
+            lines.append(
+                f"{'ok ' if finding.good else 'BAD'}  {finding.what}: {_shown(finding.recorded)} "
+                f"recorded, {_shown(finding.found)} found"
+            )
+            if len(chosen) > 1:
+                lines[-1] = f"{name}: {lines[-1]}"
+    print_result(found, "\n".join(lines) or "the zoo is empty", as_json)
+    if not all(finding["good"] for finding in found):
         raise typer.Exit(1)
 
 
@@ -89,12 +103,48 @@ def add(
     as_json: JsonOption = False,
 ) -> None:
     """Put the integer file of a run into the zoo, with its card."""
-    from tfdq.experiments.zoo import make_card, zoo_folder
+    from tfdq.zoo.cards import zoo_folder
+    from tfdq.zoo.making import make_card
 
     place = zoo_folder() if folder is None else folder
     card = make_card(run, name, place, command)
     text = f"{place / name}.tflite: {card.bytes:,} bytes, clean {card.clean.accuracy:.1%}"
     print_result(card.model_dump(mode="json"), text, as_json)
+
+
+@zoo.command(epilog="Example:  tfdq zoo leaderboard --out docs/leaderboard.md")
+def leaderboard(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Page to put it into, between its two comments."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit status 1 if the page is stale.")
+    ] = False,
+    folder: FolderOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the leaderboard of the zoo's cards, or bring it up to date in a page."""
+    from tfdq.zoo import read_cards
+    from tfdq.zoo.leaderboard import table, update
+
+    cards = read_cards(folder).values()
+    if out is None:
+        if fresh:
+            raise typer.BadParameter("--check needs the page: give --out PAGE")
+        print_result({"table": table(cards)}, table(cards), as_json)
+        return
+    present = out.read_text(encoding="utf-8")
+    expected = update(present, cards, out)
+    current = present == expected
+    if not fresh:
+        out.write_text(expected, encoding="utf-8")
+    state = (
+        "up to date" if current or not fresh else f"stale: run `tfdq zoo leaderboard --out {out}`"
+    )
+    print_result({"fresh": current or not fresh}, f"{out} is {state}", as_json)
+    if fresh and not current:
+        raise typer.Exit(1)
 
 
 def _shown(value: object) -> str:
