@@ -39,6 +39,8 @@ def test_every_public_name_is_in_the_reference(package: str) -> None:
     module = importlib.import_module(package)
     shown = documented()
     for name in set(module.__all__) - {"__version__"}:
+        if f"{package}.{name}" in PACKAGES:
+            continue
         homes = [path.rpartition(".")[0] for path in shown if path.endswith(f".{name}")]
         objects = [getattr(importlib.import_module(home), name) for home in homes]
         there = getattr(module, name)
