@@ -1,5 +1,6 @@
 """The commands, one after the other on one small model, as a user chains them."""
 
+import importlib
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from tfdq.cli import main
+from tfdq.cli.app import app
+from tfdq.cli.listing import ENTRIES
 
 COMMANDS = ("demo", "train", "attack", "evaluate", "audit", "certify", "export", "run")
 """Those of this file; the experiments' have tests of their own."""
@@ -39,15 +42,59 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
     assert f"Example:  tfdq {command}" in capsys.readouterr().out
 
 
+def modules_after(script: str) -> set[str]:
+    """Return the names of the modules that a script has imported, in a process of its own."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+    script += "\nprint('modules', *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{script}"],
+        check=True,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    return set(done.stdout.rpartition("modules ")[2].split())
+
+
 def test_help_and_import_load_no_tensorflow() -> None:
     """The reason why both answer at once."""
-    script = (
-        "import sys, tfdq, tfdq.cli.certify, tfdq.cli.commands\n"
-        "import tfdq.cli.experiments, tfdq.cli.robustness\n"
-        "assert not {'tensorflow', 'tf_keras', 'numpy', 'scipy'} & set(sys.modules)\n"
+    loaded = modules_after(
+        "import tfdq, tfdq.cli.certify, tfdq.cli.commands\n"
+        "import tfdq.cli.experiments, tfdq.cli.robustness"
     )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    assert not {"tensorflow", "tf_keras", "numpy", "scipy"} & loaded
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    """Counted, as seconds depend on the machine: 340 modules, most of Python and Rich."""
+    loaded = modules_after(
+        "from tfdq.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as left:\n    assert left.code == 0"
+    )
+    own = {name for name in loaded if name.startswith(("tfdq.", "tflite_export."))}
+    assert not {"pydantic", "numpy", "keras"} & loaded
+    assert not {entry.module for entry in ENTRIES.values()} & loaded
+    assert len(own) < 20, own
+    assert len(loaded) < 450, len(loaded)
+
+
+def test_a_command_imports_no_other_commands() -> None:
+    loaded = modules_after(
+        "from tfdq.cli import main\n"
+        "try:\n    main(['zoo', 'list'])\nexcept SystemExit as left:\n    assert left.code == 0"
+    )
+    assert {entry.module for entry in ENTRIES.values()} & loaded == {"tfdq.cli.zoo"}
+
+
+def test_the_list_says_of_a_command_what_its_own_help_says() -> None:
+    for entry in ENTRIES.values():
+        importlib.import_module(entry.module)
+    own = {
+        **{str(info.callback.__name__): info.callback.__doc__ for info in app.registered_commands},
+        **{str(group.name): group.typer_instance.info.help for group in app.registered_groups},
+    }
+    said = {name: str(text).partition("\n\n")[0] for name, text in own.items()}
+    assert said == {name: entry.summary for name, entry in ENTRIES.items()}
 
 
 def test_training_writes_model_and_figures(trained: Path) -> None:

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from tfdq._version import __version__
+from tfdq.cli.listing import ENTRIES
+
+
+class _Deferred(TyperCommand):
+    """A command that is listed by its summary, and imported when it is called."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Return the context of the command itself, for its arguments."""
+        import_module(ENTRIES[str(self.name)].module)
+        group = typer.main.get_command(app)
+        assert isinstance(group, TyperGroup)
+        command = group.commands[str(self.name)]
+        return command.make_context(info_name, args, parent=parent, **extra)
+
+
+class _Commands(TyperGroup):
+    """All commands, those that are not imported yet as their summaries."""
+
+    def __init__(self, *, commands: Any = None, **options: Any) -> None:
+        """Add what is listed to the commands that are imported."""
+        deferred: dict[str, Any] = {
+            name: _Deferred(name, callback=None, help=entry.summary)
+            for name, entry in ENTRIES.items()
+        }
+        super().__init__(commands=deferred | dict(commands or {}), **options)
+
 
 app = typer.Typer(
     name="tfdq",
+    cls=_Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,

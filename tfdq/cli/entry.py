@@ -29,14 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    # The commands register themselves; they load nothing heavy until one of them runs.
-    import tfdq.cli.certify
-    import tfdq.cli.commands
-    import tfdq.cli.experiments
-    import tfdq.cli.report
-    import tfdq.cli.robustness
-    import tfdq.cli.zoo  # noqa: F401
-
     shared, arguments = _shared_first(arguments)
     run = Output(
         quiet=bool({"--quiet", "-q"} & set(shared)),
