@@ -171,7 +171,7 @@ def evaluate(
     limits = Limits.parse(cost_limit or [])
     check_declared(input_range, labels)
     check_call(data, image_size, *models, surrogate)
-    from tfdq.robustness import SUITES
+    from tfdq.robustness import attack_suites
     from tfdq.robustness import evaluate as run_evaluation
 
     opened = {_name(path): open_model(path, trust, limits) for path in models}
@@ -189,7 +189,7 @@ def evaluate(
         {_name(path): fit(path, opened[_name(path)]) for path in models},
         x,
         y,
-        attacks=attacks if attacks in SUITES else attacks.split(","),
+        attacks=attacks if attacks in attack_suites() else attacks.split(","),
         epsilons=strengths,
         surrogates=dict.fromkeys(files, helper) if helper is not None else None,
         audits=verdicts,

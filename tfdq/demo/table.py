@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tfdq.robustness.attacks import attack_spec
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tfdq.demo.run import DemoResult
-
-_TITLES = {"fgsm": "FGSM", "r+fgsm": "R+FGSM", "pgd": "PGD-20"}
 
 
 def rows(result: DemoResult) -> list[list[str]]:
@@ -32,7 +32,8 @@ def rows(result: DemoResult) -> list[list[str]]:
 
 def header(result: DemoResult) -> list[str]:
     """Return the titles of the columns."""
-    attacks = [_TITLES.get(attack, attack) for attack in result.report.attacks]
+    options = result.report.settings["options"]
+    attacks = [attack_spec(name).label(options[name]) for name in result.report.attacks]
     return ["model", "clean", *attacks, "KiB", "images/s"]
 
 

@@ -18,7 +18,8 @@ from tfdq.data import Dataset, pipeline, steps_per_epoch
 from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import build
 from tfdq.experiments.runner import Experiment, Unit
-from tfdq.experiments.settings import RunSettings, suite_attacks
+from tfdq.experiments.settings import RunSettings
+from tfdq.experiments.suite import attack_options, suite_of
 from tfdq.experiments.tf_keras_job import precision, wrapped
 from tfdq.experiments.training import compile_for
 from tfdq.robustness import as_target
@@ -217,9 +218,8 @@ def _evaluation_seconds(
         """Return the seconds of the single attacks and of the suite, as if no image broke."""
         single = len(asked.epsilons) * images
         seconds = single * sum(seconds_of(name, gradient) for name in asked.attacks)
-        if asked.suite != "none":
-            names = [*suite_attacks(asked.suite), "square"]
-            several = len(asked.suite_strengths) * suite
+        several = len(asked.suite_strengths) * suite
+        for names in suite_of(asked):
             seconds += several * sum(seconds_of(name, gradient) for name in names)
         return seconds
 
@@ -227,7 +227,7 @@ def _evaluation_seconds(
         spec = attack_spec(name)
         if spec.quantized and not settings.quantized:
             return 0.0
-        cost = spec.cost(asked.attack_options(name), classes)
+        cost = spec.cost(attack_options(asked, name), classes)
         # Two forward passes more give the clean verdict and the final one.
         return cost.gradients * gradient + (cost.queries + 2) * forward
 

@@ -19,7 +19,8 @@ from tfdq.experiments.images import scaled
 from tfdq.experiments.machines import Machines
 from tfdq.experiments.networks import load_keras3
 from tfdq.experiments.process import TF_KERAS, threads_of
-from tfdq.experiments.settings import EvaluationSettings, parse_squeezer, suite_attacks
+from tfdq.experiments.settings import EvaluationSettings, parse_squeezer
+from tfdq.experiments.suite import NO_SUITE, attack_options, suite_of
 from tfdq.robustness import (
     BitDepthSqueeze,
     MedianSqueeze,
@@ -138,7 +139,7 @@ class Measurement:
         if settings.export and is_quantized(self.model):
             self.tell("integer file")
             found["tflite"], runners = self._exported()
-        if settings.suite != "none" and settings.suite_images:
+        if settings.suite != NO_SUITE and settings.suite_images:
             self.tell("suite")
             # The file answers Square's queries several times faster; the network decides.
             found["suite"] = self._suite(
@@ -188,7 +189,7 @@ class Measurement:
                     survivors_only=survivors_only,
                     surrogates=None if surrogates is None else {"model": surrogates[device]},
                     proxies=None if proxies is None else {"model": proxies[device]},
-                    options={name: self.settings.attack_options(name) for name in attacks},
+                    options={name: attack_options(self.settings, name) for name in attacks},
                     results=self.folder / "pieces",
                     progress=False,
                 )
@@ -216,29 +217,28 @@ class Measurement:
         surrogates: Mapping[str, Any] | None = None,
         proxies: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Return which images stand the white-box attacks, and which stand Square, apart."""
+        """Return which images stand the white-box attacks, and which stand the black-box ones."""
         count, strengths = min(images, len(self.x)), self.settings.suite_strengths
         # Some attacks take the network apart, which a squeezer in front does not let them.
         open_to_them = is_quantized(self.model) and not self.settings.squeezing
+        all_white_box, black_box = suite_of(self.settings)
         white_box = [
-            name
-            for name in suite_attacks(self.settings.suite)
-            if open_to_them or not attack_spec(name).quantized
+            name for name in all_white_box if open_to_them or not attack_spec(name).quantized
         ]
         white = self._attack(copies, white_box, strengths, count, True, surrogates, proxies)
-        square = self._attack(copies, ["square"], strengths, count, True, None, proxies)
+        black = self._attack(copies, black_box, strengths, count, True, None, proxies)
         return {
-            "attacks": [*white_box, "square"],
+            "attacks": [*white_box, *black_box],
             "target_classes": self.settings.target_classes,
             "images": count,
             "clean": _bits(white.model("model").correct),
             "eps": {
                 _name(strength): {
                     "white_box": _bits(white.survived("model", strength / 255)),
-                    "square": _bits(square.survived("model", strength / 255)),
+                    "square": _bits(black.survived("model", strength / 255)),
                     "worst": _bits(
                         white.survived("model", strength / 255)
-                        & square.survived("model", strength / 255)
+                        & black.survived("model", strength / 255)
                     ),
                 }
                 for strength in strengths

@@ -351,35 +351,10 @@ class EvaluationSettings(Section):
             parse_squeezer(text)
         return self
 
-    def attack_options(self, attack: str) -> dict[str, Any]:
-        """Return the options that these settings give an attack.
-
-        Args:
-            attack: its name.
-        """
-        if attack in ("pgd", "bim"):
-            return {"steps": self.pgd_steps}
-        if attack == "square":
-            return {"queries": self.square_queries}
-        if attack in ("apgd-t", "fab"):
-            return {"target_classes": self.target_classes}
-        return {}
-
     @property
     def suite_strengths(self) -> tuple[float, ...]:
         """Strengths for the suite in 1/255."""
         return self.suite_epsilons or (max(self.epsilons),)
-
-
-def suite_attacks(name: str) -> tuple[str, ...]:
-    """Return the white-box attacks of a suite, in the order they run."""
-    # What breaks most comes early: the later ones cost most where an image stands.
-    suites = {
-        "standard": ("apgd-ce", "apgd-t", "fab"),
-        "quick": ("apgd-ce", "low-bit", "apgd-t"),
-        "record": ("apgd-ce", "low-bit", "apgd-t", "fab"),
-    }
-    return suites.get(name, ())
 
 
 def parse_squeezer(text: str) -> tuple[str, int]:

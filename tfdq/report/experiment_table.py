@@ -9,24 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfdq.experiments.settings import ModelSettings, RunSettings
+from tfdq.robustness.attacks import available_attacks
 from tfdq.robustness.verdict import NOTHING_RAN
 
-_TITLES = {
-    "clean": "clean",
-    "fgsm": "FGSM",
-    "r+fgsm": "R+FGSM",
-    "bim": "BIM",
-    "pgd": "PGD",
-    "white_box": "white box",
-    "square": "Square",
-    "worst": "worst case",
-    "transfer": "black box",
-    "tflite clean": ".tflite clean",
-    "tflite fgsm": ".tflite FGSM",
-    "tflite pgd": ".tflite PGD",
-    "tflite worst": ".tflite worst case",
-    "amplification": "amplification",
-}
+_TITLES = {"white_box": "white box", "worst": "worst case", "transfer": "black box"}
+"""Of metrics that are neither an attack's figures nor called as in the results."""
+
+_OF_FILE = "tflite "
+_NOT_SINGLE = ("clean", "white_box", "square", "worst", "transfer", "amplification")
 
 HIDDEN_BEYOND = 0.02
 """White-box accuracy may exceed the worst case by this much where a network is called robust."""
@@ -90,10 +80,9 @@ def _table(results: Mapping[str, Any], strength: str) -> list[str]:
     """Return the table of one strength: a row a variant."""
     columns = [
         key
-        for key in (*_ordered(results), *_TITLES)
+        for key in _ordered(results)
         if any(_cell(metrics, key, strength) for metrics in results["summary"].values())
     ]
-    columns = list(dict.fromkeys(columns))
     audited = any(results["audits"].values())
     titles = ["variant", *(_title(key) for key in columns), *(["audit"] if audited else [])]
     lines = [f"eps {strength}/255, accuracy in %:", ""] if strength else []
@@ -106,19 +95,37 @@ def _table(results: Mapping[str, Any], strength: str) -> list[str]:
 
 
 def _ordered(results: Mapping[str, Any]) -> list[str]:
-    """Return the metrics in the order of the columns: clean, single attacks, suite, the rest."""
+    """Return the metrics in the order of the columns: clean, single attacks, suite, file.
+
+    Of the attacks on the file the cheapest and the dearest stand for all.
+    """
     names = {
         metric.partition("@")[0] for metrics in results["summary"].values() for metric in metrics
     }
-    known = [key for key in _TITLES if key in names]
     single = sorted(
-        name for name in names if name not in _TITLES and not name.startswith("tflite ")
+        (name for name in names if name not in _NOT_SINGLE and not name.startswith(_OF_FILE)),
+        key=_cost,
     )
-    return [*known[:1], *single, *known[1:]] if known else single
+    of_file = [name for name in single if f"{_OF_FILE}{name}" in names]
+    ends = dict.fromkeys([*of_file[:1], *of_file[-1:]])
+    file = [f"{_OF_FILE}{name}" for name in ("clean", *ends, "worst")]
+    return ["clean", *single, *_NOT_SINGLE[1:-1], *file, _NOT_SINGLE[-1]]
+
+
+def _cost(name: str) -> tuple[float, str]:
+    """Return the key by which attacks are sorted: what one costs on an image, then its name."""
+    spec = available_attacks().get(name)
+    if spec is None:
+        return float("inf"), name
+    cost = spec.cost({}, spec.least_classes)
+    return cost.gradients + cost.queries, name
 
 
 def _title(key: str) -> str:
-    return _TITLES.get(key, key)
+    if key.startswith(_OF_FILE):
+        return f".tflite {_title(key.removeprefix(_OF_FILE))}"
+    spec = available_attacks().get(key)
+    return _TITLES.get(key, key) if spec is None else spec.title
 
 
 def _cell(metrics: Mapping[str, Any], key: str, strength: str) -> str:

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
         AttackResult,
         AttackTask,
         attack,
+        attack_suites,
         available_attacks,
         register_attack,
         run_attack,
         smooth_surrogate,
     )
     from tfdq.robustness.catastrophic_overfitting import CatastrophicOverfittingMonitor
-    from tfdq.robustness.evaluation import SUITES, evaluate
+    from tfdq.robustness.evaluation import evaluate
     from tfdq.robustness.masking import AuditThresholds, MaskingAudit, audit
     from tfdq.robustness.overfitting_watch import (
         CatastrophicOverfittingWarning,
@@ -46,11 +47,11 @@ _HOME = {
     "MaskingAudit": "tfdq.robustness.masking",
     "MedianSqueeze": "tfdq.robustness.squeezing",
     "RobustnessReport": "tfdq.robustness.report",
-    "SUITES": "tfdq.robustness.evaluation",
     "Target": "tfdq.robustness.targets",
     "TransferMatrix": "tfdq.robustness.transfer",
     "as_target": "tfdq.robustness.targets",
     "attack": "tfdq.robustness.attacks",
+    "attack_suites": "tfdq.robustness.attacks",
     "audit": "tfdq.robustness.masking",
     "available_attacks": "tfdq.robustness.attacks",
     "error_amplification": "tfdq.robustness.amplification",
@@ -76,11 +77,11 @@ __all__ = [
     "MaskingAudit",
     "MedianSqueeze",
     "RobustnessReport",
-    "SUITES",
     "Target",
     "TransferMatrix",
     "as_target",
     "attack",
+    "attack_suites",
     "audit",
     "available_attacks",
     "error_amplification",

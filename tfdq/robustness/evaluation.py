@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from tfdq.mistakes import UnknownNameError
-from tfdq.robustness.attacks.base import AttackSpec, Norm, attack_spec, run_attack
+from tfdq.robustness.attacks.base import Norm, run_attack
 from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings, checked_width
 from tfdq.robustness.attacks.projections import l2_norm
 from tfdq.robustness.attacks.ranges import Extent, as_clip, as_extent, as_json, largest, shown
+from tfdq.robustness.attacks.registry import AttackSpec, attack_spec, attack_suites
 from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.report import AttackRecord, ModelRecord, RobustnessReport
@@ -24,8 +25,6 @@ from tfdq.robustness.result_store import ResultStore, digest, model_digest
 from tfdq.robustness.targets import Target, as_target
 from tfdq.robustness.versions import package_versions
 
-_STANDARD = ("apgd-ce", "apgd-t", "fab", "square")
-SUITES: dict[str, tuple[str, ...]] = {"standard": _STANDARD, "record": (*_STANDARD, "low-bit")}
 _PIECE = {"broken": str, "queries": int, "gradients": int, "seconds": float}
 
 
@@ -100,7 +99,7 @@ def evaluate(
         y: Labels, (n,) or one-hot (n, classes); None for a dataset.
         attacks: A suite, or names of attacks. `"standard"` is AutoAttack's; `"record"` adds the
             attack made for low-bit networks (on models of `tfdq.quantize_model`, and on what has
-            one as surrogate), and is the one for figures on record.
+            one as surrogate), and is the one for figures on record; all suites: `attack_suites`.
         epsilons: A radius in input units, > 0, or several; `8/255` for images in [0, 1]. In L_inf
             one of several may be an array, a radius for each channel:
             `[4 / 255 / std, 8 / 255 / std]`. The report then calls it by its largest number, and
@@ -215,8 +214,9 @@ def _plan(
     named = dict(models) if isinstance(models, Mapping) else {"model": models}
     if not named:
         raise ValueError("models is empty: give {name: model}")
-    suite = isinstance(attacks, str) and attacks in SUITES
-    names = SUITES[str(attacks)] if suite else [attacks] if isinstance(attacks, str) else attacks
+    suites = attack_suites()
+    suite = isinstance(attacks, str) and attacks in suites
+    names = suites[str(attacks)] if suite else [attacks] if isinstance(attacks, str) else attacks
     if not names or len(set(names)) != len(names):
         raise ValueError(f"attacks must name at least one attack, each once; got {list(names)}")
     specs = tuple(attack_spec(name) for name in names)

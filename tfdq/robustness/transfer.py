@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfdq.robustness.attacks.base import Norm, attack_spec, run_attack
+from tfdq.robustness.attacks.base import Norm, run_attack
 from tfdq.robustness.attacks.inputs import checked_settings
 from tfdq.robustness.attacks.ranges import as_json, largest
+from tfdq.robustness.attacks.registry import attack_spec
 from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.json_files import naming
 from tfdq.robustness.plot_text import plain

@@ -7,12 +7,15 @@ import pytest
 import tensorflow as tf
 
 from tests.exhaustive import only
+from tfdq.experiments.settings import EvaluationSettings
+from tfdq.experiments.suite import attack_options, suite_of
 from tfdq.robustness.attacks import (
     AttackCost,
     attack,
+    attack_suites,
     available_attacks,
-    base,
     register_attack,
+    registry,
     run_attack,
 )
 from tfdq.robustness.targets import as_target
@@ -209,7 +212,7 @@ def test_progress_is_told(float_model, sample):
 
 
 def test_own_attack(monkeypatch, float_model, sample):
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
     @register_attack("corner", gradients=False)
     def corner(task, *, sign=1.0):
@@ -324,12 +327,38 @@ def test_what_an_attack_needs_and_a_model_has_not(float_model):
 
 
 def test_an_attack_that_says_nothing_of_its_cost(monkeypatch):
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     register_attack("walk", gradients=True)(lambda task, *, steps=4, restarts=2: task.x)
     register_attack("ask", gradients=False)(lambda task, *, queries=7: task.x)
     known = available_attacks()
     assert known["walk"].cost({"steps": 5}, 10) == AttackCost(gradients=10, queries=2)
     assert known["ask"].cost({}, 10) == AttackCost(gradients=0, queries=8)
+
+
+def test_an_attack_joins_suites_tables_and_experiments_where_it_is_registered(monkeypatch):
+    assert attack_suites()["standard"] == ("apgd-ce", "apgd-t", "fab", "square")
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    register_attack(
+        "walk",
+        gradients=True,
+        title="Walk",
+        suites={"standard": 35, "own": 1},
+        settings={"steps": "pgd_steps"},
+    )(lambda task, *, steps=4: task.x)
+    assert attack_suites()["standard"] == ("apgd-ce", "apgd-t", "walk", "fab", "square")
+    assert attack_suites()["own"] == ("walk",)
+    spec = available_attacks()["walk"]
+    assert (spec.label({}), spec.label({"steps": 7})) == ("Walk-4", "Walk-7")
+    settings = EvaluationSettings(suite="standard", pgd_steps=9)
+    assert attack_options(settings, "walk") == {"steps": 9}
+    assert suite_of(settings) == (("apgd-ce", "apgd-t", "walk", "fab"), ("square",))
+    assert suite_of(EvaluationSettings(suite="none")) == ((), ())
+
+
+def test_labels_name_the_number_of_steps_where_there_are_several():
+    known = available_attacks()
+    assert known["fgsm"].label({}) == "FGSM"
+    assert known["pgd"].label({"steps": 20}) == "PGD-20"
 
 
 @pytest.mark.parametrize(("name", "classes"), [("apgd-t", 3), ("apgd-dlr", 2)])

@@ -5,16 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tfdq.robustness.attacks.base import (
+from tfdq.robustness.attacks.base import AttackResult, AttackTask, attack, run_attack
+from tfdq.robustness.attacks.registry import (
     AttackCost,
-    AttackResult,
-    AttackTask,
-    attack,
     attack_spec,
+    attack_suites,
     available_attacks,
     load_builtin_attacks,
     register_attack,
-    run_attack,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +32,7 @@ __all__ = [
     "AttackTask",
     "attack",
     "attack_spec",
+    "attack_suites",
     "available_attacks",
     "load_builtin_attacks",
     "register_attack",

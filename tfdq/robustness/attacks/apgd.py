@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackTask
 from tfdq.robustness.attacks.losses import (
     cross_entropy,
     difference_of_logits_ratio,
     targeted_dlr,
 )
 from tfdq.robustness.attacks.projections import l2_norm, linf_norm, per_image
+from tfdq.robustness.attacks.registry import AttackCost, register_attack
 from tfdq.robustness.gradients.interface import LossFunction
 
 
@@ -22,7 +23,14 @@ def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
     return AttackCost(runs * (options["steps"] + 1), 0)
 
 
-@register_attack("apgd-ce", gradients=True, norms=("linf", "l2"), cost=_cost)
+@register_attack(
+    "apgd-ce",
+    gradients=True,
+    norms=("linf", "l2"),
+    cost=_cost,
+    title="APGD-CE",
+    suites={"standard": 10, "record": 10, "quick": 10},
+)
 def apgd_ce(
     task: AttackTask, *, steps: int = 100, restarts: int = 1, rho: float = 0.75
 ) -> np.ndarray:
@@ -40,7 +48,14 @@ def apgd_ce(
     return _restarts(task, cross_entropy, steps, restarts, rho)
 
 
-@register_attack("apgd-dlr", gradients=True, norms=("linf", "l2"), least_classes=3, cost=_cost)
+@register_attack(
+    "apgd-dlr",
+    gradients=True,
+    norms=("linf", "l2"),
+    least_classes=3,
+    cost=_cost,
+    title="APGD-DLR",
+)
 def apgd_dlr(
     task: AttackTask, *, steps: int = 100, restarts: int = 1, rho: float = 0.75
 ) -> np.ndarray:
@@ -48,7 +63,16 @@ def apgd_dlr(
     return _restarts(task, difference_of_logits_ratio, steps, restarts, rho)
 
 
-@register_attack("apgd-t", gradients=True, norms=("linf", "l2"), least_classes=4, cost=_cost)
+@register_attack(
+    "apgd-t",
+    gradients=True,
+    norms=("linf", "l2"),
+    least_classes=4,
+    cost=_cost,
+    title="APGD-T",
+    suites={"standard": 30, "record": 30, "quick": 30},
+    settings={"target_classes": "target_classes"},
+)
 def apgd_targeted(
     task: AttackTask,
     *,

@@ -1,13 +1,11 @@
-"""One call shape for every attack: the registry, the bookkeeping, `attack` and `run_attack`."""
+"""One call shape for every attack: the bookkeeping, `attack` and `run_attack`."""
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +18,7 @@ from tfdq.robustness.attacks.inputs import (
 )
 from tfdq.robustness.attacks.projections import linf_bounds, project_l2
 from tfdq.robustness.attacks.ranges import Extent, as_json, check_broadcast, largest
+from tfdq.robustness.attacks.registry import attack_spec
 from tfdq.robustness.targets import (
     DEFAULT_BATCH_SIZE,
     LossFunction,
@@ -29,173 +28,9 @@ from tfdq.robustness.targets import (
 )
 
 Norm = Literal["linf", "l2"]
-AttackFunction = Callable[..., np.ndarray]
-CostRule = Callable[[Mapping[str, Any], int], "AttackCost"]
 
 # Images per batch from which on the time of a small network grows in proportion.
 _EFFICIENT_BATCH = 128
-
-
-@dataclass(frozen=True)
-class AttackCost:
-    """What an attack spends on an image that it does not break.
-
-    Attributes:
-        gradients: Gradients (a forward and a backward pass), at most.
-        queries: Forward passes, at most; without those that give the clean and the final verdict.
-    """
-
-    gradients: int
-    queries: int
-
-
-def cost_of_steps(options: Mapping[str, Any], classes: int) -> AttackCost:
-    """The cost of one gradient a step and a last look at the image, in each restart."""
-    runs = options.get("restarts", 1)
-    return AttackCost(options.get("steps", 1) * runs, runs)
-
-
-def cost_of_queries(options: Mapping[str, Any], classes: int) -> AttackCost:
-    """The cost of a search of `queries` steps from a starting point, in each restart."""
-    return AttackCost(0, (options.get("queries", 0) + 1) * options.get("restarts", 1))
-
-
-@dataclass(frozen=True)
-class AttackSpec:
-    """A registered attack, and what it needs.
-
-    Attributes:
-        name: The name `attack` takes.
-        function: `function(task, **options)` -> adversarial images; see `register_attack`.
-        gradients: Whether it differentiates the model (or its surrogate).
-        norms: The norms it works in.
-        least_classes: The fewest classes that the model may have.
-        quantized: Whether it looks inside a model of `tfdq.quantize_model` (or such a surrogate).
-        cost_rule: `cost_rule(options, classes)` -> `AttackCost`, options complete.
-    """
-
-    name: str
-    function: AttackFunction
-    gradients: bool
-    norms: tuple[str, ...]
-    least_classes: int
-    quantized: bool
-    cost_rule: CostRule
-
-    def defaults(self) -> dict[str, Any]:
-        """The attack's own options with their default values."""
-        parameters = list(inspect.signature(self.function).parameters.values())[1:]
-        return {p.name: p.default for p in parameters}
-
-    def cost(self, options: Mapping[str, Any], classes: int) -> AttackCost:
-        """What the attack spends on an image that it does not break.
-
-        Args:
-            options: Of its options those that are not the defaults.
-            classes: Of the model.
-        """
-        return self.cost_rule({**self.defaults(), **options}, classes)
-
-    def missing(self, source: Target, classes: int) -> str:
-        """What the attack needs and a model has not, or "" if it applies.
-
-        Args:
-            source: Where gradients come from: the model, or its surrogate.
-            classes: Of the model.
-        """
-        if self.gradients and not source.differentiable:
-            return "no gradients"
-        if self.quantized and not source.quantized:
-            return "not a quantized model"
-        if classes < self.least_classes:
-            return f"fewer than {self.least_classes} classes"
-        return ""
-
-
-_REGISTRY: dict[str, AttackSpec] = {}
-
-_BUILTIN = (
-    "apgd",
-    "carlini_wagner",
-    "fab",
-    "gradient_steps",
-    "low_bit",
-    "spsa",
-    "square",
-    "temperature",
-)
-
-
-def register_attack(
-    name: str,
-    *,
-    gradients: bool,
-    norms: tuple[str, ...] = ("linf",),
-    least_classes: int = 2,
-    quantized: bool = False,
-    cost: CostRule | None = None,
-) -> Callable[[AttackFunction], AttackFunction]:
-    """Decorator that makes an attack callable by name.
-
-    The function takes an `AttackTask` and keyword options with defaults, and returns one float32
-    image per example of the task. It asks the task for logits and gradients: successes are noted on
-    the way, so that an image once broken stays broken whatever the function returns for it.
-
-    Example:
-        >>> @register_attack("corner", gradients=False)
-        ... def corner(task):
-        ...     return task.project(task.x + task.eps)
-
-    Args:
-        name: Lower-case name; replaces nothing: a name in use raises.
-        gradients: Whether the attack differentiates the model.
-        norms: The norms it works in, of ``"linf"`` and ``"l2"``.
-        least_classes: The fewest classes that the model may have.
-        quantized: Whether the attack looks inside a model of `tfdq.quantize_model`.
-        cost: `cost(options, classes)` -> `AttackCost`, for estimates; by default a gradient for
-            each of its `steps` in each of its `restarts`, or `queries` where it has no gradients.
-
-    Returns:
-        The decorator; it leaves the function as it is.
-
-    Raises:
-        ValueError: The name is taken.
-    """
-
-    def register(function: AttackFunction) -> AttackFunction:
-        if name in _REGISTRY:
-            raise ValueError(f"an attack named {name!r} is already registered")
-        rule = cost or (cost_of_steps if gradients else cost_of_queries)
-        _REGISTRY[name] = AttackSpec(
-            name, function, gradients, norms, least_classes, quantized, rule
-        )
-        return function
-
-    return register
-
-
-def load_builtin_attacks() -> None:
-    """Imports the modules that register the attacks that come with the package."""
-    for module in _BUILTIN:
-        import_module(f"{__package__}.{module}")
-
-
-def available_attacks() -> dict[str, AttackSpec]:
-    """Every registered attack by name."""
-    load_builtin_attacks()
-    return dict(sorted(_REGISTRY.items()))
-
-
-def attack_spec(name: str) -> AttackSpec:
-    """The registered attack of that name.
-
-    Raises:
-        ValueError: There is none; the message lists those there are.
-    """
-    known = available_attacks()
-    if name not in known:
-        raise ValueError(f"unknown attack {name!r}; known: {', '.join(known)}")
-    return known[name]
 
 
 @dataclass

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.attacks.adam import Adam
-from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackTask
 from tfdq.robustness.attacks.losses import margin
 from tfdq.robustness.attacks.projections import l2_norm, per_image
+from tfdq.robustness.attacks.registry import AttackCost, register_attack
 
 # tanh reaches the ends of the clip range only at infinity.
 _ALMOST_ONE = 0.999999
@@ -26,7 +27,7 @@ def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
     return AttackCost(options["search_steps"] * options["steps"], 0)
 
 
-@register_attack("cw", gradients=True, norms=("l2",), cost=_cost)
+@register_attack("cw", gradients=True, norms=("l2",), cost=_cost, title="CW")
 def carlini_wagner(
     task: AttackTask,
     *,

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackTask
 from tfdq.robustness.attacks.losses import targeted_margin
 from tfdq.robustness.attacks.projections import inward, linf_norm, per_image
+from tfdq.robustness.attacks.registry import AttackCost, register_attack
 
 _OVERSHOOT = 1.05
 _BACKWARD = 0.9
@@ -22,7 +23,14 @@ def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
     return AttackCost(steps, steps)
 
 
-@register_attack("fab", gradients=True, cost=_cost)
+@register_attack(
+    "fab",
+    gradients=True,
+    cost=_cost,
+    title="FAB",
+    suites={"standard": 40, "record": 40},
+    settings={"target_classes": "target_classes"},
+)
 def fab(
     task: AttackTask, *, steps: int = 100, restarts: int = 1, target_classes: int = 9
 ) -> np.ndarray:

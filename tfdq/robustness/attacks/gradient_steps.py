@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.robustness.attacks.base import AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackTask
 from tfdq.robustness.attacks.losses import (
     cross_entropy,
     difference_of_logits_ratio,
@@ -22,6 +22,7 @@ from tfdq.robustness.attacks.losses import (
 )
 from tfdq.robustness.attacks.projections import l2_norm, per_image
 from tfdq.robustness.attacks.ranges import Extent, as_extent, largest
+from tfdq.robustness.attacks.registry import register_attack
 from tfdq.robustness.gradients.interface import LossFunction
 
 LOSSES: dict[str, LossFunction] = {
@@ -35,7 +36,7 @@ LOSSES: dict[str, LossFunction] = {
 _LEAST_NORM = np.float32(1e-6)
 
 
-@register_attack("fgsm", gradients=True, norms=("linf", "l2"))
+@register_attack("fgsm", gradients=True, norms=("linf", "l2"), title="FGSM")
 def fgsm(task: AttackTask, *, loss: str = "ce") -> np.ndarray:
     """Fast gradient sign method (Goodfellow et al. 2015): one step of size eps.
 
@@ -51,7 +52,7 @@ def fgsm(task: AttackTask, *, loss: str = "ce") -> np.ndarray:
     )[0]
 
 
-@register_attack("r+fgsm", gradients=True)
+@register_attack("r+fgsm", gradients=True, title="R+FGSM")
 def random_fgsm(task: AttackTask, *, loss: str = "ce") -> np.ndarray:
     """R+FGSM (Tramer et al. 2018): a random sign step of eps / 2, then FGSM of eps / 2.
 
@@ -69,7 +70,9 @@ def random_fgsm(task: AttackTask, *, loss: str = "ce") -> np.ndarray:
     )[0]
 
 
-@register_attack("bim", gradients=True, norms=("linf", "l2"))
+@register_attack(
+    "bim", gradients=True, norms=("linf", "l2"), title="BIM", settings={"steps": "pgd_steps"}
+)
 def bim(
     task: AttackTask, *, steps: int = 10, step_size: float | None = None, loss: str = "ce"
 ) -> np.ndarray:
@@ -89,7 +92,7 @@ def bim(
     return ascend(task, task.x, rows, loss_named(loss), steps=steps, step_size=size)[0]
 
 
-@register_attack("mim", gradients=True, norms=("linf", "l2"))
+@register_attack("mim", gradients=True, norms=("linf", "l2"), title="MIM")
 def mim(
     task: AttackTask,
     *,
@@ -116,7 +119,9 @@ def mim(
     return ascend(task, task.x, rows, loss_named(loss), steps=steps, step_size=size, decay=decay)[0]
 
 
-@register_attack("pgd", gradients=True, norms=("linf", "l2"))
+@register_attack(
+    "pgd", gradients=True, norms=("linf", "l2"), title="PGD", settings={"steps": "pgd_steps"}
+)
 def pgd(
     task: AttackTask,
     *,

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.attacks.apgd import run_apgd
-from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackTask
 from tfdq.robustness.attacks.losses import (
     difference_of_logits_ratio,
     margin,
     targeted_dlr,
 )
+from tfdq.robustness.attacks.registry import AttackCost, register_attack
 from tfdq.robustness.attacks.square import margin_of, search_squares
 from tfdq.robustness.gradients.interface import LossFunction
 from tfdq.robustness.targets import DifferentiableTarget
@@ -31,7 +32,14 @@ def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
     return AttackCost(runs * (options["steps"] + 1), runs + search)
 
 
-@register_attack("low-bit", gradients=True, quantized=True, cost=_cost)
+@register_attack(
+    "low-bit",
+    gradients=True,
+    quantized=True,
+    cost=_cost,
+    title="low-bit",
+    suites={"record": 20, "quick": 20},
+)
 def low_bit(
     task: AttackTask,
     *,

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from tfdq.robustness.attacks.adam import Adam
-from tfdq.robustness.attacks.base import AttackCost, AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackTask
 from tfdq.robustness.attacks.ranges import Extent
+from tfdq.robustness.attacks.registry import AttackCost, register_attack
 from tfdq.robustness.attacks.square import margin_of
 
 
@@ -21,7 +22,7 @@ def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
     return AttackCost(0, options["steps"] * (options["samples"] + 1))
 
 
-@register_attack("spsa", gradients=False, cost=_cost)
+@register_attack("spsa", gradients=False, cost=_cost, title="SPSA")
 def spsa(
     task: AttackTask,
     *,

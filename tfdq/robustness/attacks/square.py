@@ -6,13 +6,20 @@ import math
 
 import numpy as np
 
-from tfdq.robustness.attacks.base import AttackTask, register_attack
+from tfdq.robustness.attacks.base import AttackTask
+from tfdq.robustness.attacks.registry import register_attack
 
 # Iterations of a 10,000-query run after which the share of changed pixels is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-@register_attack("square", gradients=False)
+@register_attack(
+    "square",
+    gradients=False,
+    title="Square",
+    suites={"standard": 50, "record": 50, "quick": 50},
+    settings={"queries": "square_queries"},
+)
 def square(
     task: AttackTask,
     *,

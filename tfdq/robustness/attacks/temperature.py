@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.robustness.attacks.base import (
-    AttackCost,
-    AttackTask,
-    cost_of_steps,
-    register_attack,
-)
+from tfdq.robustness.attacks.base import AttackTask
 from tfdq.robustness.attacks.gradient_steps import ascend, size_of_step, uniform_in_ball
 from tfdq.robustness.attacks.losses import scaled_cross_entropy, single_logit
+from tfdq.robustness.attacks.registry import AttackCost, cost_of_steps, register_attack
 
 _GRID = np.geomspace(1e-4, 1e4, 97)
 
@@ -30,7 +26,7 @@ def _cost(options: Mapping[str, Any], classes: int) -> AttackCost:
     return AttackCost(search + ascents.gradients, ascents.queries)
 
 
-@register_attack("t-pgd", gradients=True, norms=("linf", "l2"), cost=_cost)
+@register_attack("t-pgd", gradients=True, norms=("linf", "l2"), cost=_cost, title="T-PGD")
 def temperature_pgd(
     task: AttackTask,
     *,

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tfdq.robustness.attacks.base import attack_spec
 from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings, checked_width
 from tfdq.robustness.attacks.ranges import as_json, check_broadcast, largest
+from tfdq.robustness.attacks.registry import attack_spec, attack_suites
 from tfdq.robustness.batches import iterate_batches
 from tfdq.robustness.deployed import DeployedFile
-from tfdq.robustness.evaluation import SUITES
 from tfdq.robustness.input_ranges import RescaledTarget
 from tfdq.robustness.masking import attack_checks, deployment_checks, gradient_checks
 from tfdq.robustness.masking.features import features_of
@@ -214,9 +213,10 @@ def _twin_of(target: Target) -> Target | None:
 def _check_white_box(given: str | Sequence[WhiteBox]) -> None:
     """Raise a ValueError if the suite or an attack is unknown, or an attack uses no gradients."""
     if isinstance(given, str):
-        if given not in (*SUITES, "default"):
+        if given not in (*attack_suites(), "default"):
             raise ValueError(
-                f"white_box must be 'default', one of {sorted(SUITES)} or pairs, got {given!r}"
+                f"white_box must be 'default', one of {list(attack_suites())} or pairs, "
+                f"got {given!r}"
             )
         return
     for name, _ in given:
@@ -234,7 +234,7 @@ def _white_box(
         enough = all(classes >= attack_spec(name).least_classes for name, _ in _DEFAULT)
         pairs = _DEFAULT if enough else _DEFAULT_FEW_CLASSES
     else:
-        pairs = tuple((name, {}) for name in SUITES[given] if attack_spec(name).gradients)
+        pairs = tuple((name, {}) for name in attack_suites()[given] if attack_spec(name).gradients)
     return tuple(
         (name, dict(options))
         for name, options in pairs
