@@ -64,9 +64,37 @@ def test_crops_and_mirror_images_are_those_of_the_padded_image() -> None:
         assert seen == {crop.tobytes() for crop in allowed}
 
 
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_cut_out_blackens_a_square_around_any_pixel(side: int) -> None:
+    """Each image is one of height x width, one for each centre, and all of them come up."""
+    white, labels = np.full((64, 6, 5, 2), 255, np.uint8), np.arange(64) % 2
+    batches = NumpyBatches(
+        Dataset(white, labels, white, labels, 2, "white", "made up"), 64, cutout=side
+    )
+    expected = set()
+    for row, column in np.ndindex(6, 5):
+        image = np.pad(np.ones((6, 5, 2), np.float32), ((8, 8), (8, 8), (0, 0)))
+        top, left = row + 8 - side // 2, column + 8 - side // 2
+        image[top : top + side, left : left + side] = 0
+        expected.add(image[8:-8, 8:-8].tobytes())
+    assert {image.tobytes() for step in range(30) for image in batches[step][0]} == expected
+    np.testing.assert_array_equal(batches[7][0], batches[7][0])
+
+
+def test_cut_out_leaves_order_and_shifts_as_they_are(numbered: Dataset) -> None:
+    (plain, labels), (cut, same) = (
+        NumpyBatches(numbered, 16, "pad_crop", cutout=side)[3] for side in (0, 2)
+    )
+    np.testing.assert_array_equal(labels, same)
+    np.testing.assert_array_equal(plain[cut != 0], cut[cut != 0])
+    assert ((cut == 0) & (plain != 0)).any()
+
+
 def test_wrong_arguments_are_named(numbered: Dataset) -> None:
     with pytest.raises(ValueError, match="augment is 'flip', but must be one of none"):
         NumpyBatches(numbered, 16, "flip")
+    with pytest.raises(ValueError, match=r"cutout is 2\.5, but must be the side"):
+        NumpyBatches(numbered, 16, cutout=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seed is -1"):
         NumpyBatches(numbered, 16, seed=-1)
     with pytest.raises(ValueError, match="only 103 train images"):

@@ -17,7 +17,7 @@ from tfdq.experiments.schedules import make_optimizer
 from tfdq.experiments.settings import RunSettings, TrainingSettings
 from tfdq.experiments.strategy import open_machines
 from tfdq.experiments.tf_keras_job import precision
-from tfdq.experiments.training import WarmUp
+from tfdq.experiments.training import SCHEDULES
 
 COMPUTE = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 
@@ -78,8 +78,8 @@ def test_the_rate_warms_up_and_steps_down() -> None:
     given = TrainingSettings(
         epochs=10, optimizer="sgd", learning_rate=1.0, schedule="steps", warmup_epochs=1
     )
-    rate = make_optimizer(tf_keras, WarmUp, given, steps=10).learning_rate
-    schedule = make_optimizer(tf_keras, WarmUp, given, steps=10)._learning_rate
+    rate = make_optimizer(tf_keras, SCHEDULES, given, steps=10).learning_rate
+    schedule = make_optimizer(tf_keras, SCHEDULES, given, steps=10)._learning_rate
     assert float(rate) == pytest.approx(0.1)
     found = [float(schedule(tf.constant(step))) for step in (0, 4, 9, 29, 31, 59, 61, 79, 81)]
     expected = [0.1, 0.5, 1, 1, 0.2, 0.2, 0.04, 0.04, 0.008]
@@ -89,7 +89,7 @@ def test_the_rate_warms_up_and_steps_down() -> None:
 def test_weight_decay_takes_off_its_share() -> None:
     """A step without a gradient: w (1 - rate * decay), in closed form."""
     given = TrainingSettings(optimizer="sgd", learning_rate=0.5, weight_decay=0.1, momentum=0.0)
-    optimizer = make_optimizer(tf_keras, WarmUp, given, steps=10**6)
+    optimizer = make_optimizer(tf_keras, SCHEDULES, given, steps=10**6)
     weight = tf.Variable([2.0, -4.0])
     optimizer.apply_gradients([(tf.zeros(2), weight)])
     assert np.allclose(weight.numpy(), np.array([2.0, -4.0]) * (1 - 0.5 * 0.1), rtol=1e-5)

@@ -13,7 +13,7 @@ from tfdq.data.steps import steps_per_epoch
 
 AUGMENTS = ("none", "pad_crop", "pad_crop_flip")
 # What is drawn with one seed is told apart by these.
-_ORDER, _SHIFTS = 0, 1
+_ORDER, _SHIFTS, _SQUARES = 0, 1, 2
 
 
 class NumpyBatches:
@@ -24,6 +24,7 @@ class NumpyBatches:
         batch_size: Images per batch; what is left of an epoch after the last full one is left out.
         augment: `"none"`, `"pad_crop"` or `"pad_crop_flip"`, as for `pipeline`.
         seed: Seed of order and augmentation, at least 0.
+        cutout: Side of a black square around a random pixel of each image, as for `pipeline`.
 
     Raises:
         ValueError: If an argument is out of range, or the batch larger than the training data.
@@ -36,15 +37,25 @@ class NumpyBatches:
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, augment: str = "none", seed: int = 0
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        augment: str = "none",
+        seed: int = 0,
+        cutout: int = 0,
     ) -> None:
         if augment not in AUGMENTS:
             raise ValueError(f"augment is {augment!r}, but must be one of {', '.join(AUGMENTS)}.")
         if seed < 0:
             raise ValueError(f"seed is {seed!r}, but must be at least 0.")
+        if isinstance(cutout, bool) or not isinstance(cutout, int) or cutout < 0:
+            raise ValueError(
+                f"cutout is {cutout!r}, but must be the side of a square in pixels, at least 0."
+            )
         self.steps = steps_per_epoch(dataset, batch_size)
         self._x, self._y = dataset.x_train, dataset.y_train
         self._size, self._augment, self._seed = batch_size, augment, seed
+        self._cutout = cutout
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,6 +71,9 @@ class NumpyBatches:
         if self._augment != "none":
             draw = np.random.default_rng((self._seed, _SHIFTS, step))
             pixels = _pad_crop(pixels, draw, flip=self._augment == "pad_crop_flip")
+        if self._cutout:
+            draw = np.random.default_rng((self._seed, _SQUARES, step))
+            pixels = _cut_out(pixels, draw, self._cutout)
         return pixels.astype(np.float32) / np.float32(255), self._y[chosen].astype(np.int64)
 
     def _order_of(self, epoch: int) -> np.ndarray:
@@ -89,3 +103,24 @@ def _pad_crop(pixels: np.ndarray, draw: np.random.Generator, flip: bool) -> np.n
         np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
     ]
     return found
+
+
+def _cut_out(pixels: np.ndarray, draw: np.random.Generator, side: int) -> np.ndarray:
+    """Blacken a square around a pixel of each image; what lies outside the image is lost.
+
+    Args:
+        pixels: uint8, shape `(batch, height, width, channels)`.
+        draw: Draws the pixels.
+        side: Of the square.
+    """
+    count, height, width = pixels.shape[:3]
+
+    def covered(length: int) -> np.ndarray:
+        first = draw.integers(0, length, (count, 1)) - side // 2
+        at = np.arange(length)
+        found: np.ndarray = (at >= first) & (at < first + side)
+        return found
+
+    rows, columns = covered(height), covered(width)
+    inside = rows[:, :, None, None] & columns[:, None, :, None]
+    return np.where(inside, np.uint8(0), pixels)

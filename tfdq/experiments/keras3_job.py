@@ -51,7 +51,9 @@ class Keras3Job(Job):
             dataset = replace(parted, x_test=dataset.x_test, y_test=dataset.y_test)
         super().__init__(replace(given, dataset=dataset))
         training = settings.training
-        self.batches = NumpyBatches(dataset, training.batch_size, training.augment, seed)
+        self.batches = NumpyBatches(
+            dataset, training.batch_size, training.augment, seed, training.cutout
+        )
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
         with precision(training.precision):

@@ -15,8 +15,9 @@ import tfdq
 from tfdq.data import Dataset
 from tfdq.data.numpy_batches import NumpyBatches
 from tfdq.either_keras import is_quantized
+from tfdq.experiments.label_smoothing import SmoothedCrossentropy
 from tfdq.experiments.run_folder import DivergedError
-from tfdq.experiments.schedules import make_optimizer
+from tfdq.experiments.schedules import Schedules, make_optimizer
 from tfdq.experiments.settings import RunSettings, TrainingSettings
 from tfdq.keras3.learned_steps import STEP_FACTOR
 from tfdq.robustness import AdversarialTraining
@@ -49,6 +50,37 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         return {"schedule": self.schedule, "steps": self.steps}
 
 
+@keras.saving.register_keras_serializable(package="tfdq", name="Keras3OneCycle")
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises along a line in the first half of the steps, then falls to 0.
+
+    Args:
+        peak: the rate in the middle, > 0.
+        steps: of the whole training, >= 1.
+
+    Source: Smith and Topin, *Super-Convergence*, 2017; as Wong, Rice and Kolter, *Fast is better
+    than free*, ICLR 2020, have it.
+    """
+
+    def __init__(self, peak: float, steps: int) -> None:
+        super().__init__()
+        self.peak = float(peak)
+        self.steps = int(steps)
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate of a step, a float32 scalar."""
+        at = ops.cast(step, "float32")
+        # The first and the last step have as small a rate, neither has none.
+        return self.peak * ops.minimum(at + 1.0, self.steps - at) / ((self.steps + 1) // 2)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {"peak": self.peak, "steps": self.steps}
+
+
+SCHEDULES = Schedules(WarmUp, OneCycle)
+
+
 def compile_for(model: keras.Model, settings: TrainingSettings, steps: int) -> None:
     """Compile a model that ends in logits, or the trainer around one.
 
@@ -57,12 +89,15 @@ def compile_for(model: keras.Model, settings: TrainingSettings, steps: int) -> N
         settings: how it will be trained.
         steps: in an epoch.
     """
-    optimizer = make_optimizer(keras, WarmUp, settings, steps)
+    optimizer = make_optimizer(keras, SCHEDULES, settings, steps)
     # Learned steps would shrink to nothing.
     optimizer.exclude_from_weight_decay(var_names=[STEP_FACTOR])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if settings.label_smoothing:
+        loss = SmoothedCrossentropy(settings.label_smoothing)
     model.compile(
         optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss,
         metrics=["accuracy"],
         # XLA on TensorFlow's CPU is slower than without, and PyTorch's compiler takes minutes.
         jit_compile=keras.backend.backend() == "jax",
@@ -186,7 +221,7 @@ def train(
         DivergedError: the loss became NaN or infinite; says what to lower.
     """
     keras.utils.set_random_seed(seed)
-    batches = NumpyBatches(dataset, settings.batch_size, settings.augment, seed)
+    batches = NumpyBatches(dataset, settings.batch_size, settings.augment, seed, settings.cutout)
     compile_for(model, settings, batches.steps)
     given = Batches(batches)
     watch = Epochs(given, on_epoch)

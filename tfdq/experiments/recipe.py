@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -359,17 +358,34 @@ def _put(sections: dict[str, Any], dotted: str, value: Any) -> None:
 def parse_assignment(text: str) -> tuple[str, list[Any]]:
     """Return the setting and the values of ``penalty.beta=0.001,0.002``.
 
-    A value is written as in TOML (numbers, ``true``, ``[8, 16]``, quoted text); a bare word is
-    text.
+    A value is written as in TOML (numbers, ``true``, ``[8, 16]``, ``{a = 1, b = 2}``, quoted text);
+    a bare word is text.
 
     Raises:
         ValueError: there is no ``=``, no setting or no value.
     """
     dotted, separator, given = text.partition("=")
-    parts = [part.strip() for part in re.split(r",(?![^\[]*\])", given)]
+    parts = [part.strip() for part in _between_commas(given)]
     if not separator or "." not in dotted or not all(parts):
         raise ValueError(f"--set takes section.setting=value,..., got {text!r}")
     return dotted.strip(), [parse_value(part) for part in parts]
+
+
+def _between_commas(text: str) -> list[str]:
+    """Return the parts between the commas that stand in no bracket, brace or quotes."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def parse_value(text: str) -> Any:

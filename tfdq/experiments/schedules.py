@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfdq.experiments.settings import TrainingSettings
 
@@ -15,14 +15,24 @@ Source: Zagoruyko and Komodakis, *Wide Residual Networks*, 2016, section 3.
 """
 
 
-def make_optimizer(
-    core: Any, warm_up: Callable[[Any, int], Any], settings: TrainingSettings, steps: int
-) -> Any:
+class Schedules(NamedTuple):
+    """The schedules that neither Keras has, for one of them.
+
+    Attributes:
+        warm_up: makes the schedule that rises to another one, in a number of steps.
+        one_cycle: makes the schedule that rises to a rate and falls to 0, in a number of steps.
+    """
+
+    warm_up: Callable[[Any, int], Any]
+    one_cycle: Callable[[float, int], Any]
+
+
+def make_optimizer(core: Any, own: Schedules, settings: TrainingSettings, steps: int) -> Any:
     """Return the optimizer of a training.
 
     Args:
         core: ``keras`` or ``tf_keras``.
-        warm_up: makes the schedule that rises to another one, in a number of steps.
+        own: schedules for it.
         settings: how to train.
         steps: in an epoch.
     """
@@ -34,8 +44,10 @@ def make_optimizer(
         places = [round(place * total) for place in STEP_PLACES]
         values = [settings.learning_rate * STEP_FACTOR**n for n in range(len(places) + 1)]
         rate = core.optimizers.schedules.PiecewiseConstantDecay(places, values)
+    elif settings.schedule == "one-cycle":
+        rate = own.one_cycle(settings.learning_rate, total)
     if settings.warmup_epochs > 0:
-        rate = warm_up(rate, max(1, round(settings.warmup_epochs * steps)))
+        rate = own.warm_up(rate, max(1, round(settings.warmup_epochs * steps)))
     options: dict[str, Any] = {"weight_decay": settings.weight_decay or None}
     if settings.average:
         options |= {"use_ema": True, "ema_momentum": settings.average}

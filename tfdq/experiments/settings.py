@@ -220,16 +220,29 @@ class TrainingSettings(Section):
         ge=0,
         description="Share of each weight taken off in a step, times the learning rate.",
     )
-    schedule: Literal["cosine", "steps", "constant"] = Field(
+    schedule: Literal["cosine", "steps", "one-cycle", "constant"] = Field(
         default="cosine",
         description="How the learning rate falls: along a cosine to 0, or times 0.2 after 30, 60 "
-        "and 80 % of the epochs (Zagoruyko and Komodakis 2016, section 3).",
+        "and 80 % of the epochs (Zagoruyko and Komodakis 2016, section 3); one-cycle: along a line "
+        "up to it in the first half, down to 0 in the second.",
     )
     warmup_epochs: Finite = Field(
         default=0.0, ge=0, description="Epochs in which the rate rises from 0 along a line."
     )
     augment: Literal["none", "pad_crop", "pad_crop_flip"] = Field(
         default="none", description="Of training images; pad_crop_flip is the paper's."
+    )
+    cutout: int = Field(
+        default=0,
+        ge=0,
+        description="Side in pixels of a black square around a random pixel of each training "
+        "image; 0: none.",
+    )
+    label_smoothing: Finite = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of each label that is spread evenly over all classes, on Keras 3.",
     )
     average: Finite = Field(
         default=0.0,
@@ -255,6 +268,11 @@ class TrainingSettings(Section):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be below epochs ({self.epochs}), got {self.warmup_epochs}"
+            )
+        if self.warmup_epochs > 0 and self.schedule == "one-cycle":
+            raise ValueError(
+                f"schedule one-cycle rises by itself: leave out warmup_epochs = "
+                f"{self.warmup_epochs}, or take another schedule"
             )
         return self
 
@@ -388,6 +406,8 @@ _CAME_LATER = (
     ("adversarial", "patience"),
     ("training", "backend"),
     ("training", "average"),
+    ("training", "cutout"),
+    ("training", "label_smoothing"),
 )
 
 
@@ -430,6 +450,7 @@ class RunSettings(Section):
                 "adversarial.warmup_epochs": adversarial.warmup_epochs > 0,
                 "adversarial.patience": adversarial.patience is not None,
                 "training.average": training.average > 0,
+                "training.label_smoothing": training.label_smoothing > 0,
             }
             core = "Keras 3: set training.backend to tensorflow, jax or torch"
         else:

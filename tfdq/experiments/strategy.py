@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -94,13 +95,22 @@ def training_batches(
         start_step: number of the first batch.
         machines: the devices.
     """
-    size, augment = training.batch_size, training.augment
+    size = training.batch_size
+    part_of = partial(
+        pipeline,
+        dataset,
+        size,
+        training.augment,
+        seed,
+        start_step=start_step,
+        cutout=training.cutout,
+    )
     if machines.replicas == 1:
-        return pipeline(dataset, size, augment, seed, start_step=start_step)
+        return part_of()
 
     def share(context: Any) -> tf.data.Dataset:
         part = (context.input_pipeline_id, context.num_input_pipelines)
-        batches = pipeline(dataset, size, augment, seed, start_step=start_step, shard=part)
+        batches = part_of(shard=part)
         return batches.rebatch(size // machines.replicas, drop_remainder=True)
 
     return machines.strategy.distribute_datasets_from_function(share)

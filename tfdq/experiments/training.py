@@ -11,7 +11,7 @@ import tf_keras
 
 from tfdq.data import Dataset, pipeline, steps_per_epoch
 from tfdq.experiments.run_folder import DivergedError
-from tfdq.experiments.schedules import make_optimizer
+from tfdq.experiments.schedules import Schedules, make_optimizer
 from tfdq.experiments.settings import TrainingSettings
 from tfdq.robustness import AdversarialTraining
 
@@ -42,6 +42,36 @@ class WarmUp(tf_keras.optimizers.schedules.LearningRateSchedule):
         return {"schedule": self.schedule, "steps": self.steps}
 
 
+@tf_keras.saving.register_keras_serializable(package="tfdq")
+class OneCycle(tf_keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises along a line in the first half of the steps, then falls to 0.
+
+    Args:
+        peak: the rate in the middle, > 0.
+        steps: of the whole training, >= 1.
+
+    Source: Smith and Topin, *Super-Convergence*, 2017; as Wong, Rice and Kolter, *Fast is better
+    than free*, ICLR 2020, have it.
+    """
+
+    def __init__(self, peak: float, steps: int) -> None:
+        self.peak = float(peak)
+        self.steps = int(steps)
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Return the rate of a step, a float32 scalar."""
+        at = tf.cast(step, tf.float32)
+        # The first and the last step have as small a rate, neither has none.
+        return self.peak * tf.minimum(at + 1.0, self.steps - at) / ((self.steps + 1) // 2)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {"peak": self.peak, "steps": self.steps}
+
+
+SCHEDULES = Schedules(WarmUp, OneCycle)
+
+
 class _EpochCallback(tf_keras.callbacks.Callback):
     """Tell somebody after every epoch."""
 
@@ -65,7 +95,7 @@ def compile_for(model: tf_keras.Model, settings: TrainingSettings, steps: int) -
     # Adversarial training has accuracies of its own.
     own = isinstance(model, AdversarialTraining)
     model.compile(
-        make_optimizer(tf_keras, WarmUp, settings, steps),
+        make_optimizer(tf_keras, SCHEDULES, settings, steps),
         tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=None if own else ["accuracy"],
     )
@@ -110,7 +140,7 @@ def train(
     tf_keras.utils.set_random_seed(seed)
     steps = steps_per_epoch(dataset, settings.batch_size)
     compile_for(fitted, settings, steps)
-    batches = pipeline(dataset, settings.batch_size, settings.augment, seed)
+    batches = pipeline(dataset, settings.batch_size, settings.augment, seed, cutout=settings.cutout)
     callbacks: list[Any] = [StopAtNaN()]
     if on_epoch is not None:
         callbacks.append(_EpochCallback(on_epoch))

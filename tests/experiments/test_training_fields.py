@@ -1,0 +1,124 @@
+"""What a recipe says of a training, next to NumPy: one-cycle rates, smoothed labels, cut-out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+import tfdq
+from tfdq.data import Dataset
+from tfdq.experiments import keras3_training, training
+from tfdq.experiments.job import Assignment
+from tfdq.experiments.keras3_job import Keras3Job
+from tfdq.experiments.keras3_training import compile_for
+from tfdq.experiments.label_smoothing import SmoothedCrossentropy
+from tfdq.experiments.machines import Machines
+from tfdq.experiments.schedules import make_optimizer
+from tfdq.experiments.settings import RunSettings, TrainingSettings
+from tfdq.experiments.strategy import training_batches
+
+ALONE = Machines(None, "one_device")
+RATE, SHARE = 0.1, 0.2
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+@pytest.mark.parametrize("core", [keras, tf_keras])
+def test_one_cycle_goes_up_a_line_and_down_another(core: Any, epochs: int) -> None:
+    given = TrainingSettings(schedule="one-cycle", learning_rate=0.4, epochs=epochs)
+    own = (keras3_training if core is keras else training).SCHEDULES
+    optimizer = make_optimizer(core, own, given, steps=5)
+    rates = [float(optimizer._learning_rate(step)) for step in range(5 * epochs)]
+    # 0 just before the first step and just after the last, the rate in the middle.
+    ends, middle = [-1, 5 * epochs], [(5 * epochs - 1) // 2, 5 * epochs // 2]
+    places = [ends[0], *sorted(set(middle)), ends[1]]
+    wanted = np.interp(range(5 * epochs), places, [0, *[0.4] * len(set(middle)), 0])
+    np.testing.assert_allclose(rates, wanted, rtol=1e-6)
+    again = own.one_cycle(0.4, 5 * epochs)
+    assert type(again).from_config(again.get_config())(3) == again(3)
+
+
+def test_one_cycle_has_no_other_warm_up() -> None:
+    with pytest.raises(ValueError, match=r"one-cycle rises by itself: leave out warmup_epochs = 1"):
+        TrainingSettings(schedule="one-cycle", warmup_epochs=1.0)
+
+
+def logits(weights: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float64) @ weights[0] + weights[1]
+
+
+def stepped(weights: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+    """The weights of a dense layer after a step of SGD down the cross-entropy of smooth labels."""
+    scores = logits(weights, x)
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    off = (shares - (1 - SHARE) * np.eye(3)[y] - SHARE / 3) / len(x)
+    return [weights[0] - RATE * x.T @ off, weights[1] - RATE * off.sum(0)]
+
+
+@pytest.fixture
+def dense() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+
+
+@pytest.fixture
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    return draw.random((16, 4), np.float32), draw.integers(0, 3, 16)
+
+
+def test_a_step_with_smoothed_labels(dense: keras.Model, batch: Any) -> None:
+    x, y = batch
+    wanted = stepped(dense.get_weights(), x, y)
+    given = TrainingSettings(
+        optimizer="sgd",
+        momentum=0.0,
+        learning_rate=RATE,
+        schedule="constant",
+        label_smoothing=SHARE,
+    )
+    compile_for(dense, given, 1)
+    dense.train_on_batch(x, y)
+    for found, weight in zip(dense.get_weights(), wanted, strict=True):
+        np.testing.assert_allclose(found, weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("form", ["numbers", "one-hot"])
+def test_adversarial_training_climbs_the_loss_of_smoothed_labels(
+    form: str, dense: keras.Model, batch: Any
+) -> None:
+    """One step of FGSM against it, then one of SGD; Keras' own loss where labels are one-hot."""
+    x, y = batch
+    loss: Any = SmoothedCrossentropy(SHARE)
+    labels = y
+    if form == "one-hot":
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SHARE)
+        labels = np.eye(3, dtype=np.float32)[y]
+    trainer = tfdq.AdversarialTraining(dense, "fgsm", 0.1, 1.0)
+    trainer.compile(keras.optimizers.SGD(RATE), loss)
+    weights = dense.get_weights()
+    scores = logits(weights, x)
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    slope = (shares - (1 - SHARE) * np.eye(3)[y] - SHARE / 3) @ weights[0].T
+    moved = np.clip(x + np.float32(0.1) * np.sign(slope), 0.0, 1.0)
+    trainer.train_on_batch(x, labels)
+    for found, weight in zip(dense.get_weights(), stepped(weights, moved, y), strict=True):
+        np.testing.assert_allclose(found, weight, rtol=1e-5, atol=1e-6)
+
+
+def test_both_kinds_of_runs_cut_squares_out(tmp_path: Path) -> None:
+    white, labels = np.full((40, 8, 8, 1), 255, np.uint8), np.arange(40) % 2
+    dataset = Dataset(white, labels, white, labels, 2, "white", "made up")
+    settings = RunSettings().changed(
+        {"training.backend": "tensorflow", "training.cutout": 3, "training.batch_size": 20}
+    )
+    job = Keras3Job(Assignment(settings, 0, dataset, tmp_path, ALONE, print, trust=False))
+    tf_keras_batches = training_batches(settings.training, dataset, 0, 0, ALONE)
+    for images in (job.batches[0][0], next(iter(tf_keras_batches))[0].numpy()):
+        black = (images == 0).sum((1, 2, 3))
+        assert set(black) <= {4, 6, 9}
+        assert black.max() == 9
