@@ -336,8 +336,9 @@ class Description:
 class TrainedModel(Protocol):
     """A trained model that can be exported: its description, and the means to check the export.
 
-    `tflite_export` asks a model for it by a method ``as_trained()`` without arguments; for tf_keras
-    models of ``tfdq.quantize_model``, which have none, `tfdq.quantization.describe` makes it.
+    `tflite_export` asks a model for it by a method ``as_trained()``, for a file of another size
+    ``as_trained(input_shape)``; for tf_keras models of ``tfdq.quantize_model``, which have none,
+    `tfdq.quantization.describe` makes it.
     """
 
     @property

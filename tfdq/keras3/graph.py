@@ -144,6 +144,33 @@ def read_graph(model: Any) -> Graph:
     )
 
 
+def check_input_shape(graph: Graph, shape: Sequence[int], declared: tuple[int | None, ...]) -> None:
+    """Raise if a model does not take inputs of a shape.
+
+    Args:
+        graph: the model.
+        shape: of an input, without the batch.
+        declared: what the model takes, None where any size is taken.
+
+    Raises:
+        ValueError: the model has several inputs, or does not take the shape.
+    """
+    if len(graph.inputs) != 1:
+        raise ValueError(
+            f"input_shape={tuple(shape)} is for models of one input, this one has "
+            f"{len(graph.inputs)}; build it with keras.Input of the shape of each"
+        )
+    fits = len(shape) == len(declared) and all(
+        isinstance(size, int) and size > 0 and known in (None, size)
+        for size, known in zip(shape, declared, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"input_shape={tuple(shape)} is no shape of an input {declared} of this model; give "
+            "whole numbers where it has None, and what it has elsewhere"
+        )
+
+
 def at_input_shape(graph: Graph, shape: Sequence[int]) -> Graph:
     """Return a model for inputs of one size; the layers stay as they are.
 
@@ -154,21 +181,7 @@ def at_input_shape(graph: Graph, shape: Sequence[int]) -> Graph:
     Raises:
         ValueError: the model has several inputs, or does not take the shape.
     """
-    if len(graph.inputs) != 1:
-        raise ValueError(
-            f"input_shape={tuple(shape)} is for models of one input, this one has "
-            f"{len(graph.inputs)}; build it with keras.Input of the shape of each"
-        )
-    declared = graph.nodes[graph.inputs[0]].shape[1:]
-    fits = len(shape) == len(declared) and all(
-        isinstance(size, int) and size > 0 and known in (None, size)
-        for size, known in zip(shape, declared, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"input_shape={tuple(shape)} is no shape of an input {declared} of this model; give "
-            "whole numbers where it has None, and what it has elsewhere"
-        )
+    check_input_shape(graph, shape, graph.nodes[graph.inputs[0]].shape[1:])
     nodes: list[Node] = []
     for node in graph.nodes:
         if not node.inputs:

@@ -12,6 +12,7 @@ from keras import ops
 from tfdq.description import Description
 from tfdq.keras3.layer_kinds import InputQuantizer, QuantizedLayer
 from tfdq.keras3.layer_kinds.base import Estimates, estimates, register
+from tfdq.keras3.resized import resized
 from tfdq.keras3.sealing import ordered, seal, steps_of
 from tflite_export.lowering.lower import Lowered
 
@@ -90,11 +91,14 @@ class QuantizedModel(keras.Model):
             self.seal()
         super().save_weights(*args, **kwargs)
 
-    def as_trained(self) -> TrainedKeras3Model:
+    def as_trained(self, input_shape: Sequence[int] | None = None) -> TrainedKeras3Model:
         """Return the model as the export takes it (`tfdq.description.TrainedModel`).
 
+        Args:
+            input_shape: of an input, without the batch; None: that of the model.
+
         Raises:
-            ValueError: layers of it are in float.
+            ValueError: layers of it are in float, or do not take an input of that shape.
         """
         in_float = ordered(self).in_float
         if in_float:
@@ -102,7 +106,7 @@ class QuantizedModel(keras.Model):
                 f"{self.name!r} has layers in float, {', '.join(map(repr, in_float))}, and does "
                 "not export; quantize the float model without skip, or without these layers"
             )
-        return TrainedKeras3Model(self)
+        return TrainedKeras3Model(self if input_shape is None else resized(self, input_shape))
 
 
 class TrainedKeras3Model:

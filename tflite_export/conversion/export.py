@@ -133,6 +133,7 @@ def convert(
     min_agreement: float | None = None,
     verify_samples: int | None = None,
     round_biases: bool = True,
+    input_shape: Sequence[int] | None = None,
 ) -> ExportedModel:
     """Export a trained model so that the deployed integers are the trained ones, and prove it.
 
@@ -164,13 +165,17 @@ def convert(
             the file stores (see `tflite_export.round_biases`): less than one accumulator unit, and
             the model you keep is then the one that ships. False leaves the model alone and accepts
             that the two differ.
+        input_shape: shape of an input without the batch, such as ``(192, 192, 3)``, for a file of
+            another size than a Keras 3 model of one input was trained at; weights and ranges are
+            those of the model, and ``calibration`` has the new size. None: the model's own.
 
     Returns:
         The exported model with its parity report.
 
     Raises:
         TypeError: `qat_model` is no tf_keras model.
-        ValueError: a layer has no integer form, a range has seen no data, or an argument is wrong.
+        ValueError: a layer has no integer form, a range has seen no data, an argument is wrong, or
+            layers are made for one size and ``input_shape`` is another.
         ParityError: the file does not compute what was trained, beyond the bounds above.
 
     Warns:
@@ -187,7 +192,7 @@ def convert(
         raise ValueError(f"golden is {golden} (0 or more), min_agreement {min_agreement} (0..1)")
     if verify_samples is not None and verify_samples < 1:
         raise ValueError(f"verify_samples is {verify_samples}, expected at least 1")
-    source = trained(qat_model)
+    source = trained(qat_model, input_shape)
     lowered = lower(
         source.description, input_type=input_type, output_type=output_type, weights=weights
     )

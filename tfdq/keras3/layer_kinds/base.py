@@ -191,6 +191,15 @@ class QuantizedLayer(keras.layers.Layer, ABC):
             shapes: shape of the source's integers, or a list of them.
         """
 
+    def fits(self, built_for: Shape, other: Shape) -> bool:
+        """Return whether the layer does with sources of another size what it does with its own.
+
+        Args:
+            built_for: shape of its source.
+            other: shape of the other source.
+        """
+        return True
+
     def compute_output_spec(self, flow: Any, training: bool | None = None) -> Any:
         """Return symbolic results, without running the layer."""
         shape = self.result_shape(_integer_shapes(flow))

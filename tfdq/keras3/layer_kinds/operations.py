@@ -49,7 +49,7 @@ class QuantizedSlice(MovingLayer):
 
     Args:
         first: along each axis but the batch, where the part begins.
-        size: likewise how long it is.
+        size: likewise how long it is; -1: to the end.
     """
 
     def __init__(self, first: Any, size: Any, **kwargs: Any) -> None:
@@ -59,12 +59,21 @@ class QuantizedSlice(MovingLayer):
 
     def move(self, q: Any) -> Any:
         """Return the part."""
-        pairs = zip(self.first, self.size, strict=True)
-        return q[(slice(None), *(slice(start, start + count) for start, count in pairs))]
+        pairs = zip(self.first, self.result_shape(tuple(q.shape))[1:], strict=True)
+        return q[(slice(None), *(slice(start, start + int(count or 0)) for start, count in pairs))]
 
     def result_shape(self, shapes: Any) -> Shape:
         """Return the shape of the part."""
-        return (shapes[0], *self.size)
+        axes = zip(shapes[1:], self.first, self.size, strict=True)
+        return (
+            shapes[0],
+            *((whole or 0) - start if count == -1 else count for whole, start, count in axes),
+        )
+
+    def fits(self, built_for: Shape, other: Shape) -> bool:
+        """Return whether the axes that end before their end have the size that they had."""
+        axes = zip(built_for[1:], other[1:], self.size, strict=True)
+        return all(was == found or count == -1 for was, found, count in axes)
 
     def computation(self) -> Computation:
         """Return what the layer computes."""
@@ -100,7 +109,11 @@ def _quantize_slice(request: Request) -> QuantizedSlice:
     first = [
         entry.indices(int(size or 0))[0] for entry, size in zip(slices[1:], sizes, strict=True)
     ]
-    return QuantizedSlice(first, node.shape[1:], **request.common)
+    counts = [
+        -1 if entry.stop is None else size
+        for entry, size in zip(slices[1:], node.shape[1:], strict=True)
+    ]
+    return QuantizedSlice(first, counts, **request.common)
 
 
 def _slice_problem(node: Node) -> str | None:

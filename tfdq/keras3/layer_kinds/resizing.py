@@ -78,6 +78,10 @@ class QuantizedBilinear(MovingLayer):
         """Return the shape of the resized image."""
         return (shapes[0], *self.size, shapes[3])
 
+    def fits(self, built_for: Shape, other: Shape) -> bool:
+        """Return whether the size is the same: the result has a size, not a factor."""
+        return built_for == other
+
     def computation(self) -> Computation:
         """Return what the layer computes."""
         return Interpolated()

@@ -15,9 +15,15 @@ from keras import ops
 
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.base import register
-from tfdq.keras3.layer_kinds.registry import OPERATIONS, Kind, channels_problem, register_kind
+from tfdq.keras3.layer_kinds.registry import (
+    OPERATIONS,
+    Kind,
+    Request,
+    channels_problem,
+    register_kind,
+)
 from tfdq.keras3.layer_kinds.scaling import Scaling
-from tfdq.keras3.layer_kinds.shape import quantized_reshape
+from tfdq.keras3.layer_kinds.shape import QuantizedReshape
 
 Parts = list[keras.layers.Layer]
 _OF_EACH_WEIGHT = (
@@ -52,6 +58,12 @@ class AsSequence(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the sequence."""
         return (input_shape[0], *input_shape[2:])
+
+
+def _of_any_length(request: Request, *rows: int) -> QuantizedReshape:
+    """Return the layer that gives the source the rows, and as many steps as there are."""
+    target = (*rows, -1, request.step.node.shape[-1])
+    return QuantizedReshape(target_shape=target, **request.common)
 
 
 def is_elementwise(layer: Any) -> bool:
@@ -228,5 +240,5 @@ for _handled, _parts in (
     (keras.layers.SpatialDropout1D, _dropout),
 ):
     register_kind(Kind((_handled,), None, _problem, parts=_parts))
-for _shape in (AsImage, AsSequence):
-    register_kind(Kind((_shape,), quantized_reshape))
+register_kind(Kind((AsImage,), lambda request: _of_any_length(request, 1)))
+register_kind(Kind((AsSequence,), lambda request: _of_any_length(request)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -45,7 +46,7 @@ class QuantizedReshape(MovingLayer):
     """The same integers in another shape: Reshape and Flatten.
 
     Args:
-        target_shape: shape of the result without the batch.
+        target_shape: shape of the result without the batch; -1, at most once: what remains.
     """
 
     def __init__(self, target_shape: Any, **kwargs: Any) -> None:
@@ -54,11 +55,17 @@ class QuantizedReshape(MovingLayer):
 
     def move(self, q: Any) -> Any:
         """Return the integers in the new shape."""
-        return ops.reshape(q, (-1, *self.target_shape))
+        return ops.reshape(q, (-1, *self.result_shape(tuple(q.shape))[1:]))
 
     def result_shape(self, shapes: Any) -> Shape:
         """Return the new shape."""
-        return (shapes[0], *self.target_shape)
+        known = math.prod(size for size in self.target_shape if size != -1)
+        rest = flat_size(shapes) // known
+        return (shapes[0], *(rest if size == -1 else size for size in self.target_shape))
+
+    def fits(self, built_for: Shape, other: Shape) -> bool:
+        """Return whether as many values are taken as are given."""
+        return flat_size(other) == flat_size(self.result_shape(other))
 
     def computation(self) -> Computation:
         """Return what the layer computes."""
@@ -205,9 +212,10 @@ def _problem(node: Node) -> str | None:
     return channels_problem(node.layer)
 
 
-def quantized_reshape(request: Request) -> QuantizedReshape:
-    """Return the layer that gives the source the shape of the call's result."""
-    return QuantizedReshape(target_shape=request.step.node.shape[1:], **request.common)
+def _reshape(request: Request) -> QuantizedReshape:
+    layer = request.layer
+    target = (-1,) if isinstance(layer, keras.layers.Flatten) else layer.target_shape
+    return QuantizedReshape(target_shape=target, **request.common)
 
 
 def _zero_padding(request: Request) -> QuantizedZeroPadding2D:
@@ -225,7 +233,7 @@ def _global_max_pooling(request: Request) -> QuantizedGlobalMaxPooling2D:
     return QuantizedGlobalMaxPooling2D(keepdims=request.layer.keepdims, **request.common)
 
 
-register_kind(Kind((keras.layers.Flatten, keras.layers.Reshape), quantized_reshape, _problem))
+register_kind(Kind((keras.layers.Flatten, keras.layers.Reshape), _reshape, _problem))
 register_kind(Kind((keras.layers.ZeroPadding2D,), _zero_padding, _problem))
 register_kind(Kind((keras.layers.MaxPooling2D,), _max_pooling, _problem))
 register_kind(Kind((keras.layers.GlobalMaxPooling2D,), _global_max_pooling, _problem))
