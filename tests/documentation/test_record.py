@@ -12,6 +12,7 @@ from benchmarks.learned_steps import GRIDS
 from tests.documentation.markdown import ROOT
 from tfdq.experiments.result_files import read_results_file
 from tfdq.experiments.settings import RunSettings
+from tfdq.models import create
 from tfdq.report.experiment_table import as_markdown
 from tfdq.report.results_page import page, read_results
 
@@ -34,18 +35,48 @@ def test_the_page_of_results_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "variant"),
+    ("name", "variant"),
     [
-        ("vanilla quantization", "VQ"),
-        ("defensive quantization", "DQ"),
-        ("vanilla quantization, trained with R+FGSM", "VQ + R+FGSM training"),
-        ("defensive quantization, trained with R+FGSM", "DQ + R+FGSM training"),
+        ("float", "float"),
+        ("VQ", "VQ"),
+        ("DQ", "DQ"),
+        ("VQ + adversarial training", "VQ + R+FGSM training"),
+        ("DQ + adversarial training", "DQ + R+FGSM training"),
     ],
 )
-def test_the_table_of_the_readme(row: str, variant: str) -> None:
-    found = summary("levels")[variant]
-    line = f"| {row} | {cell(found['tflite clean'])} | {cell(found['tflite worst@8'])} |"
-    assert line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+def test_the_table_of_the_readme(name: str, variant: str) -> None:
+    """Grey 4 bits and float from one record, 8 bits from another, colour from a third."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    colour = summary("white_box_cifar10_jpeg").get(variant)
+    for bits, record, of in (("4 bits", "white_box", ""), ("8 bits", "levels", "tflite ")):
+        found = summary(record).get(variant)
+        if found is None:
+            assert (bits, name) == ("8 bits", "float")
+            continue
+        cells = [cell(found[f"{of}clean"]), cell(found[f"{of}worst@8"]), "", ""]
+        if colour is not None and bits == "4 bits":
+            cells[2:] = cell(colour["clean"]), cell(colour["worst@8"])
+        kernels = "float32" if variant == "float" else bits
+        row = f"| {name} | {kernels} | {' | '.join(cells)} | {kibibytes(record, variant)} |"
+        assert row.replace("|  |", "| |").replace("|  |", "| |") in lines
+
+
+def kibibytes(record: str, variant: str) -> int:
+    """Return the size of a variant's file, or of its float32 weights where it has none."""
+    content = read_results_file(RESULTS / f"{record}.json")
+    figures = [run["figures"] for run in content["runs"] if run["variant"] == variant]
+    sizes = {found["tflite"]["bytes"] for found in figures if "tflite" in found}
+    if not sizes:
+        model = create("small_cnn", (28, 28, 1), 10, stem_strides=2)
+        sizes = {4 * model.count_params()}
+    (size,) = sizes
+    return round(size / 1024)
+
+
+def test_the_readme_compares_with_a_float_network_trained_on_attacks() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    found = summary("white_box")["float + R+FGSM training"]["worst@8"]["mean"]
+    assert f"a float network trained so keeps {100 * found:.1f};" in text
 
 
 @pytest.mark.parametrize(
