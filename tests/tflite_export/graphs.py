@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from tests.tflite_export import int16_graphs
 from tests.tflite_export.draw import Draw, grid, like
 from tests.tflite_export.moving_graphs import MOVING_GRAPHS
 from tflite_export.ir.graph import (
@@ -527,6 +528,24 @@ GRAPHS = {
     "dequantize": dequantize,
     **MOVING_GRAPHS,
 }
+
+
+INT16 = (
+    *("convolution", "grouped_convolution", "depthwise", "fully_connected"),
+    *("add", "multiply", "product_of_two", "sum_of_two", "difference"),
+    *("max_pool", "average_pool", "mean", "mean_of_any", "relu", "relu6"),
+    *("pad", "concatenation", "reshape", "quantize", "dequantize"),
+)
+"""Graphs that are also drawn on int16."""
+
+
+def _widened(name):
+    narrow = GRAPHS[name]
+    return lambda seed: int16_graphs.widened(narrow(seed), seed)
+
+
+GRAPHS["requantize_int16"] = int16_graphs.requantize
+GRAPHS |= {f"{name}_int16": _widened(name) for name in INT16}
 
 
 def skip_if_missing(graph, kernels):

@@ -20,6 +20,52 @@ def net(seed=0):
     return tf_keras.Model(image, layers.Dense(5)(layers.Flatten()(x)))
 
 
+def _blocks(layers, image):
+    """Expanded depthwise blocks, as of MobileNet."""
+    x = layers.Conv2D(8, 3, 2, padding="same", activation="relu6")(image)
+    y = layers.ZeroPadding2D(1)(layers.Conv2D(16, 1, activation="relu6")(x))
+    y = layers.DepthwiseConv2D(3, 2, activation="relu6")(y)
+    y = layers.Add()([layers.MaxPooling2D()(x), layers.Conv2D(8, 1)(y)])
+    return layers.Dense(4)(layers.GlobalAveragePooling2D()(y))
+
+
+def _branches(layers, image):
+    """Branches side by side, a difference and a product of two, a gate."""
+    x = layers.Conv2D(6, 3, activation="relu")(image)
+    y, z = layers.Conv2D(6, 1)(x), layers.Conv2D(6, 3, padding="same")(x)
+    both = [layers.Subtract()([y, z]), layers.Multiply()([y, z]), x]
+    x = layers.Concatenate()(both)
+    x = layers.AveragePooling2D(2, padding="same")(layers.ReLU()(x))
+    return layers.Dense(3)(layers.Dense(16, activation="relu")(layers.Flatten()(x)))
+
+
+def _dense(layers, image):
+    """Dense layers alone."""
+    x = layers.Dense(20, activation="relu")(layers.Flatten()(image))
+    return layers.Dense(7)(layers.Dense(20, activation="relu6")(x))
+
+
+NETS = {"blocks": _blocks, "branches": _branches, "dense": _dense}
+"""Further nets on the same images, by name."""
+
+
+def named(name):
+    """A float model of `NETS` with biases that are not 0, or `net`'s ("residual")."""
+    import tf_keras
+
+    if name == "residual":
+        return net()
+    tf_keras.utils.set_random_seed(3)
+    image = tf_keras.layers.Input((8, 8, 3))
+    model = tf_keras.Model(image, NETS[name](tf_keras.layers, image))
+    rng = np.random.default_rng(4)
+    for layer in model.layers:
+        layer.set_weights(
+            [w if w.ndim > 1 else rng.normal(0, 0.2, w.shape) for w in layer.get_weights()]
+        )
+    return model
+
+
 def images(model, count=32, seed=1):
     """Random images for a model, float32 in [0, 1]."""
     shape = (count, *model.input_shape[1:])

@@ -119,12 +119,23 @@ def check_graph(graph: IntegerGraph) -> None:
 def _check_known(graph: IntegerGraph) -> None:
     """Name all operators that are not known at once, each with the first tensor it computes."""
     strange: dict[str, str] = {}
+    narrow: dict[str, str] = {}
     for position, operator in enumerate(graph.operators):
-        if operator.kind in OPERATORS and operator.options is not None:
+        tensors = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs)]
+        known = operator.kind in OPERATORS and operator.options is not None
+        wide = any(tensor.dtype == "int16" for tensor in tensors)
+        if known and (not wide or OPERATORS[operator.kind].int16):
             continue
         name = next((graph.tensors[index].name for index in operator.outputs), "nothing")
         what = f"operator {position} ({operator.kind}), which computes {name!r}"
-        strange.setdefault(operator.kind, what)
+        (narrow if known else strange).setdefault(operator.kind, what)
+    if narrow and not strange:
+        taken = sorted(kind for kind, spec in OPERATORS.items() if spec.int16)
+        raise ValueError(
+            f"{'; '.join(narrow.values())}: not among those this package runs on int16 "
+            f"activations, {', '.join(taken)}. If you trust the file: Interpreter(FILE, "
+            "trusted=True), benchmark FILE --any-operators"
+        )
     if strange:
         raise ValueError(
             f"{'; '.join(strange.values())}: not among those this package runs, "

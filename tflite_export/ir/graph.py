@@ -165,18 +165,27 @@ class Reduction(Options):
 
 @dataclass(frozen=True)
 class FullyConnected(Options):
-    """Options of ``FULLY_CONNECTED``; only ``activation`` is ever written as non-zero."""
+    """Options of ``FULLY_CONNECTED``; only ``activation`` is ever written as non-zero.
+
+    ``quantized_bias_type`` says how wide the sums of int16 are where there is no bias.
+    """
 
     activation: str = "NONE"
     weights_format: int = 0
     keep_num_dims: bool = False
+    quantized_bias_type: str = "float32"
 
 
 @dataclass(frozen=True)
 class Elementwise(Options):
-    """Options of ``ADD`` and ``MUL``: the activation fused behind it."""
+    """Options of ``ADD``, ``SUB`` and ``MUL``: the activation fused behind it.
+
+    ``pot_scale_int16``, of sums and differences of int16: kernels shift by powers of two where all
+    steps are such.
+    """
 
     activation: str = "NONE"
+    pot_scale_int16: bool = True
 
 
 @dataclass(frozen=True)

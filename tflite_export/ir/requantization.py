@@ -152,6 +152,22 @@ def scale_once(accumulator: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return (np.sign(products) * np.floor(np.abs(products) + 0.5)).astype(np.int64)
 
 
+def scale_wide(accumulator: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Kernels with sums of 64 bits: a multiplier of 15 bits, one rounding, ties upward.
+
+    Arguments and result as in `scale_away`; for products of sums and factors below 2**31.
+    """
+    multiplier, shift = wide_multipliers(factors)
+    return (accumulator.astype(np.int64) * multiplier + (np.int64(1) << (shift - 1))) >> shift
+
+
+def wide_multipliers(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Multipliers of 15 bits and the right shifts behind them, int64, of real factors."""
+    multiplier, left, right = _factors(factors)
+    most = np.int64(0x7FFF)
+    return np.minimum((multiplier + (1 << 15)) >> 16, most), 15 - left + right
+
+
 def scale_on_avx2(accumulator: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """The built-in addition in vectors of sixteen: the high product is cut off, then ties go up.
 

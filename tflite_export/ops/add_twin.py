@@ -8,14 +8,23 @@ from typing import Any
 from keras import ops
 
 from tflite_export.ir.requantization import scale_away
-from tflite_export.ops.add import vectors_of
 from tflite_export.ops.spec import Step
 from tflite_export.ops.twin_site import Kernel, Site
-from tflite_export.ops.twin_sums import Sums, kernel_of, sum_of_builtin, sum_of_xnnpack
+from tflite_export.ops.twin_sums import (
+    Sums,
+    inside_vectors,
+    kernel_of,
+    sum_of_builtin,
+    sum_of_int16,
+    sum_of_xnnpack,
+)
+from tflite_export.ops.vectors import vectors_of
 
 
 def build(site: Site) -> Kernel:
     """The operator at a site."""
+    if site.output.dtype == "int16":
+        return kernel_of(site, sum_of_int16(site, 1), (1, 1))
     return kernel_of(site, sum_of_xnnpack(site) if site.xnnpack else _builtin(site), (1, 1))
 
 
@@ -28,10 +37,6 @@ def _builtin(site: Site) -> Sums:
 
     def mixed(terms: Sequence[Any]) -> Any:
         result = rest(terms)
-        shape = ops.shape(result)
-        row = kind.row * (shape[0] if kind.batched else 1)
-        places = ops.reshape(ops.arange(ops.size(result), dtype="int32"), shape)
-        places = places % ops.maximum(row, 1)
-        return ops.where(places < row // kind.lanes * kind.lanes, vectors(terms), result)
+        return ops.where(inside_vectors(site, result), vectors(terms), result)
 
     return mixed

@@ -33,7 +33,7 @@ SPEC = spec.OperatorSpec(
     kind="AVERAGE_POOL_2D",
     schema=SCHEMA,
     check=check_pool,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
@@ -43,6 +43,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    int16=True,
     missing_in=(),
     twin="average_pool_2d_twin",
 )

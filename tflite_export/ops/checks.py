@@ -44,13 +44,18 @@ def same_grid(tensors: Sequence[Tensor]) -> None:
 
 
 def quantized_or_float(tensor: Tensor) -> None:
-    """The tensor is a float, or an int8 or uint8 with one grid."""
+    """The tensor is a float, or an int8, uint8 or symmetric int16 with one grid."""
     require(
-        tensor.dtype in ("int8", "uint8", "float32"), f"{tensor.name!r} has type {tensor.dtype}"
+        tensor.dtype in ("int8", "uint8", "int16", "float32"),
+        f"{tensor.name!r} has type {tensor.dtype}",
     )
     one_grid = tensor.quantization is not None and tensor.quantization.scale.size == 1
     require(
         tensor.dtype == "float32" or one_grid, f"{tensor.name!r} needs one scale and zero point"
+    )
+    require(
+        tensor.dtype != "int16" or tensor.zero_point == 0,
+        f"{tensor.name!r} is int16 and its zero point is not 0",
     )
 
 

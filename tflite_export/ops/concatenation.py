@@ -47,7 +47,7 @@ SPEC = spec.OperatorSpec(
         (OptionField("axis", 0, "int32"), activation_field(1)),
     ),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.INTEGERS,
@@ -57,6 +57,7 @@ SPEC = spec.OperatorSpec(
     stacked=True,
     several=False,
     rounding_error=spec.exact,
+    int16=True,
     missing_in=(),
     twin="concatenation_twin",
 )

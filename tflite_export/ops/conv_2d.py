@@ -39,7 +39,7 @@ def groups_of(source: Tensor, weights: Tensor) -> int:
 def rounding(step: spec.Step) -> Rescale:
     """The rounding without XNNPACK; the built-in kernels leave groups to the reference ones."""
     grouped = groups_of(*step.inputs[:2]) > 1
-    return scale_away if grouped else step.kernels.convolution
+    return weighted.rounding(step.output, scale_away if grouped else step.kernels.convolution)
 
 
 def _accumulate(step: spec.Step, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -99,9 +99,10 @@ SPEC = spec.OperatorSpec(
         ),
         version=3,
         int4_version=7,
+        ignored=(6,),
     ),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=_macs,
     keeps=spec.Keeps.NOTHING,
@@ -111,6 +112,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
+    int16=True,
     missing_in=(),
     twin="conv_2d_twin",
 )

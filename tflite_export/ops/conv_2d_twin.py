@@ -13,6 +13,7 @@ from tflite_export.ir.requantization import scale_away
 from tflite_export.ops.conv_2d import groups_of
 from tflite_export.ops.twin_site import Kernel, Site
 from tflite_export.ops.twin_weighted import weighted
+from tflite_export.ops.weighted import rounding
 
 
 def build(site: Site) -> Kernel:
@@ -37,8 +38,8 @@ def build(site: Site) -> Kernel:
     if groups > 1:
         # Not every backend has the gradient of grouped convolutions on every device.
         site = replace(site, inputs=[source, _whole(weights, groups), *site.inputs[2:]])
-    fixed = site.kernels.convolution if groups == 1 else scale_away
-    return weighted(site, multiply, layout, 0, fixed)
+    narrow = site.kernels.convolution if groups == 1 else scale_away
+    return weighted(site, multiply, layout, 0, rounding(site.output, narrow))
 
 
 def _whole(weights: Tensor, groups: int) -> Tensor:

@@ -83,7 +83,7 @@ def curve_spec(
         kind=kind,
         schema=OperatorSchema(NoOptions, *schema),
         check=check,
-        xnnpack=spec.unless_int4,
+        xnnpack=spec.unless_int4_or_int16,
         reference=reference,
         macs=spec.no_macs,
         keeps=spec.Keeps.NOTHING,
@@ -94,6 +94,7 @@ def curve_spec(
         several=False,
         # Half a step of rounding, and one where the largest value has no integer.
         rounding_error=lambda step: 1.5,
+        int16=False,
         missing_in=(),
         twin=f"{kind.lower()}_twin",
     )

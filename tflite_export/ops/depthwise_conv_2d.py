@@ -41,7 +41,8 @@ def _accumulate(step: spec.Step, values: np.ndarray, weights: np.ndarray) -> np.
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
-    return weighted.compute(step, operands, _accumulate, step.kernels.depthwise)
+    fixed = weighted.rounding(step.output, step.kernels.depthwise)
+    return weighted.compute(step, operands, _accumulate, fixed)
 
 
 def _macs(operands: spec.Operands, output: Tensor) -> int:
@@ -50,7 +51,8 @@ def _macs(operands: spec.Operands, output: Tensor) -> int:
 
 
 def _interval(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
-    return weighted.bound(step, boxes, _accumulate, step.kernels.depthwise)
+    fixed = weighted.rounding(step.output, step.kernels.depthwise)
+    return weighted.bound(step, boxes, _accumulate, fixed)
 
 
 def _norm(step: spec.Step) -> spec.LinearPart:
@@ -84,7 +86,7 @@ SPEC = spec.OperatorSpec(
         int4_version=6,
     ),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=_macs,
     keeps=spec.Keeps.NOTHING,
@@ -94,6 +96,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
+    int16=True,
     missing_in=(),
     twin="depthwise_conv_2d_twin",
 )

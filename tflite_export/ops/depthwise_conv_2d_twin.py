@@ -9,6 +9,7 @@ from keras import ops
 from tflite_export.ir.graph import Convolution
 from tflite_export.ops.twin_site import Kernel, Site
 from tflite_export.ops.twin_weighted import weighted
+from tflite_export.ops.weighted import rounding
 from tflite_export.ops.windows import same_padding
 
 
@@ -55,4 +56,5 @@ def build(site: Site) -> Kernel:
             every = ops.depthwise_conv(padded, kernel, 1, "valid", "channels_last", dilations)
             return every[:, :: strides[0], :: strides[1]]
 
-    return weighted(site, multiply, lambda weights: weights[0], 3, site.kernels.depthwise)
+    fixed = rounding(site.output, site.kernels.depthwise)
+    return weighted(site, multiply, lambda weights: weights[0], 3, fixed)

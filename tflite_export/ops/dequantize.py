@@ -15,7 +15,7 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
     del operator
     (source,) = operands_of(operands, 1, 1)
     quantized_or_float(source)
-    require(source.dtype in ("int8", "uint8") and not source.is_constant, f"from {source.dtype}")
+    require(source.dtype != "float32" and not source.is_constant, f"from {source.dtype}")
     require(output.dtype == "float32", f"to {output.dtype}")
     return source.shape
 
@@ -28,7 +28,7 @@ SPEC = spec.OperatorSpec(
     kind="DEQUANTIZE",
     schema=OperatorSchema(NoOptions, 38, "DequantizeOptions"),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
@@ -38,6 +38,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    int16=True,
     missing_in=(),
     twin="dequantize_twin",
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from tflite_export.ir.graph import FullyConnected, Operator, Tensor
-from tflite_export.ir.schema import OperatorSchema, OptionField, activation_field
+from tflite_export.ir.requantization import Rescale
+from tflite_export.ir.schema import TENSOR_TYPES, OperatorSchema, OptionField, activation_field
 from tflite_export.ops import spec, weighted
 from tflite_export.ops.checks import check_activation, operands_of, require
 
@@ -30,7 +32,27 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
     )
     check_activation(options)
     weighted.check_weights(present, output, 0)
+    if output.dtype == "int16" and weights.data is not None and sums_in_32_bits(operator, present):
+        largest = int(np.abs(weights.data.astype(np.int64)).sum(axis=1).max()) << 15
+        require(
+            largest < 2**31,
+            f"sums of up to {largest}, which without a bias of int64 are added in 32 bits",
+        )
     return (source.shape[0], weights.shape[0])
+
+
+def rounding(
+    operator: Operator, inputs: Sequence[Tensor], output: Tensor, kernels: spec.KernelSet
+) -> Rescale:
+    """How the sums are rescaled where XNNPACK does not take the operator."""
+    wide = kernels.dense if sums_in_32_bits(operator, inputs) else kernels.wide_dense
+    return weighted.rounding(output, kernels.dense, wide)
+
+
+def sums_in_32_bits(operator: Operator, inputs: Sequence[Tensor]) -> bool:
+    """Whether kernels add the products of int16 in 32 bits, as they do without a bias of 64."""
+    assert isinstance(operator.options, FullyConnected)
+    return len(inputs) == 2 and operator.options.quantized_bias_type != "int64"
 
 
 def _accumulate(step: spec.Step, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -39,7 +61,8 @@ def _accumulate(step: spec.Step, values: np.ndarray, weights: np.ndarray) -> np.
 
 
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
-    return weighted.compute(step, operands, _accumulate, step.kernels.dense)
+    fixed = rounding(step.operator, step.inputs, step.output, step.kernels)
+    return weighted.compute(step, operands, _accumulate, fixed)
 
 
 def _macs(operands: spec.Operands, output: Tensor) -> int:
@@ -49,7 +72,8 @@ def _macs(operands: spec.Operands, output: Tensor) -> int:
 
 
 def _interval(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
-    return weighted.bound(step, boxes, _accumulate, step.kernels.dense)
+    fixed = rounding(step.operator, step.inputs, step.output, step.kernels)
+    return weighted.bound(step, boxes, _accumulate, fixed)
 
 
 def _norm(step: spec.Step) -> spec.LinearPart:
@@ -67,13 +91,14 @@ SPEC = spec.OperatorSpec(
             activation_field(0),
             OptionField("weights_format", 1, "int8"),
             OptionField("keep_num_dims", 2, "bool"),
+            OptionField("quantized_bias_type", 4, "int8", choices=TENSOR_TYPES),
         ),
         version=4,
         int4_version=10,
         ignored=(3,),
     ),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=_macs,
     keeps=spec.Keeps.NOTHING,
@@ -83,6 +108,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
+    int16=True,
     missing_in=(),
     twin="fully_connected_twin",
 )

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from tflite_export.ir.graph import FullyConnected
+from tflite_export.ops.fully_connected import rounding
 from tflite_export.ops.twin_site import Kernel, Site
 from tflite_export.ops.twin_weighted import weighted
 
@@ -20,5 +21,6 @@ def build(site: Site) -> Kernel:
     def multiply(centred: Any, weights: Any) -> Any:
         return ops.matmul(centred, weights)
 
-    kernel = weighted(site, multiply, np.transpose, 0, site.kernels.dense)
+    fixed = rounding(site.operator, site.inputs, site.output, site.kernels)
+    kernel = weighted(site, multiply, np.transpose, 0, fixed)
     return lambda operands: kernel([ops.reshape(operands[0], (-1, inputs))])

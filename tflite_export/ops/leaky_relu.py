@@ -93,7 +93,7 @@ SPEC = spec.OperatorSpec(
     kind="LEAKY_RELU",
     schema=OperatorSchema(LeakyRelu, 75, "LeakyReluOptions", (OptionField("alpha", 0, "float32"),)),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
@@ -103,6 +103,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    int16=False,
     missing_in=(),
     twin="leaky_relu_twin",
 )

@@ -26,7 +26,7 @@ SPEC = spec.OperatorSpec(
     kind="MAX_POOL_2D",
     schema=SCHEMA,
     check=check_pool,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.INTEGERS,
@@ -36,6 +36,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    int16=True,
     missing_in=(),
     twin="max_pool_2d_twin",
 )

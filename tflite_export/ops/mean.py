@@ -29,14 +29,14 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
             tensor.dtype == output.dtype, f"types {tensor.dtype} and {output.dtype} are mixed"
         )
     checks.require(
-        output.dtype != "uint8" and not source.is_constant, "expected an int8 activation"
+        output.dtype != "uint8" and not source.is_constant, "expected an int8 or int16 activation"
     )
     axes = moving.axes_of(named, len(source.shape))
     count = count_of(source, axes)
     checks.require(
         1 <= count <= _LARGEST_COUNT, f"the mean of {count}, expected up to {_LARGEST_COUNT}"
     )
-    if output.dtype == "int8":
+    if output.dtype != "float32":
         ratio = float(source.scale) / float(output.scale)
         checks.require(
             checks.SMALLEST_FACTOR <= ratio < checks.LARGEST_FACTOR,
@@ -61,7 +61,8 @@ def mean_factors(
 def is_of_stored_integers(operator: Operator, source: Tensor, axes: tuple[int, ...]) -> bool:
     """Whether built-in kernels sum the integers as they are stored and correct them afterwards."""
     assert isinstance(operator.options, Reduction)
-    return operator.options.keep_dims and len(source.shape) == 4 and axes == (1, 2)
+    of_images = len(source.shape) == 4 and axes == (1, 2) and source.dtype != "int16"
+    return operator.options.keep_dims and of_images
 
 
 def stored_factors(source: Tensor, output: Tensor, count: int) -> tuple[float, int]:
@@ -100,6 +101,8 @@ def _norm(step: spec.Step) -> float:
 
 def _rounding_error(step: spec.Step) -> float:
     """Sum times factor and offset are up to 128 steps of the input, in steps of the output."""
+    if step.output.dtype == "int16":
+        return 1.0 + spec.FIXED_POINT_ERROR
     largest = 128 * float(step.inputs[0].scale / step.output.scale)
     if step.xnnpack:
         return 0.5 + (2 * largest + 512) * 5 * 2.0**-24
@@ -111,7 +114,7 @@ SPEC = spec.OperatorSpec(
     kind="MEAN",
     schema=OperatorSchema(Reduction, 27, "ReducerOptions", (OptionField("keep_dims", 0, "bool"),)),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
@@ -121,6 +124,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    int16=True,
     missing_in=(),
     twin="mean_twin",
 )

@@ -34,18 +34,28 @@ def build(site: Site) -> Kernel:
     axes = axes_of(site.inputs[1], len(source.shape))
     count = count_of(source, axes)
     real = float(source.scale) / float(site.output.scale)
+    fixed = multiplier_rescaler(scale_away, [mean_multiplier(real, count)])
     if site.xnnpack:
         exact = _in_float32(site, axes)
     elif not site.kernels.divides and is_of_stored_integers(site.operator, source, axes):
         exact = _of_stored(site, count)
     else:
-        fixed = multiplier_rescaler(scale_away, [mean_multiplier(real, count)])
 
         def exact(centred: Any) -> Any:
             return in_steps(fixed, centred)
 
+    def summed(values: Any) -> Any:
+        return ops.sum(values, axis=axes, keepdims=options.keep_dims)
+
+    def of_sums(values: Any) -> Any:
+        return fixed(summed(ops.cast(values, "int64")))
+
     def kernel(operands: Sequence[Any]) -> Any:
-        centred = ops.sum(operands[0], axis=axes, keepdims=options.keep_dims)
+        (values,) = operands
+        centred = summed(values)
+        if source.dtype == "int16":  # sums beyond what float32 has exactly
+            integers = in_steps(of_sums, ops.stop_gradient(values))
+            return finish(site, integers, centred * (real / count))
         return finish(site, exact(ops.stop_gradient(centred)), centred * (real / count))
 
     return kernel

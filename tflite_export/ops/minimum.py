@@ -18,7 +18,7 @@ SPEC = spec.OperatorSpec(
     kind="MINIMUM",
     schema=OperatorSchema(NoOptions, 39, "MaximumMinimumOptions"),
     check=choices.check_choice,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.INTEGERS,
@@ -28,6 +28,7 @@ SPEC = spec.OperatorSpec(
     stacked=True,
     several=False,
     rounding_error=spec.exact,
+    int16=False,
     missing_in=(),
     twin="minimum_twin",
 )

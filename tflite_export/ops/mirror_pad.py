@@ -52,7 +52,7 @@ SPEC = spec.OperatorSpec(
         MirrorPadding, 77, "MirrorPadOptions", (OptionField("mode", 0, "int8", choices=MIRRORS),)
     ),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.INTEGERS,
@@ -62,6 +62,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    int16=False,
     missing_in=(),
     twin="mirror_pad_twin",
 )

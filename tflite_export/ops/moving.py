@@ -37,7 +37,7 @@ def moving_spec(
         kind=kind,
         schema=schema,
         check=check,
-        xnnpack=spec.unless_int4,
+        xnnpack=spec.unless_int4_or_int16,
         reference=reference,
         macs=spec.no_macs,
         keeps=spec.Keeps.INTEGERS,
@@ -47,6 +47,7 @@ def moving_spec(
         stacked=stacked,
         several=several,
         rounding_error=spec.exact,
+        int16=False,
         missing_in=(),
         twin=f"{kind.lower()}_twin",
     )

@@ -11,19 +11,23 @@ from tflite_export.ir.requantization import requantization_scale, scale_away, sc
 from tflite_export.ir.schema import OperatorSchema, activation_field
 from tflite_export.ops import broadcasting, checks, spec
 
+_RATIOS = {
+    "int8": (checks.SMALLEST_FACTOR, checks.LARGEST_FACTOR),
+    "int16": (2.0**-30, 1.0),
+}
+"""What the product of the operands' steps over the result's must be: at least, and less than."""
+
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
     assert isinstance(operator.options, Elementwise)
     present = broadcasting.check_pair(operands, output)
     checks.check_activation(operator.options)
     checks.require(output.dtype != "uint8", "uint8 operands")
-    if output.dtype == "int8":
+    if output.dtype != "float32":
         left, right = present
         ratio = float(left.scale) * float(right.scale) / float(output.scale)
-        checks.require(
-            checks.SMALLEST_FACTOR <= ratio < checks.LARGEST_FACTOR,
-            f"scale of the product over output: {ratio}",
-        )
+        least, most = _RATIOS[output.dtype]
+        checks.require(least <= ratio < most, f"scale of the product over output: {ratio}")
     return broadcasting.broadcast(present)
 
 
@@ -69,7 +73,7 @@ SPEC = spec.OperatorSpec(
     kind="MUL",
     schema=OperatorSchema(Elementwise, 21, "MulOptions", (activation_field(0),)),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
@@ -79,6 +83,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    int16=True,
     missing_in=(),
     twin="mul_twin",
 )

@@ -26,6 +26,8 @@ def build(site: Site) -> Kernel:
         steps = product * float(scale[0])
         if fixed is None:
             return finish(site, ops.round(steps), steps)
+        if site.output.dtype == "int16":  # products beyond what float32 has exactly
+            product = ops.cast(first, "int32") * ops.cast(second, "int32")
         return finish(site, in_steps(fixed, ops.stop_gradient(product)), steps)
 
     return kernel

@@ -23,7 +23,7 @@ SPEC = spec.OperatorSpec(
     kind="PAD",
     schema=OperatorSchema(NoOptions, 22, "PadOptions"),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.INTEGERS_AND_ZERO,
@@ -33,6 +33,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    int16=True,
     missing_in=(),
     twin="pad_twin",
 )

@@ -20,6 +20,9 @@ SCHEMA = OperatorSchema(
     ),
 )
 
+LARGEST_INT16_WINDOW = 64
+"""Pixels of which float32 has the sum, and from their mean the sum again."""
+
 
 def check_pool(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
     """Check a pool: one grid for checks.image and result."""
@@ -29,6 +32,11 @@ def check_pool(operator: Operator, operands: spec.Operands, output: Tensor) -> s
     shape = checks.image(source)
     checks.same_grid([source, output])
     checks.check_activation(options)
+    window = options.filter_h * options.filter_w
+    checks.require(
+        source.dtype != "int16" or window <= LARGEST_INT16_WINDOW,
+        f"a window of {window} int16, expected up to {LARGEST_INT16_WINDOW}",
+    )
     height = checks.output_size(shape[1], options.filter_h, options.stride_h, 1, options.padding)
     width = checks.output_size(shape[2], options.filter_w, options.stride_w, 1, options.padding)
     return (shape[0], height, width, shape[3])

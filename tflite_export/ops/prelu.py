@@ -8,13 +8,13 @@ from tflite_export.ir.graph import NoOptions, Operator, Tensor
 from tflite_export.ir.requantization import scale_away
 from tflite_export.ir.schema import OperatorSchema
 from tflite_export.ops import broadcasting, checks, spec
-from tflite_export.ops.tabulated import check_int8
+from tflite_export.ops.tabulated import check_steps
 
 
 def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
     del operator
     source, slopes = checks.operands_of(operands, 2, 2)
-    check_int8(source, output, (checks.SMALLEST_FACTOR, checks.LARGEST_FACTOR))
+    check_steps(source, output, (checks.SMALLEST_FACTOR, checks.LARGEST_FACTOR))
     checks.require(
         slopes.is_constant and slopes.dtype == "int8",
         f"the slopes {slopes.name!r} are no constant of int8",
@@ -68,7 +68,7 @@ SPEC = spec.OperatorSpec(
     kind="PRELU",
     schema=OperatorSchema(NoOptions, 0, "NONE", version=1),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
@@ -78,6 +78,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=lambda step: 0.5 + spec.FIXED_POINT_ERROR,
+    int16=False,
     missing_in=(),
     twin="prelu_twin",
 )

@@ -34,8 +34,10 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
     (source,) = checks.operands_of(operands, 1, 1)
     for tensor in (source, output):
         checks.quantized_or_float(tensor)
+    types = {source.dtype, output.dtype}
     checks.require(
-        output.dtype in ("int8", "uint8") and not source.is_constant, f"to {output.dtype}"
+        output.dtype != "float32" and not source.is_constant and types != {"int16", "uint8"},
+        f"{source.dtype} to {output.dtype}",
     )
     if source.dtype != "float32":
         checks.require(
@@ -48,24 +50,36 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
 
 def _xnnpack(inputs: Sequence[Tensor], output: Tensor) -> bool:
     (source,) = inputs
+    if "int16" in (source.dtype, output.dtype):
+        return False
     if source.dtype == "float32":
         return True
     in_range = 1 / UNIT <= np.float32(source.scale / output.scale) <= _LARGEST
     return source.dtype == output.dtype and bool(in_range)
 
 
+def in_vectors(kernels: spec.KernelSet, source: Tensor, output: Tensor) -> bool:
+    """Whether the kernels change the grid of sixteen integers at a time: of 8 bits only."""
+    return kernels.sixteens and "int16" not in (source.dtype, output.dtype)
+
+
+def divides(kernels: spec.KernelSet, output: Tensor) -> bool:
+    """Whether floats are divided by the scale; for int16 the built-in kernels of 2.14 do so too."""
+    return kernels.divides or (output.dtype == "int16" and not kernels.sixteens)
+
+
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
     (source,) = step.inputs
     if source.dtype == "float32":
-        divides = step.kernels.divides
-        return (quantize_by_division if divides else quantize)(operands[0], step.output)
+        by_division = divides(step.kernels, step.output)
+        return (quantize_by_division if by_division else quantize)(operands[0], step.output)
     values = operands[0].astype(np.int64) - source.zero_point
     if step.xnnpack:
         whole = whole_ratio(source, step.output)
         return step.finish((values * whole + UNIT // 2) // UNIT)
     factors = np.array([ratio(source, step.output)])
     scaled = scale_away(values, factors)
-    if step.kernels.sixteens:
+    if in_vectors(step.kernels, source, step.output):
         inside = np.arange(values.size) < values.size // LANES * LANES
         scaled = np.where(inside.reshape(values.shape), scale_upward(values, factors), scaled)
     return step.finish(scaled)
@@ -74,7 +88,8 @@ def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
 def _interval(step: spec.Step, boxes: list[spec.Box]) -> spec.Box:
     """How an entry is rounded depends on its place in the batch: take the worse of both ways."""
     (source,) = step.inputs
-    if source.dtype == "float32" or step.xnnpack or not step.kernels.sixteens:
+    vectors = in_vectors(step.kernels, source, step.output)
+    if source.dtype == "float32" or step.xnnpack or not vectors:
         return spec.increasing(_reference)(step, boxes)
     factors = np.array([ratio(source, step.output)])
     low, high = (box.astype(np.int64) - source.zero_point for box in boxes[0])
@@ -116,6 +131,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    int16=True,
     missing_in=(),
     twin="quantize_twin",
 )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from tflite_export.ir.graph import NoOptions, Operator, round_half_away
+from tflite_export.ir.graph import NoOptions, Operator, Tensor, round_half_away
 from tflite_export.ir.requantization import scale_away
 from tflite_export.ir.schema import OperatorSchema
 from tflite_export.ops import checks, spec
-from tflite_export.ops.tabulated import tabulated_spec
+from tflite_export.ops.tabulated import check_steps, tabulated_spec
 
 
-def rectifier_spec(kind: str, version: int, low: float, high: float) -> spec.OperatorSpec:
+def rectifier_spec(
+    kind: str, version: int, low: float, high: float, int16: bool = False
+) -> spec.OperatorSpec:
     """Return the specification of a rectifier that is an operator of its own.
 
     Args:
@@ -21,6 +24,7 @@ def rectifier_spec(kind: str, version: int, low: float, high: float) -> spec.Ope
         version: of it that takes int8.
         low: the smallest result, in real units.
         high: the largest; infinite for none.
+        int16: whether kernels take int16.
     """
 
     def table(step: spec.Step, centred: np.ndarray) -> np.ndarray:
@@ -35,12 +39,42 @@ def rectifier_spec(kind: str, version: int, low: float, high: float) -> spec.Ope
         del operator
         return np.clip(reals, low, high)
 
-    return tabulated_spec(
+    eight_bits = tabulated_spec(
         kind,
         OperatorSchema(NoOptions, 0, "NONE", version=version),
-        (checks.SMALLEST_FACTOR, checks.LARGEST_FACTOR),
+        _SCALES,
         table,
         curve,
         1.0,
         (),
     )
+
+    def check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
+        if output.dtype != "int16":
+            return eight_bits.check(operator, operands, output)
+        (source,) = checks.operands_of(operands, 1, 1)
+        check_steps(source, output, _SCALES, "int16")
+        return source.shape
+
+    def reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
+        if step.output.dtype != "int16":
+            return eight_bits.reference(step, operands)
+        return step.finish(table(step, operands[0].astype(np.int64)))
+
+    def rounding_error(step: spec.Step) -> float:
+        if step.output.dtype != "int16":
+            return eight_bits.rounding_error(step)
+        return 0.5 + spec.FIXED_POINT_ERROR
+
+    return replace(
+        eight_bits,
+        check=check,
+        reference=reference,
+        interval=spec.increasing(reference),
+        rounding_error=rounding_error,
+        int16=int16,
+    )
+
+
+_SCALES = (checks.SMALLEST_FACTOR, checks.LARGEST_FACTOR)
+"""What the operand's step over the result's must be: at least, and less than."""

@@ -6,4 +6,4 @@ import math
 
 from tflite_export.ops.rectifiers import rectifier_spec
 
-SPEC = rectifier_spec("RELU", version=2, low=0.0, high=math.inf)
+SPEC = rectifier_spec("RELU", version=2, low=0.0, high=math.inf, int16=True)

@@ -34,7 +34,7 @@ SPEC = spec.OperatorSpec(
     kind="RESHAPE",
     schema=OperatorSchema(NoOptions, 17, "ReshapeOptions", version=1),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.INTEGERS,
@@ -44,6 +44,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    int16=True,
     missing_in=(),
     twin="reshape_twin",
 )

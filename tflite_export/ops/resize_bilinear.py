@@ -124,7 +124,7 @@ SPEC = spec.OperatorSpec(
         (OptionField("align_corners", 2, "bool"), OptionField("half_pixel_centers", 3, "bool")),
     ),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
@@ -134,6 +134,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=lambda step: 0.5,
+    int16=False,
     missing_in=(),
     twin="resize_bilinear_twin",
 )

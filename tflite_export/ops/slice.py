@@ -41,7 +41,7 @@ SPEC = spec.OperatorSpec(
     kind="SLICE",
     schema=OperatorSchema(NoOptions, 48, "SliceOptions"),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.INTEGERS,
@@ -51,6 +51,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
+    int16=False,
     missing_in=(),
     twin="slice_twin",
 )

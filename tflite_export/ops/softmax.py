@@ -120,7 +120,7 @@ SPEC = spec.OperatorSpec(
     kind="SOFTMAX",
     schema=OperatorSchema(Softmax, 9, "SoftmaxOptions", (OptionField("beta", 0, "float32"),)),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
@@ -130,6 +130,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    int16=False,
     missing_in=(),
     twin="softmax_twin",
 )

@@ -15,6 +15,7 @@ from tflite_export.ir.requantization import (
     scale_in_eights,
     scale_once,
     scale_upward,
+    scale_wide,
 )
 from tflite_export.ir.schema import OperatorSchema
 
@@ -30,6 +31,9 @@ FIXED_POINT_ERROR = 0.25 + 512 * 2.0**-28
 """The same for fixed-point kernels, which round twice, the first time in halves of a step or finer;
 the factor of a mean has 29 bits."""
 
+WIDE_ERROR = 2.0**15 * 2.0**-15 + 2.0**-10
+"""Steps of int16 that a multiplier of 15 bits can be off at the ends of the range."""
+
 ROUND_UP = 1 + 1e-12
 """Factor that makes a constant computed in float64 an upper bound."""
 
@@ -42,6 +46,7 @@ class KernelSet:
         convolution: rounding of ``CONV_2D``.
         depthwise: of ``DEPTHWISE_CONV_2D``.
         dense: of ``FULLY_CONNECTED``.
+        wide_dense: of ``FULLY_CONNECTED`` beside int16 activations.
         sixteens: ``ADD`` and ``MEAN`` take sixteen integers at a time, and round these otherwise.
         divides: ``QUANTIZE`` divides floats by the scale; else it multiplies by its inverse.
         xnnpack: XNNPACK runs first and leaves to the above only what it does not take.
@@ -50,6 +55,7 @@ class KernelSet:
     convolution: Rescale
     depthwise: Rescale
     dense: Rescale
+    wide_dense: Rescale = scale_once
     sixteens: bool = False
     divides: bool = False
     xnnpack: bool = False
@@ -59,8 +65,8 @@ KERNEL_SETS: dict[str, KernelSet] = {
     "xnnpack": KernelSet(scale_upward, scale_in_eights, scale_upward, sixteens=True, xnnpack=True),
     "builtin": KernelSet(scale_upward, scale_in_eights, scale_upward, sixteens=True),
     "reference": KernelSet(scale_away, scale_away, scale_once, divides=True),
-    "builtin-2.14": KernelSet(scale_upward, scale_away, scale_upward),
-    "reference-2.14": KernelSet(scale_away, scale_away, scale_away, divides=True),
+    "builtin-2.14": KernelSet(scale_upward, scale_away, scale_upward, scale_wide),
+    "reference-2.14": KernelSet(scale_away, scale_away, scale_away, scale_wide, divides=True),
 }
 """The kernel sets whose arithmetic is known.
 
@@ -156,6 +162,7 @@ class OperatorSpec:
             constants of what is before them combine as a root of squares and not as a sum.
         several: whether it may have several results; each is then checked and computed by itself.
         rounding_error: by how many steps the result can differ from the real one; of a step.
+        int16: whether it takes activations of int16, which are symmetric.
         missing_in: the kernel sets that do not have it, or have it wrong, keys of `KERNEL_SETS`.
         twin: the module in this package whose ``build`` makes the differentiable form.
     """
@@ -173,6 +180,7 @@ class OperatorSpec:
     stacked: bool
     several: bool
     rounding_error: Callable[[Step], float]
+    int16: bool
     missing_in: tuple[str, ...]
     twin: str
 
@@ -219,10 +227,9 @@ class OperatorSpec:
             )
 
 
-def unless_int4(inputs: Sequence[Tensor], output: Tensor) -> bool:
-    """XNNPACK takes it, unless weights are int4: ``OperatorSpec.xnnpack`` of most operators."""
-    del output
-    return all(tensor.dtype != "int4" for tensor in inputs)
+def unless_int4_or_int16(inputs: Sequence[Tensor], output: Tensor) -> bool:
+    """XNNPACK takes it, unless weights are int4 or activations int16: so with most operators."""
+    return all(tensor.dtype not in ("int4", "int16") for tensor in (*inputs, output))
 
 
 def any_type(inputs: Sequence[Tensor], output: Tensor) -> str:

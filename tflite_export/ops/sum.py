@@ -74,7 +74,7 @@ SPEC = spec.OperatorSpec(
     kind="SUM",
     schema=OperatorSchema(Reduction, 27, "ReducerOptions", (OptionField("keep_dims", 0, "bool"),)),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=spec.no_macs,
     keeps=spec.Keeps.NOTHING,
@@ -84,6 +84,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
+    int16=False,
     # The reference kernel takes int8 for uint8; of the kernels of 2.14 nothing is known.
     missing_in=("reference", "builtin-2.14", "reference-2.14"),
     twin="sum_twin",

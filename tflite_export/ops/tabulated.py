@@ -39,7 +39,7 @@ def tabulated_spec(
     def check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.Shape:
         del operator
         (source,) = checks.operands_of(operands, 1, 1)
-        check_int8(source, output, scales)
+        check_steps(source, output, scales)
         return source.shape
 
     def results(step: spec.Step) -> np.ndarray:
@@ -70,7 +70,7 @@ def tabulated_spec(
         kind=kind,
         schema=schema,
         check=check,
-        xnnpack=spec.unless_int4,
+        xnnpack=spec.unless_int4_or_int16,
         reference=reference,
         macs=spec.no_macs,
         keeps=spec.Keeps.NOTHING,
@@ -80,22 +80,26 @@ def tabulated_spec(
         stacked=False,
         several=False,
         rounding_error=rounding_error,
+        int16=False,
         missing_in=missing_in,
         twin=f"{kind.lower()}_twin",
     )
 
 
-def check_int8(source: Tensor, output: Tensor, scales: tuple[float, float]) -> None:
-    """Check that an activation and its result are int8, and their steps in proportion.
+def check_steps(
+    source: Tensor, output: Tensor, scales: tuple[float, float], dtype: str = "int8"
+) -> None:
+    """Check that an activation and its result have a type, and their steps in proportion.
 
     Args:
         source: the operand.
         output: the result.
         scales: what the operand's step over the result's must be: at least, and less than.
+        dtype: the type.
     """
     checks.require(not source.is_constant, "the operand is a constant")
     for tensor in (source, output):
-        checks.require(tensor.dtype == "int8", f"type {tensor.dtype}; only int8 is known")
+        checks.require(tensor.dtype == dtype, f"type {tensor.dtype}; only {dtype} is known")
         checks.quantized_or_float(tensor)
     ratio = float(source.scale) / float(output.scale)
     checks.require(

@@ -155,7 +155,7 @@ SPEC = spec.OperatorSpec(
         ignored=(4,),
     ),
     check=_check,
-    xnnpack=spec.unless_int4,
+    xnnpack=spec.unless_int4_or_int16,
     reference=_reference,
     macs=_macs,
     keeps=spec.Keeps.NOTHING,
@@ -165,6 +165,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
+    int16=False,
     missing_in=(),
     twin="transpose_conv_twin",
 )

@@ -22,6 +22,8 @@ from tflite_export.ir.requantization import (
     scale_on_avx2,
     scale_once,
     scale_upward,
+    scale_wide,
+    wide_multipliers,
 )
 from tflite_export.ops.twin_wide import wide_numbers
 
@@ -144,8 +146,8 @@ def rescaler(rounding: Rescale, factors: np.ndarray) -> Callable[[Any], Any]:
     """The rescalings of `rounding`, on tensors of whole numbers below 2**31.
 
     Args:
-        rounding: `scale_away`, `scale_upward`, `scale_in_eights`, `scale_on_avx2`, `scale_and_cut`
-            or `scale_once`.
+        rounding: `scale_away`, `scale_upward`, `scale_in_eights`, `scale_on_avx2`, `scale_and_cut`,
+            `scale_once`, or `scale_wide`, whose sums may be larger.
         factors: real factors, ``(1,)`` or ``(channels,)``.
 
     Returns:
@@ -159,6 +161,14 @@ def rescaler(rounding: Rescale, factors: np.ndarray) -> Callable[[Any], Any]:
             return ops.cast(half_away(products), "int64")
 
         return rescale
+    if rounding is scale_wide:
+        multiplier, shift = wide_multipliers(factors)
+
+        def rescale_wide(accumulator: Any) -> Any:
+            product = ops.cast(accumulator, "int64") * _int64(multiplier)
+            return shift_right(product + _int64(np.int64(1) << (shift - 1)), shift)
+
+        return rescale_wide
     return multiplier_rescaler(rounding, [fixed_point(float(factor)) for factor in factors])
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tflite_export.ir.requantization import Rescale, scale_away
-from tflite_export.ops.sums import add_multipliers
+from tflite_export.ir.requantization import Rescale, scale_away, scale_on_avx2
+from tflite_export.ops.spec import Step
+from tflite_export.ops.sums import WIDE_SHIFT, add_multipliers, wide_factors
 from tflite_export.ops.twin_rounding import rescaler, shift_right
 from tflite_export.ops.twin_site import Kernel, Site, both_operands, finish
 from tflite_export.ops.twin_wide import wide_numbers
+from tflite_export.ops.vectors import vectors_of
 
 Sums = Callable[[Sequence[Any]], Any]
 
@@ -54,6 +56,39 @@ def sum_of_xnnpack(site: Site) -> Sums:
         return shift_right(left * first + right * second + (1 << (shift - 1)), shift)
 
     return sums
+
+
+def sum_of_int16(site: Site, sign: int) -> Sums:
+    """The sums of two int16 terms, int64; to be called in `wide_numbers`.
+
+    Args:
+        site: where the operator stands.
+        sign: of the second term.
+    """
+    firsts, last = wide_factors(site.inputs, site.output)
+    shift = 2**WIDE_SHIFT
+    away = [rescaler(scale_away, np.array([factor])) for factor in (*firsts, last)]
+    fast = [rescaler(scale_on_avx2, np.array([f])) for f in (*(f * shift for f in firsts), last)]
+
+    def sums(terms: Sequence[Any]) -> Any:
+        left, right = (ops.cast(term, "int64") for term in terms)
+        right = sign * right
+        one_by_one = away[2](away[0](left * shift) + sign * away[1](right * shift))
+        if site.kernels.divides:
+            return one_by_one
+        in_vectors = fast[2](fast[0](left) + sign * fast[1](right))
+        return ops.where(inside_vectors(site, one_by_one), in_vectors, one_by_one)
+
+    return sums
+
+
+def inside_vectors(site: Site, result: Any) -> Any:
+    """Which entries of a result built-in kernels compute in vectors."""
+    kind = vectors_of(Step(site.operator, site.inputs, site.output, site.kernels, site.xnnpack))
+    shape = ops.shape(result)
+    row = kind.row * (shape[0] if kind.batched else 1)
+    places = ops.reshape(ops.arange(ops.size(result), dtype="int32"), shape)
+    return places % ops.maximum(row, 1) < row // kind.lanes * kind.lanes
 
 
 def sum_of_builtin(site: Site, rounding: Rescale) -> Sums:

@@ -13,6 +13,7 @@ from tflite_export.ir.requantization import (
     Rescale,
     requantization_scale,
     scale_in_float32,
+    scale_wide,
     weighted_factors,
 )
 from tflite_export.ops import checks, spec
@@ -56,11 +57,15 @@ def check_weights(operands: Sequence[Tensor], output: Tensor, axis: int) -> None
             "float32 and other types are mixed",
         )
         return
+    wide = output.dtype == "int16"
     checks.require(
-        source.dtype == output.dtype == "int8",
-        f"{source.dtype} in, {output.dtype} out, expected int8",
+        source.dtype == output.dtype and output.dtype in ("int8", "int16"),
+        f"{source.dtype} in, {output.dtype} out, expected int8 or int16 both",
     )
-    checks.require(weights.dtype in ("int8", "int4"), f"weights of type {weights.dtype}")
+    checks.require(
+        weights.dtype == "int8" or (weights.dtype == "int4" and not wide),
+        f"weights of type {weights.dtype} beside {source.dtype} activations",
+    )
     grid = weights.quantization
     checks.require(grid is not None, "the weights have no scale")
     if grid is None or weights.data is None:
@@ -83,26 +88,50 @@ def check_weights(operands: Sequence[Tensor], output: Tensor, axis: int) -> None
     magnitudes = np.abs(
         np.moveaxis(weights.data, axis, 0).reshape(channels, -1).astype(np.int64)
     ).sum(axis=1)
-    largest = magnitudes * 255
+    largest = magnitudes * (1 << 15 if wide else 255)
     if len(operands) == 3:
+        expected = "int64" if wide else "int32"
         checks.require(
-            operands[2].dtype == "int32", f"bias of type {operands[2].dtype}, expected int32"
+            operands[2].dtype == expected,
+            f"bias of type {operands[2].dtype} beside {source.dtype} activations, expected "
+            f"{expected}",
         )
         _check_bias_grid(operands[2], source.scale * grid.scale)
         largest = largest + np.abs(np.asarray(operands[2].data).astype(np.int64))
+    if wide:
+        checks.require(
+            int(largest.max()) < 2**47 and bool((largest * factors < 2**31).all()),
+            f"sums of up to {largest.max()} do not fit 48 bits, or their multiples 32",
+        )
+        return
     checks.require(int(largest.max()) < 2**31, "the sums do not fit the 32-bit accumulator")
 
 
 def _check_bias_grid(bias: Tensor, products: np.ndarray) -> None:
-    """The bias counts in units of input scale times weight scale, as kernels assume."""
-    if bias.quantization is None:
+    """The bias counts in units of input scale times weight scale, as kernels assume.
+
+    A bias of 0 has no unit; the converter gives such biases beside int16 others.
+    """
+    if bias.quantization is None or bias.data is None:
         raise checks.Problem("the bias has no scale")
     checks.require(
         bias.quantization.scale.size in (1, products.size), "the bias has another number of scales"
     )
-    close = np.allclose(bias.quantization.scale, products, rtol=1e-3, atol=0.0)
-    checks.require(close, "the bias is not on the grid of input scale times weight scale")
+    close = np.isclose(bias.quantization.scale, products, rtol=1e-3, atol=0.0)
+    near = bool((close | (bias.data == 0)).all())
+    checks.require(near, "the bias is not on the grid of input scale times weight scale")
     checks.require(not bias.quantization.zero_point.any(), "the bias' zero point is not 0")
+
+
+def rounding(output: Tensor, narrow: Rescale, wide: Rescale = scale_wide) -> Rescale:
+    """How an operator's sums are rescaled where XNNPACK does not take it.
+
+    Args:
+        output: the result.
+        narrow: the rounding beside int8 activations, whose sums have 32 bits.
+        wide: the same beside int16, whose sums have 64.
+    """
+    return wide if output.dtype == "int16" else narrow
 
 
 def convolved(
@@ -201,5 +230,7 @@ def real_weights(step: spec.Step) -> np.ndarray:
 
 
 def rounding_error(step: spec.Step) -> float:
-    """One rounding in float32, or two in fixed point."""
+    """One rounding in float32, or two in fixed point; beside int16 a multiplier of 15 bits."""
+    if step.output.dtype == "int16":
+        return 0.5 + spec.WIDE_ERROR
     return 0.5 + (spec.FLOAT32_ERROR if step.xnnpack else spec.FIXED_POINT_ERROR)

@@ -275,10 +275,10 @@ class Interpreter:
         values = {}
         for index, _ in self.graph.activations():
             try:
-                value = interpreter.get_tensor(index)
+                value = np.asarray(interpreter.get_tensor(index))
             except ValueError:
                 continue
-            if len(value) == len(feeds[0]):
+            if value.shape[:1] == (len(feeds[0]),):
                 values[index] = value
         return values
 
