@@ -10,10 +10,12 @@ import pytest
 from tests.tflite_export.draw import grid
 from tests.tflite_export.graphs import GRAPHS, feeds, skip_if_missing
 from tflite_export.files.validate import check_graph
+from tflite_export.files.write import write
 from tflite_export.ir.graph import DTYPES
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.batch_matmul import BatchMatMul
 from tflite_export.ops.spec import KERNEL_SETS, Keeps, OperatorSpec
+from tflite_export.runtime.interpreter import Interpreter
 from tflite_export.runtime.reference import run
 
 RUNTIMES = {"default": "xnnpack", "builtin": "builtin", "reference": "reference"}
@@ -117,6 +119,28 @@ def test_products_of_matrices_that_kernels_crash_or_overflow_on_are_refused(inne
     graph.operators = [dataclasses.replace(operator, options=BatchMatMul())]
     with pytest.raises(ValueError, match=f"BATCH_MATMUL.*{said}"):
         check_graph(graph)
+
+
+@pytest.mark.parametrize("name", ["convolution", "depthwise", "fully_connected"])
+def test_sums_that_kernels_shift_out_of_their_accumulator_are_refused(name):
+    graph = GRAPHS[name](3)
+    (operator,) = graph.operators
+    source, weights, bias = (graph.tensors[index] for index in operator.inputs)
+    values = np.full(bias.shape, 2**26, np.int32)
+    graph.tensors[operator.inputs[2]] = dataclasses.replace(bias, data=values)
+    (output,) = graph.outputs
+    product = float(source.scale) * float(weights.quantization.scale.max())
+    for factor, refused in ((1.5, False), (100.0, True)):
+        step = grid(product / factor, graph.tensors[output].zero_point)
+        graph.tensors[output] = dataclasses.replace(graph.tensors[output], quantization=step)
+        if not refused:
+            check_graph(graph)
+            continue
+        with pytest.raises(ValueError, match="times factors of up to 100, do not fit"):
+            check_graph(graph)
+        values = feeds(graph, 3)
+        theirs = Interpreter(write(graph), kernels="builtin", trusted=True).invoke(values)[0]
+        assert not np.array_equal(theirs, run(graph, values, "builtin")[output])
 
 
 @pytest.mark.parametrize("name", GRAPHS)

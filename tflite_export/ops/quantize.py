@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tflite_export.ir.affine import quantize, quantize_by_division
-from tflite_export.ir.graph import NoOptions, Operator, Tensor
+from tflite_export.ir.graph import INTEGER_RANGES, NoOptions, Operator, Tensor
 from tflite_export.ir.requantization import scale_away, scale_upward
 from tflite_export.ir.schema import OperatorSchema
 from tflite_export.ops import checks, spec
@@ -108,7 +108,8 @@ def _norm(step: spec.Step) -> float:
 def _rounding_error(step: spec.Step) -> float:
     (source,) = step.inputs
     if source.dtype == "float32":
-        return 0.5 + spec.FLOAT32_ERROR
+        low, high = INTEGER_RANGES[step.output.dtype]
+        return 0.5 + spec.FLOAT32_ERROR * (high - low + 1) / 256
     real = ratio(source, step.output)
     if real == 1:
         return 0.0

@@ -160,7 +160,7 @@ def rounding_error(step: spec.Step) -> float:
     ratios = [tensor.scale / output for tensor in step.inputs]
     if step.output.dtype == "int16":
         # Terms are rounded to whole units of the sum, which is rounded in halves of a step.
-        return 1.0 + spec.WIDE_ERROR + 2.0**-WIDE_SHIFT * 4 * float(max(ratios))
+        return 1.0 + spec.WIDE_ERROR + 2.0**-WIDE_SHIFT * 8 * float(max(ratios))
     if step.xnnpack:
         _, shift = add_multipliers([t.scale for t in step.inputs], output)
         factors = len(ratios) * 255 * 0.5 * 2.0**-shift
