@@ -6,8 +6,8 @@ import importlib
 import os
 import sys
 
-# The studies (certified_accuracy, complete_verification, demo_beta, fine_tuning, learned_steps)
-# are run by name.
+# The studies (certified_accuracy, complete_verification, demo_beta, fine_tuning, learned_steps,
+# post_training) are run by name.
 RATIOS = ("training", "keras3", "export", "attacks", "lipschitz", "data")
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras.src.applications.convnext import LayerScale
 
+from benchmarks.squeezing_networks import efficientnet_like, mobilenet_v3_like
+
 L = keras.layers
 
 
@@ -114,67 +116,6 @@ def siamese() -> keras.Model:
     apart = L.Subtract()([left, right])
     alike = L.Multiply()([apart, apart])
     return keras.Model(pair, L.Dense(1, activation="sigmoid", name="alike")(alike))
-
-
-def mobilenet_v3_like() -> keras.Model:
-    """Three blocks of MobileNetV3Small, with its squeeze and excite (arXiv 1905.02244)."""
-
-    def hard_sigmoid(x: Any) -> Any:
-        return L.ReLU(6.0)(x + 3.0) * (1.0 / 6.0)
-
-    def hard_swish(x: Any) -> Any:
-        return L.Multiply()([x, hard_sigmoid(x)])
-
-    def block(x: Any, filters: int, strides: int, squeeze: bool) -> Any:
-        source, wide = x, 2 * x.shape[-1]
-        x = hard_swish(_conv(x, wide, 1, activation="linear"))
-        x = L.DepthwiseConv2D(3, strides, padding="same", use_bias=False)(x)
-        x = hard_swish(L.BatchNormalization()(x))
-        if squeeze:
-            gate = L.GlobalAveragePooling2D(keepdims=True)(x)
-            gate = L.Conv2D(wide, 1)(L.Conv2D(wide // 2, 1, activation="relu")(gate))
-            x = L.Multiply()([x, hard_sigmoid(gate)])
-        x = _conv(x, filters, 1, activation="linear")
-        return L.Add()([x, source]) if strides == 1 and filters == source.shape[-1] else x
-
-    image = keras.Input((32, 32, 3), name="image")
-    x = L.Rescaling(1.0 / 127.5, offset=-1.0)(image)
-    x = hard_swish(_conv(x, 4, strides=2, activation="linear"))
-    for filters, strides, squeeze in ((4, 1, True), (8, 2, False), (8, 1, True)):
-        x = block(x, filters, strides, squeeze)
-    x = hard_swish(L.Conv2D(16, 1)(L.GlobalAveragePooling2D(keepdims=True)(x)))
-    return keras.Model(image, L.Flatten()(L.Conv2D(10, 1)(L.Dropout(0.2)(x))))
-
-
-def efficientnet_like() -> keras.Model:
-    """Three blocks of EfficientNetB0 (Tan and Le 2019, arXiv 1905.11946)."""
-
-    def block(x: Any, filters: int, strides: int) -> Any:
-        source, wide = x, 2 * x.shape[-1]
-        x = _conv(x, wide, 1, activation="swish")
-        if strides == 2:
-            x = L.ZeroPadding2D(((0, 1), (0, 1)))(x)
-        x = L.DepthwiseConv2D(
-            3, strides, padding="same" if strides == 1 else "valid", use_bias=False
-        )(x)
-        x = L.Activation("swish")(L.BatchNormalization()(x))
-        gate = L.Reshape((1, 1, wide))(L.GlobalAveragePooling2D()(x))
-        gate = L.Conv2D(2, 1, padding="same", activation="swish")(gate)
-        x = L.Multiply()([x, L.Conv2D(wide, 1, padding="same", activation="sigmoid")(gate)])
-        x = _conv(x, filters, 1, activation="linear")
-        if strides == 1 and filters == source.shape[-1]:
-            return L.Add()([L.Dropout(0.2, noise_shape=(None, 1, 1, 1))(x), source])
-        return x
-
-    image = keras.Input((32, 32, 3), name="image")
-    x = L.Normalization(mean=[0.5, 0.4, 0.4], variance=[0.05, 0.06, 0.07])(
-        L.Rescaling(1.0 / 255.0)(image)
-    )
-    x = _conv(x, 4, strides=2, activation="swish")
-    for filters, strides in ((4, 1), (8, 2), (8, 1)):
-        x = block(x, filters, strides)
-    x = L.GlobalAveragePooling2D()(_conv(x, 16, 1, activation="swish"))
-    return keras.Model(image, L.Dense(10, activation="softmax")(x))
 
 
 def convnext_like() -> keras.Model:

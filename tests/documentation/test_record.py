@@ -310,3 +310,17 @@ def test_the_page_says_what_the_complete_procedure_decided() -> None:
     assert not any(
         key.endswith(("verified, branching", "broken, branching")) for key in run["decided"]
     )
+
+
+def test_what_files_keep_without_training() -> None:
+    """Every row of the table, and that no file is half a point behind the converter's."""
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- post-training -->")[2].partition("<!-- /post-training -->")[0]
+    rows = [
+        f"| {name} | {100 * found['float']:.2f} | {100 * found['file']:.2f} "
+        f"| {100 * found['stock file']:.2f} | {found['time over stock']:.2f} |"
+        for name, found in read_results_file(RESULTS / "post_training.json")["networks"].items()
+    ]
+    assert table.split("\n")[3:-1] == rows
+    for found in read_results_file(RESULTS / "post_training.json")["networks"].values():
+        assert found["file"] >= found["stock file"] - 0.005
