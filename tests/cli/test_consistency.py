@@ -16,7 +16,7 @@ import tfdq.cli
 from tfdq.cli.app import app
 from tflite_export.__main__ import _parser
 
-# What --out writes differs, and is said for each; so are the names in a help of one's own.
+# What --out writes differs, and is said for each; so are the names in a help of your own.
 # `tfdq demo` always makes quantized forms: 0 activation bits, a float network, is refused there.
 OWN_HELP = {
     "--set",

@@ -16,6 +16,8 @@ REFUSED = {
     r"\bin order to\b": "to",
     r"\butili[sz]\w+": "use",
     r"\bleverag(?:e[sd]?|ing)\b": "use",
+    r"\bin the place of\b": "in place of",
+    r"\bof one's own\b": "of your own",
     r"\b(?:simply|obviously|basically)\b": "nothing",
     r"\bnote that\b": "nothing",
     r"\band/or\b": "or",
@@ -74,6 +76,8 @@ def test_docstrings_and_messages() -> None:
         ("its only taker", "consumer"),
         ("Note that a stand-in is used", "proxy"),
         ("In order to utilize it", "use"),
+        ("a layer of one's own", "your own"),
+        ("a proxy in the place of the target", "in place of"),
         ("the the kernel", "once"),
     ],
 )

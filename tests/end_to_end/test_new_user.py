@@ -42,7 +42,7 @@ def trip() -> list[Block]:
 
 
 def test_the_first_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the README shows first, on a Keras 3 model and images of one's own."""
+    """What the README shows first, on a Keras 3 model and images of your own."""
     import keras
     from sklearn.datasets import load_digits
 

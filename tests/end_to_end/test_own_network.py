@@ -1,4 +1,4 @@
-"""A network of one's own: blocks of MobileNetV3, a sigmoid head, a folder of photos."""
+"""A network of your own: blocks of MobileNetV3, a sigmoid head, a folder of photos."""
 
 from __future__ import annotations
 

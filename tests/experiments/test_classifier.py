@@ -223,7 +223,7 @@ def test_a_run_is_repeated_from_its_recipe(
     (repeated,) = (tmp_path / "again" / "runs").iterdir()
     assert json.loads((repeated / "settings.json").read_text())["seed"] == 3
     assert record(repeated)["weights"] == record(tmp_path / "run")["weights"]
-    # Another model or other images in the place of those are refused.
+    # Another model or other images in place of those are refused.
     start.write_bytes((tmp_path / "run" / "model.keras").read_bytes())
     assert tfdq(*again[:2], "--out", tmp_path / "other") == 2
     assert "is another model than model.start_digest says" in capsys.readouterr().err

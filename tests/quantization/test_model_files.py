@@ -129,7 +129,7 @@ def _append(config: Config, layer: Config, node: Any) -> None:
 
 
 def _called(config: Config, layer: Config) -> None:
-    """Append a layer that is called with a constant in the place of a tensor."""
+    """Append a layer that is called with a constant in place of a tensor."""
     _append(config, layer, [["_CONSTANT_VALUE", -1, "touch run", {}]])
 
 
@@ -175,13 +175,13 @@ ATTACKS: dict[str, tuple[Callable[[Config], None], str]] = {
         lambda c: _activation_called(c, {**FUNCTION, "registered_name": "tfdq>FusedConv2D"}),
         "'system'",
     ),
-    "a function in the place of a class": (
+    "a function in place of a class": (
         lambda c: _set_activation(
             c, {"module": "keras.utils", "class_name": "get_file", "config": {}}
         ),
         "'get_file'",
     ),
-    "a function in the place of a registered class's": (
+    "a function in place of a registered class's": (
         lambda c: _set_activation(
             c,
             {

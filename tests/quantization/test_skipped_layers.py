@@ -61,7 +61,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "BatchNormalization, training": lambda x: L.BatchNormalization()(x, training=True),
     "LSTM with a state": with_state,
     "Bidirectional": lambda x: L.Bidirectional(L.LSTM(3, return_sequences=True))(sequence(x)),
-    "an activation of one's own": lambda x: L.Conv2D(4, 1, activation=relu)(x),
+    "an activation of your own": lambda x: L.Conv2D(4, 1, activation=relu)(x),
     "one inside a wrapper": lambda x: L.TimeDistributed(L.Dense(3, activation=relu))(x),
     "adapted Normalization": lambda x: adapted()(x),
     "shared": shared,

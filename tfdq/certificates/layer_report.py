@@ -44,7 +44,7 @@ class LipschitzReport:
     Attributes:
         rows: one for each layer, in topological order.
         upper: proven bound of the network's L2 Lipschitz constant.
-        estimate: the same composition with the measured norms in the place of the bounds.
+        estimate: the same composition with the measured norms in place of the bounds.
         lower: the largest local gain found, a lower bound of the constant; None: not searched.
         kernel: which kernels were measured.
         spectra: singular values of each layer with a kernel, largest first, by layer name.

@@ -45,7 +45,7 @@ SurrogateOption = Annotated[
     Path | None,
     typer.Option(
         "--surrogate",
-        help="What gradients are taken from, in the place of the model or of a file's integer "
+        help="What gradients are taken from, in place of the model or of a file's integer "
         "twin: another model or file.",
     ),
 ]

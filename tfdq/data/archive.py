@@ -79,7 +79,7 @@ def _check_memory(path: Path) -> None:
     if needed > there:
         raise ValueError(
             f"{path} holds {needed / 2**30:,.0f} GiB of arrays, but this machine has "
-            f"{there / 2**30:,.0f}: store fewer images, or uint8 in the place of floats."
+            f"{there / 2**30:,.0f}: store fewer images, or uint8 in place of floats."
         )
 
 

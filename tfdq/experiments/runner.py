@@ -64,7 +64,7 @@ class Unit:
 
 
 def _share(items: Sequence[T], do: Callable[[T], None], done: Callable[[T], bool]) -> None:
-    """Do what no other process is at, then wait for what the others do."""
+    """Process the items that no other process holds a lock on, then wait for the others."""
     while items:
         left = []
         for item in items:

@@ -86,7 +86,7 @@ class ModelSettings(Section):
     )
     start: Path | None = Field(
         default=None,
-        description="A float model to go on from, in the place of a new one; Keras 3, too.",
+        description="A float model to go on from, in place of a new one; Keras 3, too.",
     )
     start_digest: str | None = Field(
         default=None, description="SHA-256 of its file, which must be this; `tfdq train` writes it."

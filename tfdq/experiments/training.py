@@ -126,7 +126,7 @@ def train(
         dataset: the images; divided by 255 for the model.
         settings: how to train.
         on_epoch: called with the figures of each epoch.
-        trained: what is fitted in the place of ``model``, where that is wrapped (adversarial
+        trained: what is fitted in place of ``model``, where that is wrapped (adversarial
             training); by default the model itself.
         seed: of order and augmentation.
 

@@ -159,7 +159,7 @@ def _replaced(
     layers: Sequence[Any],
     known_as: Node | None = None,
 ) -> Graph:
-    """Return a model with other layers in the place of calls that follow each other.
+    """Return a model with other layers in place of calls that follow each other.
 
     Args:
         graph: the model.

@@ -42,7 +42,7 @@ class Node:
         """Return what the layer is called with, positional and named.
 
         Args:
-            sources: the tensors in the place of each of `inputs`, by its index.
+            sources: the tensors in place of each of `inputs`, by its index.
         """
         tensors = [tensor for tensor in self.call.input_tensors if tensor.shape]
         given = {id(t): sources[index] for t, index in zip(tensors, self.inputs, strict=True)}

@@ -19,7 +19,7 @@ class PenalizedKernel(NamedTuple):
     Attributes:
         penalty: the regularizer.
         kernel: float tensor.
-        weight: scalar in the place of the weight that the penalty holds, or None.
+        weight: scalar in place of the weight that the penalty holds, or None.
     """
 
     penalty: tf_keras.regularizers.Regularizer

@@ -124,7 +124,7 @@ class KernelRegularizer(tf_keras.regularizers.Regularizer, tf.__internal__.track
 
         Args:
             kernel: the kernel, float.
-            weight: scalar in the place of the weight that the penalty holds.
+            weight: scalar in place of the weight that the penalty holds.
         """
         kernel = tf.cast(kernel, tf.float32)
         return self.weigh(self.deviation(kernel, self.target_value(kernel.shape)), weight)

@@ -135,7 +135,7 @@ class FusedKernel(_Activated):
         Args:
             inputs: the layer's input.
             training: whether BatchNorm normalises by the batch.
-            kernel: multiplied by in the place of the trained one: that one fake-quantized.
+            kernel: multiplied by in place of the trained one: that one fake-quantized.
         """
         return self.activate(self.before_activation(inputs, training, kernel))
 
@@ -325,7 +325,7 @@ class FusedReLU(_Activated, tf_keras.layers.Layer):
 
 @register
 class ConvexCombination(_Activated, tf_keras.layers.Layer):
-    r"""A trainable convex combination of tensors, in the place of a residual Add.
+    r"""A trainable convex combination of tensors, in place of a residual Add.
 
     .. math:: y = \sum_i a_i x_i, \qquad a_i \ge 0, \quad \sum_i a_i = 1
 
@@ -338,7 +338,7 @@ class ConvexCombination(_Activated, tf_keras.layers.Layer):
     Source: Cisse et al., *Parseval Networks*, ICML 2017, section 4.3.
 
     Example:
-        >>> y = ConvexCombination()([x, f])  # in the place of Add()([x, f])
+        >>> y = ConvexCombination()([x, f])  # in place of Add()([x, f])
     """
 
     def build(self, input_shape: Any) -> None:

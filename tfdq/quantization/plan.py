@@ -52,7 +52,7 @@ ROLES: dict[type, Role] = {
     L.ZeroPadding2D: "pass",
     L.Dropout: "pass",
 }
-"""How each class of layers is quantized; docs/howto/layer.md adds one of one's own."""
+"""How each class of layers is quantized; docs/howto/layer.md adds one of your own."""
 _FUSING: tuple[Role, ...] = ("kernel", "separable", "norm", "add", "convex")
 
 

@@ -58,7 +58,7 @@ def quantize_scope(*custom_objects: dict[str, Any]) -> tf_keras.saving.custom_ob
     """Return a scope that knows tfdq's classes by name, as tfmot's ``quantize_scope`` does.
 
     The classes are registered when ``tfdq.quantization`` is imported, so a scope is needed only
-    for classes of one's own.
+    for classes of your own.
 
     Args:
         *custom_objects: more classes, name -> class.

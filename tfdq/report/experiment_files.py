@@ -16,7 +16,7 @@ from tfdq.robustness.result_store import write_atomically
 
 
 def check_results(experiment: Experiment, name: str) -> None:
-    """Refuse to put an experiment's results in the place of others, before any work is done.
+    """Refuse to put an experiment's results in place of others, before any work is done.
 
     More variants or seeds than the results there have are no harm: they hold those as well.
 

@@ -35,7 +35,7 @@ class ReportedNetwork:
         environment: versions, commit and machine of the training; empty if unknown.
         limits: what the integer file may cost.
         target: what is attacked, for images in [0, 1]: the model, or the file.
-        input_range: what the file takes in the place of [0, 1]; None: just that.
+        input_range: what the file takes in place of [0, 1]; None: just that.
     """
 
     name: str

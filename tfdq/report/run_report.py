@@ -54,7 +54,7 @@ def write_report(
             files of whatever maker.
         out: the HTML file to write; folders on the way to it are made.
         source: of the images; None: those that the runs were trained on.
-        audits: verdicts by the path of the run that they are of, in the place of those that the
+        audits: verdicts by the path of the run that they are of, in place of those that the
             runs hold; of a network in a folder of several by its own path.
         images: test images for what is measured now, >= 8.
         seed: of the attacks.

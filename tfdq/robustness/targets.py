@@ -216,7 +216,7 @@ class DifferentiableTarget(Target):
                 attack then need not ask that target again.
             differentiated: The same function in a form that costs less to differentiate.
             logits_known: The function returns logits even where they look like probabilities.
-            values: What answers queries in the place of the function, from float32 images [n, ...]
+            values: What answers queries in place of the function, from float32 images [n, ...]
                 to the same scores: a runtime, where the function is its differentiable copy.
             variables: Gives the Keras variables that the function reads, asked for when they are
                 needed; on JAX the value of any other is kept as it is at the first call.

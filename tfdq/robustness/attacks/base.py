@@ -40,7 +40,7 @@ class AttackTask:
     Attributes:
         target: The classifier to break.
         surrogate: The classifier that gradients come from; the target itself unless one was given.
-        proxy: What queries without gradients are put to; the target unless one was given.
+        proxy: Classifier for gradient-free queries; the target unless one was given.
         x: Clean images, float32 [n, ...].
         y: True labels, int64 [n].
         eps: Radius of the ball, in input units; in L_inf also one for each channel, float64.

@@ -91,7 +91,7 @@ def audit(
             array, one for each channel, which the audit then calls by its largest number.
         clip: `(lo, hi)` of valid inputs; each a number, or an array, one for each channel.
         examples: Largest number of images used, at least 8.
-        surrogate: Where gradients come from if the model gives none, or in the place of its own:
+        surrogate: Where gradients come from if the model gives none, or in place of its own:
             those of a `.tflite` file are its integer twin's.
         transfer_from: Independently trained models `{name: model}` for the transfer check.
         twin: The exact integer twin of the model, a callable from images to logits; that of a
