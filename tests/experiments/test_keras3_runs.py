@@ -145,6 +145,8 @@ def test_what_one_keras_alone_can_do_is_refused_on_the_other() -> None:
     squeezing = {"evaluation.squeezing": ("median_2",), "training.backend": "jax"}
     with pytest.raises(ValueError, match=r"evaluation.squeezing = .* is for tf_keras"):
         RunSettings().changed(squeezing)
+    amplification = {"quantization.activation_bits": 0, "evaluation.amplification": (8,)}
+    RunSettings().changed({"penalty.beta": 0.0, "training.backend": "torch", **amplification})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
-"""Runs on one backend with TensorFlow and what comes with it hidden: from data to verdicts.
+"""Runs on one backend with TensorFlow and what comes with it hidden: from data to commands.
 
 Argument: an empty folder. Keras' backend is that of the environment.
 """
 
+import contextlib
 import importlib
+import io
+import shutil
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -51,6 +54,7 @@ Hiding.hidden = TENSORFLOW
 from PIL import Image  # noqa: E402
 
 from tfdq import data, robustness  # noqa: E402
+from tfdq.cli import main  # noqa: E402
 from tflite_export import convert  # noqa: E402
 
 folder = Path(sys.argv[1])
@@ -110,5 +114,40 @@ for name in ("cifar10", "mnist"):
         refused = str(error)
     assert 'pip install "tfdq[tensorflow]"' in refused
     del refused
+
+
+def command(*arguments: object) -> str:
+    """Run a command of `tfdq`; return what it says, behind its exit status."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as ended:
+            status = ended.code
+    return f"{status} {said.getvalue()}"
+
+
+float_path, given = folder / "float.keras", ("--data", "digits", "--limit", 8)
+model.save(float_path)
+shutil.copy(path, folder / "other.tflite")
+commands = [
+    ("run", folder / "model.keras"),
+    ("attack", float_path, "--attack", "fgsm"),
+    ("audit", path, "--checks", "zero gradients"),
+    ("certify", path),
+]
+if keras.backend.backend() == "torch":
+    # Each backend computes what is above; JAX compiles for each of these.
+    commands += [
+        ("evaluate", path, folder / "other.tflite", "--attacks", "fgsm"),
+        ("report", float_path, path, "--out", folder / "report.html"),
+        ("export", float_path, folder / "exported.tflite"),
+    ]
+for arguments in commands:
+    done = command(*arguments, *given)
+    assert done.startswith("0 "), done
+refused = command("train", "--data", "digits", "--out", folder / "run")
+assert refused.startswith("2 ")
+assert "--backend jax or --backend torch" in refused
 assert not TENSORFLOW & {module.split(".")[0] for module in sys.modules}
 print("whole")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tf_keras
@@ -122,6 +123,29 @@ def _residual() -> tf_keras.Model:
     y = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same", name="b")(x))
     x = layers.ReLU()(layers.Add(name="add")([x, y]))
     return tf_keras.Model(image, layers.Dense(10, name="head")(layers.Flatten()(x)))
+
+
+def test_a_float_model_of_keras_3_equals_its_parts() -> None:
+    """Its operations and nested models count as layers do, in inference mode."""
+    keras.utils.set_random_seed(0)
+    inner = keras.Sequential(
+        [keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, padding="same", name="b")]
+    )
+    image = keras.Input((8, 8, 1))
+    first = keras.layers.Conv2D(4, 3, padding="same", name="a")(image)
+    first = keras.ops.relu(keras.layers.BatchNormalization()(first))
+    joined = keras.layers.ReLU()(inner(keras.layers.Dropout(0.5)(first)) + first)
+    logits = keras.layers.Dense(3, name="head")(keras.layers.Flatten()(joined))
+    model = keras.Model(image, logits)
+    rng = np.random.default_rng(0)
+    x = rng.random((8, 8, 8, 1)).astype(np.float32)
+    moved = np.clip(x + rng.uniform(-0.1, 0.1, x.shape), 0, 1).astype(np.float32)
+    curve = error_amplification(model, x, moved).curve("model")
+    probe = keras.Model(image, [image, first, inner(first), joined, logits])
+    pairs = zip(*(probe.predict(v, verbose=0) for v in (x, moved)), strict=True)
+    expected = [relative(*(v.reshape(8, -1).astype(np.float64) for v in pair)) for pair in pairs]
+    assert [curve.layers[i] for i in (0, 1, 2, 4)] == ["input", "a", "b", "head"]
+    np.testing.assert_allclose(curve.distance, np.mean(expected, axis=1), rtol=1e-5)
 
 
 def test_squeezed_models_are_flattened(float_model: Any, digits: Any) -> None:

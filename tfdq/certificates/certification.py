@@ -139,7 +139,8 @@ def _as_graph(model: Any, limits: Limits) -> IntegerGraph:
     """Return the integer graph of whatever has one."""
     from tflite_export.twin.integer_twin import graph_of
 
-    if is_tf_keras_model(model) and not is_quantized(model):
+    is_keras = is_tf_keras_model(model) or is_keras3_model(model)
+    if is_keras and not is_quantized(model):
         raise ValueError(
             f"model {model.name!r} is a float model: interval bounds are of integers. Quantize it "
             "(tfdq.quantize_model), or use method='lipschitz'"

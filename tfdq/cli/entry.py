@@ -14,6 +14,7 @@ from tfdq._extras import explained
 from tfdq.cli.app import FAULT, GOOD, INTERRUPTED, MISTAKE, app
 from tfdq.cli.output import Output, calm, output_of
 from tfdq.mistakes import Mistake
+from tfdq.which_keras import installed
 from tflite_export.endings import Ended
 
 _ANYWHERE = ("--quiet", "-q", "--verbose", "-v", "--debug")
@@ -38,6 +39,7 @@ def _run(arguments: list[str]) -> int:
     # Read by TensorFlow and Keras when a command loads them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if run.verbose else "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    _choose_backend()
     ended = Ended()
     try:
         with output_of(run), calm(), ended.by_signals():
@@ -62,6 +64,18 @@ def _run(arguments: list[str]) -> int:
             print(said, file=sys.stderr, flush=True)
         return ended.status
     return status if isinstance(status, int) else GOOD
+
+
+def _choose_backend() -> None:
+    """Let Keras run on the one backend that is installed, where TensorFlow, its own choice, is not.
+
+    What ``KERAS_BACKEND`` says stands; between two Keras chooses, by its configuration file.
+    """
+    if "KERAS_BACKEND" in os.environ or installed("tensorflow"):
+        return
+    others = [name for name in ("jax", "torch") if installed(name)]
+    if len(others) == 1:
+        os.environ["KERAS_BACKEND"] = others[0]
 
 
 def _shared_first(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -246,12 +246,11 @@ def open_model(path: Path, trust: bool = False, limits: Limits = DEFAULT) -> Any
             limits.
     """
     check_call(None, None, path)
-    from tfdq.either_keras import load_model
-    from tfdq.experiments.classifier import check_weights, open_integer_file
+    from tfdq.experiments.opening import check_weights, open_integer_file, open_keras_model
 
     if path.suffix == ".tflite":
         return open_integer_file(path, limits=limits)
 
-    model = load_model(path, compile=False, safe_mode=not trust)
+    model = open_keras_model(path, trust)
     check_weights(model, str(path))
     return model

@@ -269,7 +269,7 @@ def audit(
     import numpy as np
     from rich.console import Console
 
-    from tfdq.experiments.classifier import open_integer_file
+    from tfdq.experiments.opening import open_integer_file
     from tfdq.robustness import as_target
     from tfdq.robustness import audit as run_audit
 

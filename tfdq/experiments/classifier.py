@@ -25,7 +25,6 @@ from tfdq.robustness.result_store import digest, write_atomically
 from tfdq.robustness.statistics import wilson
 from tfdq.robustness.versions import package_versions
 from tfdq.which_keras import is_keras3_model, is_tf_keras_model
-from tflite_export.ir.limits import DEFAULT, Limits
 
 KIND = "train"
 SETTINGS = "settings.json"
@@ -158,41 +157,6 @@ def _figures(model: Any, dataset: Dataset, settings: RunSettings) -> dict[str, A
         "settings": settings.model_dump(mode="json", exclude={"evaluation"}),
         "versions": package_versions(),
     }
-
-
-def open_integer_file(path: Path, twin: bool = False, limits: Limits = DEFAULT) -> Any:
-    """Return the interpreter of a ``.tflite`` file, or its integer twin, which has gradients.
-
-    Args:
-        path: of the file.
-        twin: return the integer twin.
-        limits: what the file may cost.
-
-    Raises:
-        ValueError: it is damaged, of another kind, or costs more than its limits; names the file.
-    """
-    from tflite_export import IntegerTwin, Interpreter
-
-    return IntegerTwin(path, limits=limits) if twin else Interpreter(path, limits=limits)
-
-
-def check_weights(model: Any, name: str) -> None:
-    """Check that the weights of a model are numbers.
-
-    Args:
-        model: the model.
-        name: what it is called in the error.
-
-    Raises:
-        ValueError: some are NaN or infinite; names the first.
-    """
-    for weight in model.weights:
-        values = np.asarray(weight)
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-            raise ValueError(
-                f"{name!r} has NaN or infinite weights ({weight.name}): its training diverged; "
-                "train it again with a lower learning rate"
-            )
 
 
 def no_better_than_chance(figures: dict[str, Any], dataset: Dataset) -> str | None:

@@ -22,14 +22,11 @@ from tfdq.experiments.process import TF_KERAS, threads_of
 from tfdq.experiments.settings import EvaluationSettings, parse_squeezer
 from tfdq.experiments.suite import NO_SUITE, attack_options, suite_of
 from tfdq.robustness import (
-    BitDepthSqueeze,
-    MedianSqueeze,
     RobustnessReport,
     audit,
     error_amplification,
     evaluate,
     run_attack,
-    squeeze,
 )
 from tfdq.robustness.attacks import attack_spec
 from tflite_export import IntegerTwin, Interpreter, ParityError, convert, integer_only
@@ -118,8 +115,7 @@ class Measurement:
     def _load(self, device: str) -> Any:
         with self.machines.on(device):
             model = load_trained(self.folder / "model.keras", self.backend)
-            layers = [_squeezer(text) for text in self.settings.squeezing]
-            return squeeze(model, layers) if layers else model
+            return _squeezed(model, self.settings.squeezing)
 
     def run(self) -> dict[str, Any]:
         """Measure everything; JSON-ready.
@@ -381,6 +377,12 @@ def _bits(mask: np.ndarray) -> str:
     return "".join("1" if value else "0" for value in mask)
 
 
-def _squeezer(text: str) -> Any:
-    kind, number = parse_squeezer(text)
-    return BitDepthSqueeze(number) if kind == "bit_depth" else MedianSqueeze(number)
+def _squeezed(model: Any, squeezing: Sequence[str]) -> Any:
+    """Return a model of tf_keras behind the squeezers that are named; itself without any."""
+    if not squeezing:
+        return model
+    from tfdq.robustness import BitDepthSqueeze, MedianSqueeze, squeeze
+
+    kinds = {"bit_depth": BitDepthSqueeze, "median": MedianSqueeze}
+    named = [parse_squeezer(text) for text in squeezing]
+    return squeeze(model, [kinds[kind](number) for kind, number in named])

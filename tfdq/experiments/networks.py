@@ -13,9 +13,8 @@ from tfdq.data import Dataset, load
 from tfdq.data.steps import steps_per_epoch
 from tfdq.experiments.fitting import check_fit
 from tfdq.experiments.process import TF_KERAS
-from tfdq.experiments.settings import DataSettings, ModelSettings, RunSettings
+from tfdq.experiments.settings import DataSettings, ModelSettings, PenaltySettings, RunSettings
 from tfdq.models import create
-from tfdq.penalties import get_regularizer
 from tfdq.robustness.result_store import digest
 
 
@@ -67,9 +66,7 @@ def build(
         return quantized(model, settings, steps_per_epoch(dataset, settings.training.batch_size))
     if penalty.beta == 0:
         return model
-    return _penalized(
-        model, get_regularizer(penalty.name, penalty.beta, penalty.on, penalty.target)
-    )
+    return _penalized(model, penalty)
 
 
 def quantized(model: Any, settings: RunSettings, steps: int = 1) -> Any:
@@ -187,9 +184,13 @@ def _synchronized(layer: Any) -> Any:
     return type(layer).from_config(config)
 
 
-def _penalized(model: Any, regularizer: Any) -> Any:
+def _penalized(model: Any, penalty: PenaltySettings) -> Any:
     """Return a float model of tf_keras whose kernels carry the penalty, each a copy of its own."""
     import tf_keras
+
+    from tfdq.penalties import get_regularizer
+
+    regularizer = get_regularizer(penalty.name, penalty.beta, penalty.on, penalty.target)
 
     def with_penalty(layer: Any) -> Any:
         config = layer.get_config()

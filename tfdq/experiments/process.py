@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Any
 
 from tfdq.robustness.versions import package_versions
+from tfdq.which_keras import installed
 from tflite_export.runtime.interpreter import check_threads
 
 TF_KERAS = "tf_keras"
@@ -38,6 +38,11 @@ def choose_backend(backends: Iterable[str]) -> str:
         )
     (backend,) = wanted
     if backend == TF_KERAS:
+        if not installed(TF_KERAS):
+            raise ImportError(
+                "training.backend is tf_keras, which is not installed: pip install "
+                '"tfdq[tensorflow]", or train on Keras 3: --backend jax or --backend torch'
+            )
         return backend
     if "keras" in sys.modules:
         running = importlib.import_module("keras").backend.backend()
@@ -47,7 +52,7 @@ def choose_backend(backends: Iterable[str]) -> str:
                 f"start a new process with KERAS_BACKEND={backend} in the environment"
             )
         return backend
-    if find_spec(backend) is None:
+    if not installed(backend):
         raise ImportError(
             f'training.backend is {backend}, which is not installed: pip install "tfdq[{backend}]"'
         )

@@ -459,16 +459,13 @@ class RunSettings(Section):
                 "penalty.ramp": ramp is not None and ramp[0] > 0,
                 "penalty.beta": not self.quantized and self.penalty.beta > 0,
                 "evaluation.squeezing": bool(self.evaluation.squeezing),
-                "evaluation.amplification": not self.quantized
-                and bool(self.evaluation.amplification),
             }
             core = "tf_keras: leave training.backend out"
         for place, wanted in given.items():
             if wanted:
                 section, _, name = place.partition(".")
                 value = getattr(getattr(self, section), name)
-                of_float = place in ("penalty.beta", "evaluation.amplification")
-                form = " of a float network" if of_float else ""
+                form = " of a float network" if place == "penalty.beta" else ""
                 raise ValueError(f"{place} = {value!r}{form} is for {core}")
         return self
 

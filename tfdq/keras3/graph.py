@@ -54,6 +54,17 @@ class Node:
             kwargs["training"] = False
         return args, {name: value for name, value in kwargs.items() if value is not None}
 
+    def infer(self, sources: Mapping[int, Any]) -> Any:
+        """Return what the call gives in inference mode.
+
+        Args:
+            sources: the tensors in the place of each of `inputs`, by its index.
+        """
+        args, kwargs = self.called_with(sources)
+        if _takes_training(self.layer):
+            kwargs["training"] = False
+        return self.layer(*args, **kwargs)
+
 
 @dataclass(frozen=True)
 class Graph:

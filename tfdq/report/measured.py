@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfdq.experiments.classifier import open_integer_file
+from tfdq.either_keras import is_quantized
+from tfdq.experiments.opening import open_integer_file
 from tfdq.report.networks import ReportedNetwork
 from tfdq.report.page import Picture
 from tfdq.which_keras import is_keras3_model
@@ -98,8 +99,11 @@ def deployed_spectra(network: ReportedNetwork) -> dict[str, np.ndarray]:
     """Return the singular values of each layer's reshaped kernel as it is deployed."""
     from tflite_export.twin.integer_twin import graph_of
 
-    if network.model is None or is_keras3_model(network.model):
+    of_keras3 = is_keras3_model(network.model)
+    if network.model is None or (of_keras3 and is_quantized(network.model)):
         return _integer_spectra(graph_of(network.model or network.file, network.limits))
+    if of_keras3:
+        return _float_spectra(network.model)
     found = {}
     for layer in network.model.layers:
         inner = getattr(layer, "layer", layer)
@@ -110,6 +114,19 @@ def deployed_spectra(network: ReportedNetwork) -> dict[str, np.ndarray]:
             kernel = layer.penalized_kernel("deployed")
         matrix = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
         found[inner.name] = np.linalg.svd(matrix, compute_uv=False)
+    return found
+
+
+def _float_spectra(model: Any) -> dict[str, np.ndarray]:
+    """Return the singular values of the kernels of a float model of Keras 3."""
+    import keras
+
+    found = {}
+    for layer in model.layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
+            kernel = keras.ops.convert_to_numpy(layer.kernel).astype(np.float64)
+            matrix = kernel.reshape(-1, kernel.shape[-1])
+            found[layer.name] = np.linalg.svd(matrix, compute_uv=False)
     return found
 
 

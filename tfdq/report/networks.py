@@ -27,7 +27,7 @@ class ReportedNetwork:
 
     Attributes:
         name: what it is called in the report.
-        model: the trained tf_keras model; None where there is only the file.
+        model: the trained Keras model; None where there is only the file.
         file: its integer ``.tflite`` file, or None.
         figures: what ``tfdq reproduce`` measured on it, as in ``evaluation-*.json``; or what
             `tfdq.report.measured` measured for this report.
@@ -199,10 +199,10 @@ def open_networks(
         ValueError: no images are named, the runs are of different data, or a file answers no better
             than by chance on every usual input range.
     """
-    from tfdq.experiments.classifier import check_weights, open_integer_file
     from tfdq.experiments.fitting import check_fit, fitted
     from tfdq.experiments.measuring import evaluation_images
     from tfdq.experiments.networks import load_images
+    from tfdq.experiments.opening import check_weights, open_integer_file
     from tfdq.experiments.settings import DataSettings
 
     missing = [str(run) for run in runs if not run.exists()]
@@ -285,8 +285,8 @@ def _told_apart(names: Sequence[str], runs: Sequence[Path]) -> list[str]:
 
 
 def _open_folder(folder: Path, trust: bool) -> ReportedNetwork:
-    import tfdq
     from tfdq.experiments.folder import folder_kind
+    from tfdq.experiments.opening import open_keras_model
 
     if not (folder / "model.keras").exists():
         raise FileNotFoundError(
@@ -303,7 +303,7 @@ def _open_folder(folder: Path, trust: bool) -> ReportedNetwork:
     of_a_recipe = "quantization" in settings and folder_kind(folder) != "train"
     network = ReportedNetwork(
         _describe(settings, described.get("seed")) if of_a_recipe else folder.name,
-        tfdq.load_model(folder / "model.keras", compile=False, safe_mode=not trust),
+        open_keras_model(folder / "model.keras", trust),
         file if file.exists() else None,
         _read(evaluations[-1]) if evaluations else {},
         {"seed": described.get("seed"), **settings} if settings else {},
@@ -333,11 +333,11 @@ def _check_figures(network: ReportedNetwork, path: Path) -> None:
 
 
 def _open_file(path: Path, trust: bool) -> ReportedNetwork:
-    import tfdq
+    from tfdq.experiments.opening import open_keras_model
 
     if path.suffix == ".tflite":
         return ReportedNetwork(path.stem, None, path, {})
-    model = tfdq.load_model(path, compile=False, safe_mode=not trust)
+    model = open_keras_model(path, trust)
     settings = {"data": {"name": "digits"}} if is_of_demo(path) else {}
     return ReportedNetwork(path.stem, model, integer_file_of(path), {}, settings)
 

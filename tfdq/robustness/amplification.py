@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import tf_keras
     from matplotlib.figure import Figure
 
+    from tfdq.keras3.graph import Graph as Keras3Graph
     from tfdq.quantization import Graph
     from tflite_export import IntegerTwin
 
@@ -35,6 +36,8 @@ _FOLLOWERS = (
     "FusedReLU",
     "LeakyReLU",
     "ReLU",
+    "Relu",
+    "Relu6",
 )
 _MERGES = ("Add", "Average", "ConvexCombination", "FusedAdd")
 _PREFIX = "quant_"
@@ -228,8 +231,8 @@ def error_amplification(
     integers in the units of the tensor.
 
     Args:
-        models: `{name: model}`, or one model: tf_keras models, float or quantization-aware,
-            quantized Keras 3 models, and `tflite_export.IntegerTwin`.
+        models: `{name: model}`, or one model: models of Keras 3 or tf_keras, float or
+            quantization-aware, and `tflite_export.IntegerTwin`.
         x: Clean images, shape (n, ...).
         x_adv: Their adversarial versions: an array like `x`; `{name of model: array}` for a
             white-box attack on each; `{epsilon: array}` or `{epsilon: {name: array}}` for several
@@ -271,11 +274,11 @@ def error_amplification(
     return ErrorAmplification(tuple(curves))
 
 
-def depth_axis(graph: Graph) -> list[tuple[str, int]]:
+def depth_axis(graph: Graph | Keras3Graph) -> list[tuple[str, int]]:
     """Return the points at which a model's activations are compared.
 
     Args:
-        graph: The model as `tfdq.quantization.read_graph` gives it.
+        graph: The model as the `read_graph` of its Keras gives it.
 
     Returns:
         `(name, position)` in the order of the graph: the input first, then every kernel layer and
@@ -320,13 +323,15 @@ def _activations(model: Any) -> tuple[tuple[str, ...], Callable[[np.ndarray], li
     if is_keras3_model(model) and is_quantized(model):
         # At inference it computes the integers of its file.
         return _integer_activations(IntegerTwin(model))
+    if is_keras3_model(model):
+        return _keras3_activations(model)
     try:
         import tensorflow as tf
 
         from tfdq.quantization import read_graph
         from tfdq.robustness.layer_outputs import LayerOutputs
     except ModuleNotFoundError as error:
-        raise explained(error, "the error amplification of a float network") from error
+        raise explained(error, "the error amplification of a tf_keras model") from error
 
     points = depth_axis(read_graph(model))
     outputs = LayerOutputs(model, [position for _, position in points])
@@ -335,6 +340,30 @@ def _activations(model: Any) -> tuple[tuple[str, ...], Callable[[np.ndarray], li
     def compute(images: np.ndarray) -> list[np.ndarray]:
         found = compiled(tf.constant(images))
         return [t.numpy().reshape(len(images), -1).astype(np.float64) for t in found]
+
+    return tuple(name for name, _ in points), compute
+
+
+def _keras3_activations(
+    model: Any,
+) -> tuple[tuple[str, ...], Callable[[np.ndarray], list[np.ndarray]]]:
+    from keras import ops
+
+    from tfdq.keras3.graph import read_graph
+
+    graph = read_graph(model)
+    if len(graph.inputs) != 1:
+        raise ValueError(f"{model.name!r} has {len(graph.inputs)} inputs; one is needed")
+    points = depth_axis(graph)
+    nodes = graph.nodes[: max(position for _, position in points) + 1]
+
+    def compute(images: np.ndarray) -> list[np.ndarray]:
+        values = {graph.inputs[0]: ops.convert_to_tensor(images)}
+        for node in nodes:
+            if node.inputs:
+                values[node.index] = node.infer(values)
+        found = (ops.convert_to_numpy(values[position]) for _, position in points)
+        return [value.reshape(len(images), -1).astype(np.float64) for value in found]
 
     return tuple(name for name, _ in points), compute
 
