@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @app.command(epilog="Example:  tfdq demo --out runs/demo")
 @with_settings(
     "training.epochs",
+    "training.backend",
     "penalty.beta",
     "quantization.activation_bits",
     "quantization.weight_bits",
@@ -70,6 +71,9 @@ def demo(
     bits, settings = _bit_list(sweep), settings_of(given)
     if not settings.quantized:
         raise ValueError("--activation-bits must be from 1 to 8 for the quantized forms, got 0")
+    from tfdq.experiments.process import choose_backend
+
+    choose_backend([settings.training.backend])
     from rich.console import Console
 
     from tfdq.demo.run import run_demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tf_keras
 
 from tfdq.data import Dataset, load
 from tfdq.demo.plots import plot_bits, plot_epsilons
@@ -18,13 +18,12 @@ from tfdq.demo.settings import DemoSettings
 from tfdq.experiments.folder import open_folder, write_json
 from tfdq.experiments.images import scaled
 from tfdq.experiments.networks import quantized
-from tfdq.experiments.settings import RunSettings
-from tfdq.experiments.training import train
+from tfdq.experiments.process import TF_KERAS, versions_of
+from tfdq.experiments.settings import RunSettings, TrainingSettings
 from tfdq.models import small_cnn
 from tfdq.robustness import RobustnessReport, error_amplification, evaluate, run_attack
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.statistics import Proportion
-from tfdq.robustness.versions import package_versions
 from tflite_export import ExportedModel, convert, integer_only, round_biases
 
 ATTACKS = ("fgsm", "r+fgsm", "pgd")
@@ -120,7 +119,7 @@ def run_demo(settings: DemoSettings, progress: bool | None = None) -> DemoResult
     return result
 
 
-def _quantized(model: tf_keras.Model, name: str, run: RunSettings) -> tf_keras.Model:
+def _quantized(model: Any, name: str, run: RunSettings) -> Any:
     """Return one of the quantization-aware forms of a float model."""
     return quantized(model, run.changed(_FORM_SETTINGS[name]))
 
@@ -130,11 +129,13 @@ def _train_forms(
     dataset: Dataset,
     out: Path,
     progress: bool | None,
-) -> dict[str, tf_keras.Model]:
+) -> dict[str, Any]:
     """Train a float model, then train each form on from there, all for the same time."""
-    tf_keras.utils.set_random_seed(settings.seed)
-    start = small_cnn(dataset.input_shape, dataset.classes)
-    models: dict[str, tf_keras.Model] = {}
+    of_keras3 = settings.run.training.backend != TF_KERAS
+    library = importlib.import_module("keras" if of_keras3 else TF_KERAS)
+    library.utils.set_random_seed(settings.seed)
+    start = small_cnn(dataset.input_shape, dataset.classes, keras=3 if of_keras3 else 2)
+    models: dict[str, Any] = {}
     with progress_bar(
         "training", settings.run.training.epochs * (1 + len(FORMS)), progress
     ) as advance:
@@ -142,20 +143,38 @@ def _train_forms(
         def tell(name: str) -> Callable[[dict[str, float]], None]:
             return lambda logs: advance(f"{name}, accuracy {logs['accuracy']:.3f}")
 
-        train(start, dataset, settings.run.training, tell("float, first half"), seed=settings.seed)
+        _train(start, dataset, settings.run.training, tell("float, first half"), settings.seed)
         for name in FORMS:
             if name == "float":
-                model = tf_keras.models.clone_model(start)
+                model = library.models.clone_model(start)
                 model.set_weights(start.get_weights())
             else:
                 model = _quantized(start, name, settings.run)
-            train(model, dataset, settings.run.training, tell(name), seed=settings.seed)
-            if name != "float":
+            _train(model, dataset, settings.run.training, tell(name), settings.seed)
+            if name != "float" and not of_keras3:
                 # So that the model that is kept, attacked and reported is the one that ships.
                 round_biases(model)
             model.save(out / "models" / f"{_slug(name)}.keras")
             models[name] = model
     return models
+
+
+def _train(
+    model: Any,
+    dataset: Dataset,
+    training: TrainingSettings,
+    tell: Callable[[dict[str, float]], None],
+    seed: int,
+) -> None:
+    """Train a model of either Keras; what is told are the figures of each epoch."""
+    if training.backend == TF_KERAS:
+        from tfdq.experiments.training import train
+
+        train(model, dataset, training, tell, seed=seed)
+        return
+    from tfdq.experiments.keras3_training import train as train_on_keras3
+
+    train_on_keras3(model, dataset, training, tell, seed=seed)
 
 
 def _slug(name: str) -> str:
@@ -167,9 +186,7 @@ def file_name(name: str) -> str:
     return f"{name} .tflite"
 
 
-def _export(
-    models: dict[str, tf_keras.Model], x: np.ndarray, out: Path
-) -> dict[str, ExportedModel]:
+def _export(models: dict[str, Any], x: np.ndarray, out: Path) -> dict[str, ExportedModel]:
     """Export the quantized models; each file is proven integer-only and equal to its twin."""
     exports = {}
     for name, model in models.items():
@@ -185,7 +202,7 @@ def _export(
 
 def _evaluate(
     settings: DemoSettings,
-    models: dict[str, tf_keras.Model],
+    models: dict[str, Any],
     exports: dict[str, ExportedModel],
     x: np.ndarray,
     y: np.ndarray,
@@ -209,7 +226,7 @@ def _evaluate(
 
 def _plot_amplification(
     settings: DemoSettings,
-    models: dict[str, tf_keras.Model],
+    models: dict[str, Any],
     x: np.ndarray,
     y: np.ndarray,
     out: Path,
@@ -233,17 +250,15 @@ def _plot_amplification(
     amplification.to_json(out / "amplification.json")
 
 
-def _sizes(
-    models: dict[str, tf_keras.Model], exports: dict[str, ExportedModel], out: Path
-) -> dict[str, int]:
-    """Return bytes: of a model, its float32 weights; of a file, its size on disk."""
-    sizes = {name: 4 * model.count_params() for name, model in models.items()}
+def _sizes(models: dict[str, Any], exports: dict[str, ExportedModel], out: Path) -> dict[str, int]:
+    """Return bytes: of a model, the float32 weights of its network; of a file, its size on disk."""
+    sizes = dict.fromkeys(models, 4 * models["float"].count_params())
     sizes |= {name: len(exported) for name, exported in exports.items()}
     return sizes
 
 
 def _speeds(
-    models: dict[str, tf_keras.Model], exports: dict[str, ExportedModel], x: np.ndarray
+    models: dict[str, Any], exports: dict[str, ExportedModel], x: np.ndarray
 ) -> dict[str, float]:
     """Return images/s: the best of a few passes over the test images."""
     predictors: dict[str, Callable[[], Any]] = {}
@@ -266,7 +281,7 @@ def _speeds(
 def _sweep(
     settings: DemoSettings,
     dataset: Dataset,
-    start: tf_keras.Model,
+    start: Any,
     result: DemoResult,
     progress: bool | None,
 ) -> dict[str, dict[int, tuple[Proportion, Proportion]]]:
@@ -286,12 +301,12 @@ def _sweep(
                 run = settings.run.changed({"quantization.activation_bits": bits})
                 model = _quantized(start, name, run)
                 note = f"{name}, {bits} bits"
-                train(
+                _train(
                     model,
                     dataset,
                     settings.run.training,
                     lambda logs: advance(note),  # noqa: B023
-                    seed=settings.seed,
+                    settings.seed,
                 )
                 report = evaluate(
                     {note: model},
@@ -334,7 +349,7 @@ def _as_dict(result: DemoResult, quantized: list[str]) -> dict[str, Any]:
         },
         "sizes": result.sizes,
         "parity": {name: str(exported.parity) for name, exported in result.exports.items()},
-        "versions": package_versions(),
+        "versions": versions_of(settings.run.training.backend),
         "measured": {"images_per_second": result.speeds, "seconds": result.seconds},
         "quantized": quantized,
     }

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import json
-import resource
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-import tf_keras
-
-from tfdq.data import Dataset, pipeline, steps_per_epoch
+from tfdq.data import Dataset
+from tfdq.data.steps import steps_per_epoch
 from tfdq.experiments.measuring import evaluation_images
-from tfdq.experiments.networks import build
+from tfdq.experiments.process import TF_KERAS, memory_of
 from tfdq.experiments.runner import Experiment, Unit
 from tfdq.experiments.settings import RunSettings
+from tfdq.experiments.stopwatch import median_seconds
 from tfdq.experiments.suite import attack_options, suite_of
-from tfdq.experiments.tf_keras_job import precision, wrapped
-from tfdq.experiments.training import compile_for
 from tfdq.robustness import as_target
 from tfdq.robustness.attacks import attack_spec
 from tfdq.robustness.attacks.losses import cross_entropy
 
 _BATCH = 100
-_STEPS = 3
 _AUDIT_GRADIENTS = 1500
 _AUDIT_CHECKS_WITH_QUERIES = 2
 
@@ -144,7 +137,8 @@ def estimate(experiment: Experiment) -> Estimate:
                 evaluation,
             )
         )
-    return Estimate(tuple(kinds), _memory(), len(units) - len(left))
+    backend = experiment.recipe.variants[0].settings.training.backend
+    return Estimate(tuple(kinds), memory_of(backend), len(units) - len(left))
 
 
 def _network_key(settings: RunSettings) -> str:
@@ -157,6 +151,8 @@ def _network_key(settings: RunSettings) -> str:
         settings.quantized,
         settings.penalty.beta > 0,
         settings.adversarial.attack,
+        settings.adversarial.objective,
+        settings.adversarial.steps,
         settings.training.batch_size,
         settings.training.precision,
     ]
@@ -183,30 +179,23 @@ def _title(unit: Unit) -> str:
 
 def _measure(settings: RunSettings, dataset: Dataset) -> tuple[float, float, float]:
     """Return the seconds of a training step, and of an image's forward pass and its gradient."""
-    tf_keras.backend.clear_session()
-    with precision(settings.training.precision):
-        model = build(settings, dataset)
-        fitted = wrapped(model, settings, seed=0)
-        compile_for(fitted, settings.training, 1)
-    batches = iter(pipeline(dataset, settings.training.batch_size, settings.training.augment))
-    train = fitted.make_train_function()
-    step = _seconds(lambda: train(batches)["loss"].numpy())
+    model, step = _step_of(settings.training.backend)(settings, dataset)
     x, y = evaluation_images(dataset, _BATCH)
     target = as_target(model)
-    forward = _seconds(lambda: target.logits(x)) / len(x)
-    gradient = _seconds(lambda: target.loss_gradient(cross_entropy, x, y)) / len(x)
+    forward = median_seconds(lambda: target.logits(x)) / len(x)
+    gradient = median_seconds(lambda: target.loss_gradient(cross_entropy, x, y)) / len(x)
     return step, forward, gradient
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    """Return the median time of a call, after one that traces."""
-    work()
-    times = []
-    for _ in range(_STEPS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def _step_of(backend: str) -> Callable[[RunSettings, Dataset], tuple[Any, float]]:
+    """Return what builds a network for a backend and times a training step of it."""
+    if backend == TF_KERAS:
+        from tfdq.experiments.tf_keras_step import measured_step
+
+        return measured_step
+    from tfdq.experiments.keras3_step import measured_step as of_keras3
+
+    return of_keras3
 
 
 def _evaluation_seconds(
@@ -239,10 +228,3 @@ def _evaluation_seconds(
     audit = _AUDIT_GRADIENTS * gradient
     audit += _AUDIT_CHECKS_WITH_QUERIES * asked.audit_queries * forward
     return seconds + asked.audit_images * audit
-
-
-def _memory() -> int:
-    """Return the largest memory in use so far: of the first GPU, or of the process, in bytes."""
-    if tf.config.list_physical_devices("GPU"):
-        return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

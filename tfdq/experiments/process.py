@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -114,6 +115,23 @@ def devices_of(backend: str) -> list[str]:
         return ["GPU"] * cuda.device_count() or ["CPU"]
     tf = importlib.import_module("tensorflow")
     return [device.device_type for device in tf.config.list_logical_devices()]
+
+
+def memory_of(backend: str) -> int:
+    """Return the largest use of memory so far, in bytes: of the first GPU, or of the process."""
+    if backend == "jax":
+        device = importlib.import_module("jax").devices()[0]
+        if device.platform == "gpu":
+            return int(device.memory_stats()["peak_bytes_in_use"])
+    elif backend == "torch":
+        cuda = importlib.import_module("torch").cuda
+        if cuda.is_available():
+            return int(cuda.max_memory_allocated())
+    else:
+        config = importlib.import_module("tensorflow").config
+        if config.list_physical_devices("GPU"):
+            return int(config.experimental.get_memory_info("GPU:0")["peak"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def versions_of(backend: str) -> dict[str, Any]:
