@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from tfdq.cli import main
+from tfdq.data import load
+from tfdq.demo.run import _train_forms
+from tfdq.demo.settings import DemoSettings
+from tfdq.either_keras import is_quantized, load_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,3 +162,18 @@ def test_a_folder_of_somebody_else_is_left_alone(
     assert left.value.code == 2
     assert "files that tfdq did not write" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_forms_of_a_backend_of_keras_3_are_its_models(tmp_path: Path) -> None:
+    small = {"training.backend": "tensorflow", "training.epochs": 1}
+    settings = DemoSettings(tmp_path, DemoSettings().run.changed(small))
+    digits = load("digits").subset(train=128, seed=0)
+    models = _train_forms(settings, digits, tmp_path, progress=False)
+    assert list(models) == NAMES
+    assert all(isinstance(model, keras.Model) for model in models.values())
+    assert [is_quantized(model) for model in models.values()] == [False, True, True, True]
+    # The penalty is a loss of each of the four layers with a kernel.
+    assert [len(model.losses) for model in models.values()] == [0, 0, 4, 4]
+    kept = load_model(tmp_path / "models" / "dq.keras")
+    x = digits.x_test[:32].astype(np.float32) / 255
+    np.testing.assert_array_equal(kept.predict(x, verbose=0), models["DQ"].predict(x, verbose=0))

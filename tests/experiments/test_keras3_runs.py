@@ -16,6 +16,7 @@ import pytest
 
 import tfdq
 from tests.experiments.small_recipe import RECIPE, small_experiment
+from tfdq.experiments.estimate import estimate
 from tfdq.experiments.keras3_training import compile_for
 from tfdq.experiments.measuring import evaluation_images
 from tfdq.experiments.networks import load_images
@@ -128,6 +129,18 @@ def test_weight_decay_leaves_learned_steps_alone() -> None:
     for name, start, free, decayed in zip(names, before, *trained, strict=True):
         taken = 0.0 if name.endswith("step_factor") else 0.5 * 0.01
         np.testing.assert_allclose(decayed, free - taken * start, rtol=1e-5, atol=1e-7)
+
+
+def test_a_dry_run_times_a_step_on_keras_3(tmp_path: Path) -> None:
+    text = RECIPE.replace("epochs = 1", 'epochs = 3\nbackend = "tensorflow"')
+    experiment = small_experiment(tmp_path, text)
+    cost = estimate(experiment)
+    assert [kind.units for kind in cost.kinds] == [1, 1]
+    # 200 images in batches of 50, 3 epochs.
+    assert cost.training_seconds == pytest.approx(12 * sum(k.step_seconds for k in cost.kinds))
+    assert all(kind.step_seconds > 0 and kind.evaluation_seconds > 0 for kind in cost.kinds)
+    assert cost.memory_bytes > 100e6
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_what_one_keras_alone_can_do_is_refused_on_the_other() -> None:
