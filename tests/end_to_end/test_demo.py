@@ -16,6 +16,7 @@ from tfdq.data import load
 from tfdq.demo.run import _train_forms
 from tfdq.demo.settings import DemoSettings
 from tfdq.either_keras import is_quantized, load_model
+from tfdq.experiments.folder import open_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,7 +169,8 @@ def test_the_forms_of_a_backend_of_keras_3_are_its_models(tmp_path: Path) -> Non
     small = {"training.backend": "tensorflow", "training.epochs": 1}
     settings = DemoSettings(tmp_path, DemoSettings().run.changed(small))
     digits = load("digits").subset(train=128, seed=0)
-    models = _train_forms(settings, digits, tmp_path, progress=False)
+    with open_folder(tmp_path, "demo") as out:
+        models = _train_forms(settings, digits, out, progress=False)
     assert list(models) == NAMES
     assert all(isinstance(model, keras.Model) for model in models.values())
     assert [is_quantized(model) for model in models.values()] == [False, True, True, True]
