@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from tfdq.robustness.attacks import available_attacks
 from tfdq.zoo.cards import Card, Robust, Share, worst_case
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
@@ -20,17 +21,6 @@ _COLUMNS = (
     "certified at 1/255",
     "audit",
 )
-_TITLES = {
-    "fgsm": "FGSM",
-    "r+fgsm": "R+FGSM",
-    "bim": "BIM",
-    "pgd": "PGD",
-    "apgd-ce": "APGD-CE",
-    "apgd-t": "APGD-T",
-    "fab": "FAB",
-    "low-bit": "low-bit",
-    "square": "Square",
-}
 
 
 def table(cards: Iterable[Card]) -> str:
@@ -102,7 +92,11 @@ def _budget(card: Card, worst: Robust) -> str:
         "apgd-t": f" ({evaluation.target_classes} classes)",
         "pgd": f" ({evaluation.pgd_steps} steps)",
     }
-    attacks = [_TITLES.get(name, name) + spent.get(name, "") for name in worst.attacks]
+    known = available_attacks()
+    attacks = [
+        (known[name].title if name in known else name) + spent.get(name, "")
+        for name in worst.attacks
+    ]
     return f"{worst.eps:g}/255: {', '.join(attacks)}; {worst.images:,} images"
 
 
