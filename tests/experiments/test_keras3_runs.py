@@ -151,6 +151,7 @@ def test_what_one_keras_alone_can_do_is_refused_on_the_other() -> None:
         ("adversarial.warmup_epochs", 1.0),
         ("training.average", 0.99),
         ("training.label_smoothing", 0.1),
+        ("training.checkpoint_precision", "bfloat16"),
     ):
         with pytest.raises(ValueError, match=rf"{place} = .* is for Keras 3: set training.backend"):
             RunSettings().changed({place: value})

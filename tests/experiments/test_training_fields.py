@@ -8,12 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 import tfdq
 from tfdq.data import Dataset
 from tfdq.experiments import keras3_training, training
 from tfdq.experiments.job import Assignment
+from tfdq.experiments.keras3_checkpoints import from_bfloat16, to_bfloat16
 from tfdq.experiments.keras3_job import Keras3Job
 from tfdq.experiments.keras3_training import compile_for
 from tfdq.experiments.label_smoothing import SmoothedCrossentropy
@@ -108,6 +110,46 @@ def test_adversarial_training_climbs_the_loss_of_smoothed_labels(
     trainer.train_on_batch(x, labels)
     for found, weight in zip(dense.get_weights(), stepped(weights, moved, y), strict=True):
         np.testing.assert_allclose(found, weight, rtol=1e-5, atol=1e-6)
+
+
+def test_compact_checkpoints_shorten_what_the_optimizer_keeps(tmp_path: Path) -> None:
+    """Momentum and average within half a step of bfloat16, the weights as they are."""
+    images, labels = np.zeros((40, 8, 8, 1), np.uint8), np.arange(40) % 2
+    dataset = Dataset(images, labels, images, labels, 2, "black", "made up")
+    changes = {"training.backend": "tensorflow", "training.average": 0.9, "training.batch_size": 20}
+    sizes, jobs = {}, {}
+    for precision in ("float32", "bfloat16"):
+        settings = RunSettings().changed({**changes, "training.checkpoint_precision": precision})
+        assert settings.training_key(0) == RunSettings().changed(changes).training_key(0)
+        folder = tmp_path / precision
+        job = Keras3Job(Assignment(settings, 0, dataset, folder, ALONE, print, trust=False))
+        draw = np.random.default_rng(1)
+        for variable in job._state():
+            if keras.backend.is_float_dtype(variable.dtype):
+                variable.assign(draw.normal(size=variable.shape).astype(np.float32))
+        job.save(1)
+        (file,) = (folder / "checkpoints").iterdir()
+        sizes[precision], jobs[precision] = file.stat().st_size, job
+    compact = jobs["bfloat16"]
+    saved = [keras.ops.convert_to_numpy(variable) for variable in compact._state()]
+    for variable in compact._state():
+        variable.assign(np.zeros(variable.shape))
+    compact.restore()
+    ours = {id(variable) for variable in compact.fitted.variables}
+    for variable, before in zip(compact._state(), saved, strict=True):
+        near = 0.0 if id(variable) in ours or not before.ndim else 2.0**-8
+        found = keras.ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(found, before, rtol=near, atol=0)
+    weights = 4 * sum(int(np.prod(w.shape)) for w in compact.model.trainable_weights)
+    # Of Adam two moments and the average: three of the float32 form's four parts are halved.
+    assert sizes["float32"] - sizes["bfloat16"] == pytest.approx(3 * weights / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("value", [1.0, -3.140625, 1.0 + 2.0**-8, 1.0 + 3 * 2.0**-8, 1e-30, 0.1])
+def test_bfloat16_is_tensorflows(value: float) -> None:
+    one = np.array([value], np.float32)
+    wanted = tf.cast(tf.cast(one, tf.bfloat16), tf.float32).numpy()
+    np.testing.assert_array_equal(from_bfloat16(to_bfloat16(one)), wanted)
 
 
 def test_both_kinds_of_runs_cut_squares_out(tmp_path: Path) -> None:

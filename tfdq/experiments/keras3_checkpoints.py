@@ -14,6 +14,22 @@ from tfdq.experiments.checkpoints import newest_readable
 _KEPT = 2
 
 
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """Return the bits of the nearest bfloat16 numbers, uint16, ties to even.
+
+    Args:
+        values: finite, float32.
+    """
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded: np.ndarray = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return rounded
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """Return the numbers that `to_bfloat16` returned the bits of, float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 class ArrayCheckpoints:
     """The newest two checkpoints of a training, each an uncompressed ``.npz`` file.
 

@@ -15,7 +15,7 @@ from keras import ops
 from tfdq.data.numpy_batches import NumpyBatches
 from tfdq.experiments.images import scaled
 from tfdq.experiments.job import MONITORED, Assignment, Job
-from tfdq.experiments.keras3_checkpoints import ArrayCheckpoints
+from tfdq.experiments.keras3_checkpoints import ArrayCheckpoints, from_bfloat16, to_bfloat16
 from tfdq.experiments.keras3_training import (
     Batches,
     Epochs,
@@ -93,6 +93,13 @@ class Keras3Job(Job):
             f"variable_{number}": ops.convert_to_numpy(variable)
             for number, variable in enumerate(self._state())
         }
+        if self.settings.training.checkpoint_precision == "bfloat16":
+            shortened = {id(variable) for variable in self.fitted.optimizer.variables}
+            for number, variable in enumerate(self._state()):
+                values = arrays[f"variable_{number}"]
+                # The rate and the number of the step are scalars.
+                if id(variable) in shortened and values.ndim and values.dtype == np.float32:
+                    arrays[f"variable_{number}"] = to_bfloat16(values)
         arrays["position"] = np.asarray(position)
         if self.watch is not None:
             arrays |= {f"watch_{name}": value for name, value in self.watch.progress().items()}
@@ -108,10 +115,15 @@ class Keras3Job(Job):
         if found is None:
             return
         variables = self._state()
-        values = [found.get(f"variable_{number}") for number in range(len(variables))]
-        fits = f"variable_{len(variables)}" not in found and all(
-            value is not None and value.shape == tuple(variable.shape)
-            for value, variable in zip(values, variables, strict=True)
+        names = [f"variable_{number}" for number in range(len(variables))]
+        values = [found[name] for name in names if name in found]
+        fits = (
+            len(values) == len(variables)
+            and f"variable_{len(variables)}" not in found
+            and all(
+                value.shape == tuple(variable.shape)
+                for value, variable in zip(values, variables, strict=True)
+            )
         )
         if not fits:
             raise ValueError(
@@ -119,7 +131,7 @@ class Keras3Job(Job):
                 "remove the folder, and the same command trains again from the start"
             )
         for value, variable in zip(values, variables, strict=True):
-            variable.assign(value)
+            variable.assign(from_bfloat16(value) if value.dtype == np.uint16 else value)
         self.position = int(found["position"])
         if self.watch is not None:
             names = [name for name in found if name.startswith("watch_")]

@@ -262,6 +262,11 @@ class TrainingSettings(Section):
         description="Steps between checkpoints besides those after every epoch; no part of what a "
         "run is.",
     )
+    checkpoint_precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Of the optimizer's momentum and averages in checkpoints. bfloat16 halves "
+        "them, and a resumed run is no longer the same bit for bit; on Keras 3.",
+    )
 
     @model_validator(mode="after")
     def _warm_in_time(self) -> TrainingSettings:
@@ -450,6 +455,7 @@ class RunSettings(Section):
                 "adversarial.warmup_epochs": adversarial.warmup_epochs > 0,
                 "adversarial.patience": adversarial.patience is not None,
                 "training.average": training.average > 0,
+                "training.checkpoint_precision": training.checkpoint_precision != "float32",
                 "training.label_smoothing": training.label_smoothing > 0,
             }
             core = "Keras 3: set training.backend to tensorflow, jax or torch"
@@ -529,6 +535,7 @@ class RunSettings(Section):
         """Return the settings that the trained weights depend on, without those that do nothing."""
         kept = self.model_dump(mode="json", exclude={"evaluation"})
         del kept["data"]["dir"], kept["training"]["checkpoint_steps"]
+        del kept["training"]["checkpoint_precision"]
         without = RunSettings().model_dump(mode="json")
         for section, name in _CAME_LATER:
             if kept[section][name] == without[section][name]:
