@@ -58,7 +58,7 @@ class Node:
         """Return what the call gives in inference mode.
 
         Args:
-            sources: the tensors in the place of each of `inputs`, by its index.
+            sources: the tensors in place of each of `inputs`, by its index.
         """
         args, kwargs = self.called_with(sources)
         if _takes_training(self.layer):
