@@ -74,10 +74,48 @@ def kibibytes(record: str, variant: str) -> int:
     return round(size / 1024)
 
 
+def test_the_readme_says_what_each_row_was_measured_on() -> None:
+    """Network or file, which attacks, and in which seeds the audits failed."""
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    content = read_results_file(RESULTS / "white_box.json")
+    on_file = content["summary"]["DQ"]["tflite worst@8"]["mean"]
+    figures = {
+        name: [run["figures"] for run in content["runs"] if run["variant"] == name]
+        for name in ("float", "DQ")
+    }
+    (images,) = {found["tflite"]["suite"]["images"] for found in figures["DQ"]}
+    assert f"on the file of DQ at 4 bits the worst case is {100 * on_file:.1f} ({images}" in text
+    attacks = {name: {tuple(f["suite"]["attacks"]) for f in figures[name]} for name in figures}
+    ((of_float,), (of_dq,)) = attacks["float"], attacks["DQ"]
+    assert set(of_dq) - set(of_float) == {"low-bit"}
+    assert len(of_float) == 4
+    assert "so float was attacked by the four others" in text
+    assert content["audits"]["DQ + R+FGSM training"] == {"0": ["local linearity"], "1": [], "2": []}
+    without = {"0": ["local linearity", "planted adversarial image"], "1": [], "2": []}
+    assert content["audits"]["VQ + R+FGSM training"] == without
+    assert (
+        "failed the audit of seed 0: local linearity with the penalty, a planted adversarial "
+        "image as well without it; seeds 1 and 2 passed."
+    ) in text
+
+
+def test_the_readme_cites_the_certified_accuracy_of_the_file_of_8_bits() -> None:
+    content = json.loads((RESULTS / "complete_verification.json").read_text(encoding="utf-8"))
+    assert content["settings"]["bits"] == 8
+    clean, certified = (
+        100 * np.mean([run["accuracy"][name] for run in content["runs"].values()])
+        for name in ("clean", "certified by intervals")
+    )
+    images = content["settings"]["images"]
+    cell = f"{certified:.1f} % certified at 1/255 at {clean:.1f} clean ({images} images)"
+    row = f"[`IntervalTraining`](docs/certificates.md), 8 bits, then `certify` | {cell} |"
+    assert row in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_compares_with_a_float_network_trained_on_attacks() -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     found = summary("white_box")["float + R+FGSM training"]["worst@8"]["mean"]
-    assert f"a float network trained so keeps {100 * found:.1f};" in text
+    assert f"a float network trained so keeps {100 * found:.1f}." in text
 
 
 @pytest.mark.parametrize(
