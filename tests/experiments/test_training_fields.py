@@ -40,8 +40,34 @@ def test_one_cycle_goes_up_a_line_and_down_another(core: Any, epochs: int) -> No
     places = [ends[0], *sorted(set(middle)), ends[1]]
     wanted = np.interp(range(5 * epochs), places, [0, *[0.4] * len(set(middle)), 0])
     np.testing.assert_allclose(rates, wanted, rtol=1e-6)
+    assert float(optimizer._learning_rate(5 * epochs + 1)) == 0
     again = own.one_cycle(0.4, 5 * epochs)
     assert type(again).from_config(again.get_config())(3) == again(3)
+
+
+@pytest.mark.parametrize("attack", ["free", "fgsm"])
+def test_the_rate_falls_to_the_end_of_an_adversarial_training(
+    attack: str, dense: keras.Model, batch: Any
+) -> None:
+    """The rate after the last update is 0, and it was above 0 until then."""
+    given = TrainingSettings(schedule="one-cycle", learning_rate=RATE, epochs=2)
+    ratio = None if attack == "free" else 1.0
+    trainer = tfdq.AdversarialTraining(dense, attack, 0.1, ratio, steps=3)
+    compile_for(trainer, given, steps=2)
+    rates = trainer.optimizer._learning_rate
+    for _ in range(2 * 2):
+        at = int(trainer.optimizer.iterations)
+        assert float(rates(at)) > 0
+        trainer.train_on_batch(*batch)
+    done = int(trainer.optimizer.iterations)
+    assert done == rates.steps == (12 if attack == "free" else 4)
+
+
+def test_free_trainings_whose_rate_fell_too_early_are_not_taken_for_others() -> None:
+    settings = RunSettings().changed({"training.backend": "jax", "adversarial.attack": "free"})
+    assert settings.trained()["adversarial"]["rate_by"] == "updates"
+    other = settings.changed({"adversarial.attack": "pgd"})
+    assert "rate_by" not in other.trained()["adversarial"]
 
 
 def test_one_cycle_has_no_other_warm_up() -> None:

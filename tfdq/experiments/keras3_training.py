@@ -17,7 +17,7 @@ from tfdq.data.numpy_batches import NumpyBatches
 from tfdq.either_keras import is_quantized
 from tfdq.experiments.label_smoothing import SmoothedCrossentropy
 from tfdq.experiments.run_folder import DivergedError
-from tfdq.experiments.schedules import Schedules, make_optimizer
+from tfdq.experiments.schedules import Schedules, make_optimizer, updates_per_batch
 from tfdq.experiments.settings import RunSettings, TrainingSettings
 from tfdq.keras3.learned_steps import STEP_FACTOR
 from tfdq.robustness import AdversarialTraining
@@ -71,7 +71,8 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         """Return the rate of a step, a float32 scalar."""
         at = ops.cast(step, "float32")
         # The first and the last step have as small a rate, neither has none.
-        return self.peak * ops.minimum(at + 1.0, self.steps - at) / ((self.steps + 1) // 2)
+        line = ops.minimum(at + 1.0, self.steps - at)
+        return self.peak * ops.maximum(line, 0.0) / ((self.steps + 1) // 2)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
@@ -87,9 +88,10 @@ def compile_for(model: keras.Model, settings: TrainingSettings, steps: int) -> N
     Args:
         model: the model.
         settings: how it will be trained.
-        steps: in an epoch.
+        steps: batches in an epoch.
     """
-    optimizer = make_optimizer(keras, SCHEDULES, settings, steps)
+    updates = steps * updates_per_batch(model)
+    optimizer = make_optimizer(keras, SCHEDULES, settings, updates)
     # Learned steps would shrink to nothing.
     optimizer.exclude_from_weight_decay(var_names=[STEP_FACTOR])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -27,6 +27,15 @@ class Schedules(NamedTuple):
     one_cycle: Callable[[float, int], Any]
 
 
+def updates_per_batch(fitted: Any) -> int:
+    """Return how often the optimizer updates the weights on each batch.
+
+    Args:
+        fitted: the model, or the trainer around one.
+    """
+    return int(fitted.steps) if getattr(fitted, "attack", None) == "free" else 1
+
+
 def make_optimizer(core: Any, own: Schedules, settings: TrainingSettings, steps: int) -> Any:
     """Return the optimizer of a training.
 
@@ -34,7 +43,7 @@ def make_optimizer(core: Any, own: Schedules, settings: TrainingSettings, steps:
         core: ``keras`` or ``tf_keras``.
         own: schedules for it.
         settings: how to train.
-        steps: in an epoch.
+        steps: updates of the weights in an epoch; see `updates_per_batch`.
     """
     total = steps * settings.epochs
     rate: Any = settings.learning_rate

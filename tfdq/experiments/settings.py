@@ -554,6 +554,9 @@ class RunSettings(Section):
             kept["adversarial"] = {"attack": "none"}
         elif self.adversarial.attack not in ("pgd", "free"):
             del kept["adversarial"]["steps"]
+        if self.adversarial.attack == "free":
+            # Not a setting: tells these trainings from those whose rate fell too early.
+            kept["adversarial"]["rate_by"] = "updates"
         if self.adversarial.whole_batch:
             kept["adversarial"].pop("ratio", None)
         if self.training.optimizer == "adam":

@@ -11,7 +11,7 @@ import tf_keras
 
 from tfdq.data import Dataset, pipeline, steps_per_epoch
 from tfdq.experiments.run_folder import DivergedError
-from tfdq.experiments.schedules import Schedules, make_optimizer
+from tfdq.experiments.schedules import Schedules, make_optimizer, updates_per_batch
 from tfdq.experiments.settings import TrainingSettings
 from tfdq.robustness import AdversarialTraining
 
@@ -62,7 +62,8 @@ class OneCycle(tf_keras.optimizers.schedules.LearningRateSchedule):
         """Return the rate of a step, a float32 scalar."""
         at = tf.cast(step, tf.float32)
         # The first and the last step have as small a rate, neither has none.
-        return self.peak * tf.minimum(at + 1.0, self.steps - at) / ((self.steps + 1) // 2)
+        line = tf.minimum(at + 1.0, self.steps - at)
+        return self.peak * tf.maximum(line, 0.0) / ((self.steps + 1) // 2)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
@@ -90,12 +91,12 @@ def compile_for(model: tf_keras.Model, settings: TrainingSettings, steps: int) -
     Args:
         model: the model.
         settings: how it will be trained.
-        steps: in an epoch.
+        steps: batches in an epoch.
     """
     # Adversarial training has accuracies of its own.
     own = isinstance(model, AdversarialTraining)
     model.compile(
-        make_optimizer(tf_keras, SCHEDULES, settings, steps),
+        make_optimizer(tf_keras, SCHEDULES, settings, steps * updates_per_batch(model)),
         tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=None if own else ["accuracy"],
     )
