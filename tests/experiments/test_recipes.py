@@ -157,6 +157,14 @@ def test_only_takes_a_grid_or_one_of_its_variants() -> None:
     assert [v.name for v in chosen] == ["VQ", grid[3]]
 
 
+def test_only_what_is_kept_is_checked() -> None:
+    torch = {"training.backend": ["torch"]}
+    (variant,) = load_recipe("white-box", only=["DQ"], overrides=torch).variants
+    assert variant.settings.training.backend == "torch"
+    with pytest.raises(ValueError, match=r"'float \+ squeezing'.*evaluation.squeezing"):
+        load_recipe("white-box", overrides=torch)
+
+
 def test_missing_file() -> None:
     with pytest.raises(FileNotFoundError, match=r"no recipe 'none\.toml'"):
         load_recipe("none.toml")
@@ -221,6 +229,12 @@ def test_assignments(text: str, expected: tuple[str, list[Any]]) -> None:
 def test_bad_assignments(text: str) -> None:
     with pytest.raises(ValueError, match=r"--set takes section.setting=value"):
         parse_assignment(text)
+
+
+@pytest.mark.parametrize("value", ["it's,b", "[8, 16,[4]", "{a = 1,2", "a],b", '"a,b'])
+def test_a_quote_or_bracket_that_stays_open_swallows_nothing(value: str) -> None:
+    with pytest.raises(ValueError, match=rf"no partner in .*{re.escape(value)}.*; add it, or put"):
+        parse_assignment(f"data.name={value}")
 
 
 def settings(**changes: Any) -> RunSettings:

@@ -232,6 +232,28 @@ def _shipped(scale: str) -> list[Path]:
     return sorted(folder.glob("*.toml"))
 
 
+@dataclass(frozen=True)
+class _Unchecked:
+    """A variant whose settings may be wrong: `--only` may leave it out."""
+
+    name: str
+    group: str
+    point: dict[str, Any]
+    sections: dict[str, Any]
+
+    def checked(self, where: str) -> Variant:
+        """Return the variant.
+
+        Args:
+            where: name of the file, for the message.
+
+        Raises:
+            ValueError: a setting is unknown or out of its range.
+        """
+        settings = validated(RunSettings, self.sections, f"{where}, variant {self.name!r}")
+        return Variant(self.name, self.group, self.point, settings)
+
+
 def load_recipe(
     name_or_path: str | Path,
     scale: str = "small",
@@ -239,7 +261,7 @@ def load_recipe(
     overrides: Mapping[str, Sequence[Any]] | None = None,
     only: Sequence[str] = (),
 ) -> Recipe:
-    """Read a recipe, check every setting of every variant, and spell the variants out.
+    """Read a recipe, spell its variants out, and check every setting of those that are kept.
 
     Args:
         name_or_path: a name of `recipe_names`, or the path of a ``.toml`` file.
@@ -263,14 +285,18 @@ def load_recipe(
     for section in RunSettings.model_fields:
         _merge(base.setdefault(section, {}), copy.deepcopy(getattr(content, section)))
     given = {key: list(values) for key, values in (overrides or {}).items()}
-    groups = {entry.name: _expand(entry, base, given, path.name) for entry in content.variants}
-    every = [variant for group in groups.values() for variant in group]
-    names = list(dict.fromkeys([*groups, *(variant.name for variant in every)]))
+    every = [part for entry in content.variants for part in _expand(entry, base, given)]
+    groups = [entry.name for entry in content.variants]
+    names = list(dict.fromkeys([*groups, *(part.name for part in every)]))
     unknown = sorted(set(only) - set(names))
     if unknown:
         listed = ", ".join(map(repr, names))
         raise ValueError(f"{path.name} has no variant {unknown[0]!r}; it has {listed}")
-    kept = [v for v in every if not only or v.group in only or v.name in only]
+    kept = [
+        part.checked(path.name)
+        for part in every
+        if not only or part.group in only or part.name in only
+    ]
     return Recipe(path.stem, content, chosen, tuple(kept), given)
 
 
@@ -324,8 +350,7 @@ def _expand(
     entry: VariantSettings,
     base: dict[str, dict[str, Any]],
     overrides: Mapping[str, list[Any]],
-    where: str,
-) -> Iterator[Variant]:
+) -> Iterator[_Unchecked]:
     """Yield a variant for every combination of the grid's values and the overrides'."""
     # An override with several values is a grid; it takes the place of one over the same setting.
     grid = {**entry.grid, **overrides}
@@ -338,8 +363,7 @@ def _expand(
         shown = {key: value for key, value in point.items() if len(grid[key]) > 1}
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in shown.items())
         name = f"{entry.name}, {label}" if label else entry.name
-        settings = validated(RunSettings, sections, f"{where}, variant {name!r}")
-        yield Variant(name, entry.name, shown, settings)
+        yield _Unchecked(name, entry.name, shown, sections)
 
 
 def _put(sections: dict[str, Any], dotted: str, value: Any) -> None:
@@ -362,7 +386,7 @@ def parse_assignment(text: str) -> tuple[str, list[Any]]:
     a bare word is text.
 
     Raises:
-        ValueError: there is no ``=``, no setting or no value.
+        ValueError: there is no ``=``, no setting or no value, or a quote or bracket stays open.
     """
     dotted, separator, given = text.partition("=")
     parts = [part.strip() for part in _between_commas(given)]
@@ -372,7 +396,11 @@ def parse_assignment(text: str) -> tuple[str, list[Any]]:
 
 
 def _between_commas(text: str) -> list[str]:
-    """Return the parts between the commas that stand in no bracket, brace or quotes."""
+    """Return the parts between the commas that stand in no bracket, brace or quotes.
+
+    Raises:
+        ValueError: one of these has no partner.
+    """
     parts, depth, quote = [""], 0, ""
     for character in text:
         if quote:
@@ -385,6 +413,13 @@ def _between_commas(text: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += character
+        if depth < 0:
+            break
+    if quote or depth:
+        what = f"the quote {quote}" if quote else "a bracket or brace"
+        raise ValueError(
+            f"--set: {what} has no partner in {text!r}; add it, or put the text in quotes"
+        )
     return parts
 
 
