@@ -94,6 +94,41 @@ def test_damaged_cards(copied: Path) -> None:
         read_cards(copied)
 
 
+def test_cards_of_format_1_load_beside_the_others(copied: Path) -> None:
+    """One as tfdq 0.2.0 wrote it: without `model_info`."""
+    old = json.loads((ROOT / "tests" / "zoo" / "cards" / "format-1.json").read_text())
+    assert (old["format"], old["name"]) == ("tfdq model card 1", "fashion-dq4")
+    assert "model_info" not in old
+    old["name"] = "old"
+    (copied / "old.json").write_text(json.dumps(old))
+    cards = read_cards(copied)
+    assert list(cards) == ["fashion-dq4", "old"]
+    assert cards["old"].format == "tfdq model card 2"
+    assert cards["old"].model_info == cards["fashion-dq4"].model_info
+    del old["clean"]
+    (copied / "old.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"old\.json is no model card: .*clean.*`tfdq zoo add`"):
+        read_cards(copied)
+
+
+def test_a_single_attack_is_no_suite() -> None:
+    card = read_cards()["fashion-dq8"]
+    single = next(
+        found
+        for found in card.robust
+        if found.attacks == ("pgd",) and found.gradients == "integer twin"
+    )
+    evaluation = card.settings.evaluation.model_copy(update={"pgd_steps": 7})
+    settings = card.settings.model_copy(update={"evaluation": evaluation})
+    alone = card.model_copy(update={"robust": (single,), "settings": settings})
+    cells = table([alone, card]).splitlines()[-1].split(" | ")
+    assert cells[6] == "no suite"
+    assert "PGD (20 steps)" in cells[7]
+    trained = single.model_copy(update={"gradients": "trained network"})
+    alone = alone.model_copy(update={"robust": (trained,)})
+    assert "PGD (7 steps)" in table([alone])
+
+
 def test_the_page_has_the_rows_of_the_cards() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert update(text, read_cards().values(), PAGE) == text
@@ -152,6 +187,9 @@ def test_the_command_writes_the_page_and_finds_a_stale_one(
     assert "put a line <!-- leaderboard -->" in capsys.readouterr().err
     page.unlink()
     assert status(command) == 2
+    told = capsys.readouterr().err
+    assert "there is no page" in told
+    assert f"make one with a line {BEGIN} and a line {END}" in told
     assert status(["zoo", "leaderboard", "--check"]) == 2
 
 

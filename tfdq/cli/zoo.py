@@ -126,7 +126,7 @@ def leaderboard(
 ) -> None:
     """Print the leaderboard of the zoo's cards, or bring it up to date in a page."""
     from tfdq.zoo import read_cards
-    from tfdq.zoo.leaderboard import table, update
+    from tfdq.zoo.leaderboard import BEGIN, END, table, update
 
     cards = read_cards(folder).values()
     if out is None:
@@ -134,6 +134,11 @@ def leaderboard(
             raise typer.BadParameter("--check needs the page: give --out PAGE")
         print_result({"table": table(cards)}, table(cards), as_json)
         return
+    if not out.is_file():
+        raise FileNotFoundError(
+            f"there is no page {str(out)!r}: make one with a line {BEGIN} and a line {END}, "
+            "between which the leaderboard goes"
+        )
     present = out.read_text(encoding="utf-8")
     expected = update(present, cards, out)
     current = present == expected

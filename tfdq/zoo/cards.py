@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ from tfdq.settings.section import Section
 
 LARGEST_BYTES = 1 << 20
 CARD_FORMAT: Literal["tfdq model card 2"] = "tfdq model card 2"
+_WITHOUT_MODEL_INFO = "tfdq model card 1"
 
 
 class Share(Section):
@@ -118,6 +119,14 @@ class ModelInfo(Section):
         )
 
 
+class _InfoSource(Section):
+    """The fields of a card that its `model_info` follows from."""
+
+    settings: RunSettings
+    clean: Share
+    robust: tuple[Robust, ...]
+
+
 class Card(Section):
     """What is known of one file; see docs/leaderboard.md.
 
@@ -155,6 +164,18 @@ class Card(Section):
     machine: str | None = None
     command: str
     commit: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_model_info(cls, content: Any) -> Any:
+        """Fill in what cards of format 1, of tfdq 0.2, hold in other fields only."""
+        if not isinstance(content, dict) or content.get("format") != _WITHOUT_MODEL_INFO:
+            return content
+        needed = _InfoSource.model_validate(
+            {name: content[name] for name in _InfoSource.model_fields if name in content}
+        )
+        info = ModelInfo.of(needed.settings, needed.clean, needed.robust)
+        return {**content, "format": CARD_FORMAT, "model_info": info.model_dump()}
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Card:
@@ -194,7 +215,11 @@ def _read(path: Path) -> Card:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path.name} is no model card: {place}: {first['msg']}") from error
+        place = f"{place}: " if place else ""
+        raise ValueError(
+            f"{path.name} is no model card: {place}{first['msg']}; make it again with "
+            "`tfdq zoo add`, or take it out of the folder"
+        ) from error
     if card.name != path.stem:
         raise ValueError(f"{path.name} is the card of {card.name!r}")
     return card

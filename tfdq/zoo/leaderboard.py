@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tfdq.robustness.attacks import available_attacks
 from tfdq.zoo.cards import Card, Robust, Share, worst_case
+from tfdq.zoo.measures import TWIN_PGD_STEPS
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
 _COLUMNS = (
@@ -57,7 +58,8 @@ def update(text: str, cards: Iterable[Card], where: Path) -> str:
 
 def _rank(card: Card) -> tuple[str, float, float, str]:
     worst = worst_case(card.robust)
-    strength, accuracy = (0.0, 0.0) if worst is None else (worst.eps, worst.accuracy)
+    strength = 0.0 if worst is None else worst.eps
+    accuracy = 0.0 if worst is None or not _of_a_suite(worst) else worst.accuracy
     return card.settings.data.name, strength, -accuracy, card.name
 
 
@@ -72,7 +74,7 @@ def _row(card: Card) -> list[str]:
         f"{card.bytes / 1024:.0f}",
         "not measured" if ratio is None else f"{1 / ratio:.2f}",
         _share(card.clean),
-        "not attacked" if worst is None else _share(worst),
+        _worst(worst),
         "none" if worst is None else _budget(card, worst),
         "not certified" if certified is None else f"{_share(certified)}, {certified.images} images",
         _verdict(card),
@@ -84,13 +86,24 @@ def _share(share: Share) -> str:
     return f"{100 * share.accuracy:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def _worst(worst: Robust | None) -> str:
+    if worst is None:
+        return "not attacked"
+    return _share(worst) if _of_a_suite(worst) else "no suite"
+
+
+def _of_a_suite(figure: Robust) -> bool:
+    return len(figure.attacks) > 1
+
+
 def _budget(card: Card, worst: Robust) -> str:
     """Return strength, attacks, what they may spend and the number of images."""
     evaluation = card.settings.evaluation
+    by_twin = worst.gradients == "integer twin"
     spent = {
         "square": f" ({evaluation.square_queries:,} queries)",
         "apgd-t": f" ({evaluation.target_classes} classes)",
-        "pgd": f" ({evaluation.pgd_steps} steps)",
+        "pgd": f" ({TWIN_PGD_STEPS if by_twin else evaluation.pgd_steps} steps)",
     }
     known = available_attacks()
     attacks = [

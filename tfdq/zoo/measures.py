@@ -8,7 +8,7 @@ import numpy as np
 
 from tfdq.zoo.cards import Certified, Robust
 
-_STEPS = 20
+TWIN_PGD_STEPS = 20
 _CERTIFIED_STEPS = 4
 
 
@@ -40,7 +40,7 @@ def attacked(content: bytes, x: np.ndarray, y: np.ndarray, like: Robust) -> Robu
     twin = IntegerTwin(content)
     standing = np.ones(len(y), bool)
     for name in like.attacks:
-        options: dict[str, Any] = {"steps": _STEPS} if name == "pgd" else {}
+        options: dict[str, Any] = {"steps": TWIN_PGD_STEPS} if name == "pgd" else {}
         standing &= ~run_attack(name, twin, x, y, like.eps / 255, seed=0, **options).success
     return like.model_copy(update=share(int(standing.sum()), len(y)))
 
