@@ -9,7 +9,7 @@ _HOME = {
     "Certificate": "tfdq.certificates.certificate",
     "CompleteCertificate": "tfdq.certificates.complete",
     "Decision": "tfdq.certificates.complete",
-    "IntervalTraining": "tfdq.certificates.interval_training",
+    "IntervalTraining": "tfdq.certificates.either_interval_training",
     "LipschitzLogger": "tfdq.certificates.log_callback",
     "LipschitzReport": "tfdq.certificates.layer_report",
     "SmoothingSettings": "tfdq.certificates.smoothing",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -14,17 +13,10 @@ from tfdq.certificates.box_propagation import (
     propagate_box,
     worst_logits,
 )
+from tfdq.certificates.interval_settings import IntervalSettings, Nominal, check_loss
 from tfdq.penalties.schedules import Schedule
 from tfdq.quantization.graph import read_graph
-
-Nominal = Literal["clean", "attacked"]
-
-
-def _as_schedule(value: float | Schedule) -> Schedule:
-    if callable(value):
-        return value
-    constant = float(value)
-    return lambda time: constant
+from tfdq.which_keras import is_keras3_model
 
 
 class IntervalTraining(tf_keras.Model):
@@ -49,6 +41,9 @@ class IntervalTraining(tf_keras.Model):
       loss and of the bounds' (MTL-IBP), with ``1 - kappa`` the weight of the bounds.
 
     The examples are found by PGD against the model at inference.
+
+    A quantized Keras 3 model is trained by
+    `tfdq.certificates.keras3_interval_training.Keras3IntervalTraining`, which this call returns.
 
     Args:
         model: a tf_keras model, float or made by ``tfdq.quantize_model``, of layers that have an
@@ -77,6 +72,14 @@ class IntervalTraining(tf_keras.Model):
         >>> training.fit(x, y, epochs=12)
     """
 
+    def __new__(cls, model: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Return a trainer of the Keras that the model is of."""
+        if is_keras3_model(model):
+            from tfdq.certificates.keras3_interval_training import Keras3IntervalTraining
+
+            return Keras3IntervalTraining(model, *args, **kwargs)
+        return super().__new__(cls, model, *args, **kwargs)
+
     def __init__(
         self,
         model: tf_keras.Model,
@@ -89,24 +92,13 @@ class IntervalTraining(tf_keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 < box <= 1:
-            raise ValueError(f"box must be a share of eps in (0, 1], got {box}")
-        if nominal not in get_args(Nominal):
-            raise ValueError(f"nominal must be 'clean' or 'attacked', got {nominal!r}")
-        if attack_steps < 1:
-            raise ValueError(f"attack_steps must be >= 1, got {attack_steps}")
-        if not (math.isfinite(bounds[0]) and bounds[0] < bounds[1]):
-            raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}")
+        settings = IntervalSettings(eps, kappa, bounds, box, nominal, attack_steps)
         graph = read_graph(model)
         check_box_propagation(graph)
         self.model = model
-        self.bounds = (float(bounds[0]), float(bounds[1]))
-        self.box = float(box)
-        self.nominal = nominal
-        self.attack_steps = int(attack_steps)
+        self.settings = settings
         # Layers in a plain attribute would be tracked, and saved, a second time.
         self._read = lambda: graph
-        self._schedules = {"eps": _as_schedule(eps), "kappa": _as_schedule(kappa)}
         self.present_eps = tf.Variable(0.0, trainable=False, name="eps")
         self.present_kappa = tf.Variable(1.0, trainable=False, name="kappa")
         self.set_time(0.0)
@@ -121,11 +113,7 @@ class IntervalTraining(tf_keras.Model):
         Raises:
             ValueError: a schedule gives a value out of its range.
         """
-        eps, kappa = (float(self._schedules[name](epochs)) for name in ("eps", "kappa"))
-        if not 0 <= eps < math.inf or not 0 <= kappa <= 1:
-            raise ValueError(
-                f"eps must be >= 0 and kappa in [0, 1], got {eps} and {kappa} after {epochs} epochs"
-            )
+        eps, kappa = self.settings.at(epochs)
         self.present_eps.assign(eps)
         self.present_kappa.assign(kappa)
 
@@ -135,8 +123,7 @@ class IntervalTraining(tf_keras.Model):
         Raises:
             ValueError: there is no loss.
         """
-        if loss is None:
-            raise ValueError("IntervalTraining needs a loss, such as a cross-entropy")
+        check_loss(loss)
         self._loss_function = tf_keras.losses.get(loss)
         super().compile(optimizer, loss, *args, **kwargs)
 
@@ -157,11 +144,11 @@ class IntervalTraining(tf_keras.Model):
 
     def _worst(self, x: tf.Tensor, labels: tf.Tensor, attacked: tf.Tensor) -> tf.Tensor:
         """Return the worst outputs over the bounded box, of the kind that the model gives."""
-        reach = self.present_eps * self.box
+        reach = self.present_eps * self.settings.box
         outer = self.present_eps - reach
         centre = tf.clip_by_value(attacked, x - outer, x + outer)
-        low = tf.minimum(tf.maximum(centre - reach, self.bounds[0]), centre)
-        high = tf.maximum(tf.minimum(centre + reach, self.bounds[1]), centre)
+        low = tf.minimum(tf.maximum(centre - reach, self.settings.bounds[0]), centre)
+        high = tf.maximum(tf.minimum(centre + reach, self.settings.bounds[1]), centre)
         graph = self._read()
         return worst_logits(graph, propagate_box(graph, low, high), labels)
 
@@ -171,13 +158,13 @@ class IntervalTraining(tf_keras.Model):
 
     def _attacked(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Return adversarial examples in the ball, by PGD; the images if nothing uses them."""
-        if self.box == 1.0 and self.nominal == "clean":
+        if not self.settings.attacks:
             return x
-        low = tf.minimum(tf.maximum(x - self.present_eps, self.bounds[0]), x)
-        high = tf.maximum(tf.minimum(x + self.present_eps, self.bounds[1]), x)
-        step = self.present_eps * (2.5 / self.attack_steps)
+        low = tf.minimum(tf.maximum(x - self.present_eps, self.settings.bounds[0]), x)
+        high = tf.maximum(tf.minimum(x + self.present_eps, self.settings.bounds[1]), x)
+        step = self.present_eps * (2.5 / self.settings.attack_steps)
         images = tf.clip_by_value(x + self.present_eps * self._noise(x), low, high)
-        for _ in range(self.attack_steps):
+        for _ in range(self.settings.attack_steps):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
                 loss = tf.reduce_sum(self._loss_function(y, self.model(images, training=False)))
@@ -194,7 +181,7 @@ class IntervalTraining(tf_keras.Model):
         labels = tf.argmax(y, axis=1) if one_hot else tf.cast(tf.reshape(y, (-1,)), tf.int64)
         x = tf.cast(x, tf.float32)
         attacked = self._attacked(x, y)
-        outputs = self.model(x if self.nominal == "clean" else attacked, training=training)
+        outputs = self.model(x if self.settings.nominal == "clean" else attacked, training=training)
         logits = self._worst(x, labels, attacked)
         worst = tf.nn.softmax(logits) if ends_in_softmax(self._read()) else logits
         nominal = tf.reduce_mean(self._loss_function(y, outputs))

@@ -20,6 +20,8 @@ from tfdq.batch_statistics import PooledStatistics
 from tfdq.description import Call, Shape
 from tfdq.grid import Grid
 from tfdq.keras3.layer_kinds.base import (
+    AT_REST,
+    Box,
     Flow,
     Phase,
     QuantizedLayer,
@@ -221,6 +223,20 @@ class AffineLayer(QuantizedLayer):
             high = ops.minimum(high, 6.0 / steps.step)
         values = acc * (slope / steps.step) + offset / steps.step
         return round_through(between(values, low, high)), steps.step
+
+    def round_box(self, low: Any, high: Any, slope: Any, offset: Any) -> Box:
+        """Return the results of the ends of sums; where the slope falls they change places.
+
+        Args:
+            low: lowest sums.
+            high: highest sums.
+            slope: of each channel, ``(channels,)``.
+            offset: of each channel.
+        """
+        rises = slope >= 0
+        ends = ops.where(rises, low, high), ops.where(rises, high, low)
+        lowest, highest = (self.round_to_grid(end, slope, offset, AT_REST) for end in ends)
+        return lowest, highest
 
     def infer(self, flow: Any) -> Flow:
         """Return what the deployed operator gives."""

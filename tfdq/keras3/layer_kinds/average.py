@@ -44,6 +44,7 @@ class _Average(QuantizedLayer):
     """
 
     sealed_sources = 1
+    rising = True
 
     def __init__(self, output: RangeSettings | dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)

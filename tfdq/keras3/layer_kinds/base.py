@@ -28,6 +28,9 @@ register = keras.saving.register_keras_serializable(package="tfdq")
 Flow = tuple[Any, Any]
 """Whole numbers, float32, and their step, a float32 scalar."""
 
+Box = tuple[Any, Any]
+"""The lowest and the highest `Flow` of a tensor, of one step; of a model's input, real numbers."""
+
 
 observing: ContextVar[bool] = ContextVar("observing", default=False)
 """Whether ranges follow what passes, and nothing else does (`calibrate`)."""
@@ -50,6 +53,10 @@ class Phase:
     statistics: bool
     ranges: bool
     noise: bool
+
+
+AT_REST = Phase(statistics=False, ranges=False, noise=False)
+"""Training computes with the statistics and the ranges as they are, and changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,9 @@ class QuantizedLayer(keras.layers.Layer, ABC):
 
     merges = False
     """Whether the layer takes a list of sources."""
+
+    rising: ClassVar[bool] = False
+    """Whether no result falls where a source rises, so that bounds pass as values do."""
 
     def __init__(
         self,
@@ -182,6 +192,31 @@ class QuantizedLayer(keras.layers.Layer, ABC):
     @abstractmethod
     def infer(self, flow: Any) -> Flow:
         """Return the result that the deployed kernels give."""
+
+    @property
+    def has_interval_rule(self) -> bool:
+        """Whether `interval` bounds the layer."""
+        return self.rising or type(self).interval is not QuantizedLayer.interval
+
+    def interval(self, box: Any) -> Box:
+        """Return the lowest and the highest result over a box, differentiable.
+
+        They are those of training with statistics and ranges at rest, and of the same integers for
+        a box of one point.
+
+        Args:
+            box: a `Box`, or a list of boxes.
+
+        Raises:
+            ValueError: the layer has no interval rule.
+        """
+        if not self.rising:
+            raise ValueError(
+                f"layer {self.name!r} ({type(self).__name__}) has no interval rule: replace it by "
+                "one that has, such as a convolution, ReLU or pooling, or train without intervals"
+            )
+        low, high = zip(*box, strict=True) if self.merges else box
+        return self.train(low, AT_REST), self.train(high, AT_REST)
 
     @abstractmethod
     def result_shape(self, shapes: Any) -> Shape:

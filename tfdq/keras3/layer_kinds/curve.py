@@ -56,6 +56,7 @@ class QuantizedCurve(QuantizedLayer):
 
     sealed_sources = 1
     own_grid = True
+    rising = True
 
     def __init__(self, function: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)

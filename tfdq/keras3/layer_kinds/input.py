@@ -23,6 +23,8 @@ class InputQuantizer(QuantizedLayer):
         output: `RangeSettings` of the input.
     """
 
+    rising = True
+
     def __init__(self, output: RangeSettings | dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.output_settings = RangeSettings.of(output)

@@ -15,7 +15,15 @@ from keras import ops
 from tfdq.description import Kernel, Shape
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.affine import AffineLayer
-from tfdq.keras3.layer_kinds.base import Flow, Phase, estimates, integer_shape, observing
+from tfdq.keras3.layer_kinds.base import (
+    AT_REST,
+    Box,
+    Flow,
+    Phase,
+    estimates,
+    integer_shape,
+    observing,
+)
 from tfdq.keras3.layer_kinds.pointwise import load_norm, norm_arguments
 from tfdq.keras3.layer_kinds.registry import (
     Request,
@@ -148,9 +156,7 @@ class KernelLayer(AffineLayer):
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the result in training, and add the penalty to the losses."""
         q, step = flow
-        columns = self._columns(ops.convert_to_tensor(self.kernel))
-        steps = self._steps(columns, begin=True)
-        integers = round_through(ops.clip(columns / steps, -self._largest, self._largest))
+        columns, integers, steps = self._quantized(begin=True)
         acc = self.accumulate(q, ops.reshape(integers, self.kernel.shape))
         slope, offset = self.affine_in_training(acc, step * steps, self.bias, phase)
         if self.kernel_penalty is not None:
@@ -158,12 +164,44 @@ class KernelLayer(AffineLayer):
             self.add_loss(self._penalty(self.kernel_penalty, columns, integers, steps, training))
         return self.round_to_grid(acc, slope, offset, phase)
 
+    def _quantized(self, begin: bool = False) -> tuple[Any, Any, Any]:
+        """Return the kernel, ``(n, channels)``, its integers, likewise, and their steps.
+
+        Args:
+            begin: let learned steps start that have not.
+        """
+        columns = self._columns(ops.convert_to_tensor(self.kernel))
+        steps = self._steps(columns, begin)
+        integers = round_through(ops.clip(columns / steps, -self._largest, self._largest))
+        return columns, integers, steps
+
+    def at_rest(self, step: Any) -> tuple[Any, Any, Any]:
+        """Return the kernel's integers, and slope and offset of each channel on their sums.
+
+        Args:
+            step: of the source.
+
+        Returns:
+            The integers in the kernel's shape, and ``(channels,)`` twice, of the statistics as they
+            are: a result before activation and rounding is ``sums * slope + offset``.
+        """
+        _, integers, steps = self._quantized()
+        unit = step * steps * ops.ones(self.deployed_factor.shape)
+        slope, offset = self.affine_in_training(unit, unit, self.bias, AT_REST)
+        return ops.reshape(integers, self.kernel.shape), slope, offset
+
+    def interval(self, box: Any) -> Box:
+        """Return the bounds from the box' centre and radius: ``K c`` and ``|K| r``."""
+        (low, step), (high, _) = box
+        kernel, slope, offset = self.at_rest(step)
+        middle = self.accumulate((low + high) / 2.0, kernel)
+        spread = self.accumulate((high - low) / 2.0, ops.abs(kernel))
+        return self.round_box(middle - spread, middle + spread, slope, offset)
+
     def infer(self, flow: Any) -> Flow:
         """Return what the deployed operator gives, and add the penalty to the losses."""
         if self.kernel_penalty is not None:
-            columns = self._columns(ops.convert_to_tensor(self.kernel))
-            steps = self._steps(columns)
-            integers = round_through(ops.clip(columns / steps, -self._largest, self._largest))
+            columns, integers, steps = self._quantized()
             self.add_loss(self._penalty(self.kernel_penalty, columns, integers, steps, False))
         return super().infer(flow)
 

@@ -14,7 +14,15 @@ from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from tfdq.description import Add, Call, Computation, Shape, repeated_shape
 from tfdq.grid import Grid
 from tfdq.keras3.graph import Node
-from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, Sealing, register
+from tfdq.keras3.layer_kinds.base import (
+    AT_REST,
+    Box,
+    Flow,
+    Phase,
+    QuantizedLayer,
+    Sealing,
+    register,
+)
 from tfdq.keras3.layer_kinds.registry import OPERATIONS, Kind, Request, ranks_problem, register_kind
 from tfdq.keras3.layer_kinds.rescaled import CONSTANTS, rescaled, rescaling
 from tfdq.keras3.layer_kinds.scaling import by_number, by_number_problem
@@ -78,6 +86,15 @@ class QuantizedAdd(QuantizedLayer):
         low = steps.low if self.activation == "linear" else ops.maximum(steps.low, 0.0)
         scaled = between(total * (1.0 / steps.step), low, steps.high)
         return round_through(scaled), steps.step
+
+    def interval(self, box: Any) -> Box:
+        """Return the sums of the ends; those of what is subtracted change places."""
+        ends = [
+            (low, high) if coefficient > 0 else (high, low)
+            for (low, high), coefficient in zip(box, self.coefficients, strict=True)
+        ]
+        low, high = zip(*ends, strict=True)
+        return self.train(low, AT_REST), self.train(high, AT_REST)
 
     def infer(self, flow: Any) -> Flow:
         """Return the sum as the deployed additions give it."""

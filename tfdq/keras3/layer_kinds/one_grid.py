@@ -50,6 +50,7 @@ class OneGridLayer(QuantizedLayer):
     """
 
     merges = True
+    rising = True
 
     def __init__(
         self, output: RangeSettings | dict[str, Any] | None, sources: int, **kwargs: Any

@@ -11,7 +11,14 @@ from keras import ops
 from tfdq.description import Activation, Affine, Computation, Shape
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.affine import AffineLayer
-from tfdq.keras3.layer_kinds.base import Flow, Phase, QuantizedLayer, register
+from tfdq.keras3.layer_kinds.base import (
+    AT_REST,
+    Box,
+    Flow,
+    Phase,
+    QuantizedLayer,
+    register,
+)
 from tfdq.keras3.layer_kinds.registry import (
     OPERATIONS,
     OWN_LAYER,
@@ -54,6 +61,12 @@ class QuantizedAffine(AffineLayer):
         q, step = flow
         slope, offset = self.affine_in_training(q, step, None, phase)
         return self.round_to_grid(q, slope, offset, phase)
+
+    def interval(self, box: Any) -> Box:
+        """Return the results of the ends."""
+        (low, step), (high, _) = box
+        slope, offset = self.affine_in_training(low, step, None, AT_REST)
+        return self.round_box(low, high, slope, offset)
 
     def numpy_parts(self, weights: np.ndarray) -> list[np.ndarray]:
         """Return the weights, a column each."""

@@ -27,6 +27,8 @@ from tfdq.keras3.windows import window_count
 class MovingLayer(QuantizedLayer):
     """A layer whose result is on the grid of its source."""
 
+    rising = True
+
     def move(self, q: Any) -> Any:
         """Return the result's integers."""
         raise NotImplementedError
