@@ -266,21 +266,25 @@ def test_bounds_enclose_every_layer_and_a_point_is_its_own_bound(many_kinds: Any
     assert max(widths) > 0
 
 
-def test_bounds_are_those_of_the_files_integers_but_for_rounding(many_kinds: Any) -> None:
-    x = digits()[0][:8]
-    graph = graph_of(many_kinds)
+def test_bounds_are_those_of_the_files_integers_but_for_rounding() -> None:
+    """At 8 bits: at 4 a step inside, rounded the other way, is 17 steps of the 8-bit logits."""
+    model = quantized(network(), 8)
+    # Pixels on the input's grid: half a step off, the last bits of x +- eps decide the rounding.
+    x = np.rint(digits()[0][:8] * 255) / np.float32(255)
+    graph = graph_of(model)
     low, high = input_box(graph, x, 2 / 255)
     own = propagate(graph, low, high)
     tensor = graph.tensors[graph.outputs[0]]
     eps = np.float32(2 / 255)
-    nodes, boxes = boxes_of(many_kinds, np.clip(x - eps, 0, 1), np.clip(x + eps, 0, 1))
+    nodes, boxes = boxes_of(model, np.clip(x - eps, 0, 1), np.clip(x + eps, 0, 1))
     ends = boxes[nodes.outputs[0]]
     output = graph.outputs[0]
     for side, (q, step) in zip(own.values[output], ends, strict=True):
         assert numpy(step) == pytest.approx(float(tensor.scale), rel=1e-6)
         apart = np.abs(numpy(q) - (side.astype(int) - tensor.zero_point))
-        assert apart.max() <= 2
-        assert apart.mean() < 0.2
+        assert apart.max() <= 3
+        assert apart.mean() < 0.5
+    assert np.subtract(*own.values[output][::-1], dtype=int).mean() > 10
 
 
 @pytest.mark.parametrize("last", ["logits", "pool", "softmax"])
