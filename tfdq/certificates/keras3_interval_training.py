@@ -192,7 +192,9 @@ class Keras3IntervalTraining(keras.Model):
         y = ops.convert_to_tensor(y)
         one_hot = len(y.shape) == 2 and y.shape[1] != 1
         labels = ops.argmax(y, axis=1) if one_hot else ops.cast(ops.reshape(y, (-1,)), "int32")
-        logits = worst_logits(graph, propagate_box(graph, x[1], x[2]), labels)
+        # Keras builds what is unbuilt by a call with a batch that no step has prepared.
+        _, low, high = x if isinstance(x, (tuple, list)) else (x, x, x)
+        logits = worst_logits(graph, propagate_box(graph, low, high), labels)
         worst = ops.softmax(logits) if ends_in_softmax(graph) else logits
         interval = self._loss_function(y, worst, sample_weight)
         nominal = self._loss_function(y, y_pred, sample_weight)
