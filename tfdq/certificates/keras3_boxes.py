@@ -92,7 +92,10 @@ def worst_logits(graph: Graph, boxes: dict[int, Box], labels: Any) -> Any:
     (below, step), (above, _) = boxes[node.inputs[0]]
     kernel, slope, offset = layer.at_rest(step)
     columns = ops.transpose(kernel) * slope[:, None]
-    difference = columns[None] - ops.matmul(picked, columns)[:, None]
+    # A compiler may fuse the subtraction so that the label's own row is not quite 0, and |.| has
+    # another slope there.
+    others = 1.0 - picked[:, :, None]
+    difference = (columns[None] - ops.matmul(picked, columns)[:, None]) * others
     shift = offset[None] - ops.matmul(picked, offset[:, None])
     middle = ops.einsum("nkf,nf->nk", difference, (above + below) / 2.0)
     spread = ops.einsum("nkf,nf->nk", ops.abs(difference), (above - below) / 2.0)
