@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from tfdq.certificates.interval_settings import (
-    IntervalSettings,
-    Nominal,
-    check_loss,
-)
+from tfdq.certificates.interval_settings import IntervalSettings, Nominal, check_loss
 from tfdq.certificates.keras3_boxes import (
     check_boxes,
     ends_in_softmax,
@@ -111,12 +108,16 @@ class Keras3IntervalTraining(keras.Model):
         """Compile as any Keras model; the loss must be a classification loss.
 
         Raises:
-            ValueError: there is no single loss.
+            ValueError: there is no single loss, or it has a weight.
         """
         check_loss(loss)
-        self._loss_function = keras.losses.get(loss)
-        if not isinstance(self._loss_function, keras.losses.Loss):
-            self._loss_function = keras.losses.LossFunctionWrapper(self._loss_function)
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                f"loss_weights={kwargs['loss_weights']!r}: the one loss has none; scale the "
+                "learning rate, or give each image its weight (sample_weight of fit)"
+            )
+        found = keras.losses.get(loss)
+        self._loss_function = found if isinstance(found, keras.losses.Loss) else _MeanOf(found)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -199,8 +200,11 @@ class Keras3IntervalTraining(keras.Model):
         interval = self._loss_function(y, worst, sample_weight)
         nominal = self._loss_function(y, y_pred, sample_weight)
         self._interval_loss.update_state(interval)
-        held = ops.equal(ops.cast(ops.argmax(logits, axis=1), "int32"), ops.cast(labels, "int32"))
-        self._certified.update_state(ops.cast(held, "float32"))
+        picked = ops.one_hot(labels, logits.shape[-1], dtype="float32")
+        own = ops.sum(picked * logits, axis=1)
+        # A tie is no certificate: who wins it is the order of the classes.
+        others = ops.max(ops.where(picked > 0, -float("inf"), logits), axis=1)
+        self._certified.update_state(ops.cast(others < own, "float32"), sample_weight)
         share = ops.convert_to_tensor(self.present_kappa)
         return with_penalties + (1.0 - share) * (interval - nominal)
 
@@ -238,6 +242,18 @@ class Keras3IntervalTraining(keras.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the model that was trained (so a ModelCheckpoint keeps that, too)."""
         self.model.save(*args, **kwargs)
+
+
+class _MeanOf(keras.losses.Loss):
+    """The mean over the images of a loss that is given as a function or by its name."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        super().__init__(name="mean_of_function")
+        self._function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of each image."""
+        return self._function(y_true, y_pred)
 
 
 class _Clock(keras.callbacks.Callback):
