@@ -105,6 +105,7 @@ def test_a_network_at_chance_is_measured_without_an_audit(tmp_path: Path) -> Non
     experiment._do(unit)
     found = json.loads(unit.result(experiment.out).read_text())
     assert "audit" not in found
+    assert found["audit_left_out"].endswith("of 10 images right")
     assert any("no audit" in note and "of 10 images" in note for note in notes)
 
 

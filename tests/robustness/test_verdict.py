@@ -66,6 +66,22 @@ def test_figures_and_tables_without_an_audit_say_so() -> None:
     assert experiment_table._audit({}) == "not audited"
 
 
+def test_an_audit_that_was_left_out_is_counted() -> None:
+    passed, left_out = {"audit": CASES["passed"][0].to_dict()}, {"audit_left_out": "3 of 1000"}
+    failed = {"audit": CASES["failed"][0].to_dict()}
+
+    def shown(*figures: dict[str, Any]) -> str:
+        runs = [{"seed": n, "variant": "net", "figures": f} for n, f in enumerate(figures)]
+        return experiment_table._audit(audit_reasons(runs, "net"))
+
+    assert shown(passed, left_out, passed) == "passed (2 of 3; 1 at chance)"
+    assert shown(passed, failed, left_out) == "failed (1 of 3; 1 at chance): check 1"
+    assert shown(left_out, left_out) == "not audited (2 of 2 at chance)"
+    assert shown(passed, {}) == "passed (1 of 1)"
+    network: Any = SimpleNamespace(name="net", figures=left_out)
+    assert run_report._audit_cell(network).text == "not audited: 3 of 1000"
+
+
 def test_a_constant_classifier_is_not_taken_for_probabilities() -> None:
     """Logits 9, 0, 0 ... divided by their size are one-hot rows; so says only their scaled copy."""
     image = tf_keras.Input((4, 4, 1))

@@ -10,6 +10,9 @@ import numpy as np
 
 from tfdq.robustness.verdict import verdict_of
 
+AT_CHANCE = "at chance"
+"""In place of the reasons of an audit that was left out, as too few images were right."""
+
 Figures = dict[str, dict[int, Any]]
 """Metric, with its strength behind an @, -> seed -> string of 0 and 1, or a number."""
 
@@ -62,12 +65,17 @@ def mask(text: str) -> np.ndarray:
 
 
 def audit_reasons(runs: Sequence[dict[str, Any]], name: str) -> dict[str, list[str]]:
-    """Return seed -> why its audit did not pass, of the seeds that were audited."""
-    return {
-        str(run["seed"]): list(verdict_of(run["figures"]["audit"]).reasons)
-        for run in runs
-        if run["variant"] == name and "audit" in run["figures"]
-    }
+    """Return seed -> why its audit did not pass, of the seeds that an audit was asked of."""
+    found = {}
+    for run in runs:
+        figures, seed = run["figures"], str(run["seed"])
+        if run["variant"] != name:
+            continue
+        if "audit" in figures:
+            found[seed] = list(verdict_of(figures["audit"]).reasons)
+        elif "audit_left_out" in figures:
+            found[seed] = [AT_CHANCE]
+    return found
 
 
 def check_figures(figures: dict[str, Any]) -> None:

@@ -153,6 +153,7 @@ class Measurement:
             right = found["clean"].count("1")
             if right < _AUDITED:
                 self.tell(f"no audit: {right} of {len(self.x)} images are right, {_AUDITED} needed")
+                found["audit_left_out"] = f"{right} of {len(self.x)} images right"
             else:
                 self.tell("audit")
                 found["audit"] = self._audit()

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfdq.experiments.figures import AT_CHANCE
 from tfdq.experiments.settings import ModelSettings, RunSettings
 from tfdq.robustness.attacks import available_attacks
 from tfdq.robustness.verdict import NOTHING_RAN
@@ -144,12 +145,17 @@ def _cell(metrics: Mapping[str, Any], key: str, strength: str) -> str:
 def _audit(audits: Mapping[str, Sequence[str]]) -> str:
     if not audits:
         return "not audited"
-    failed = sum(bool(checks) for checks in audits.values())
-    names = sorted({check for checks in audits.values() for check in checks})
+    done = [checks for checks in audits.values() if list(checks) != [AT_CHANCE]]
+    chance = len(audits) - len(done)
+    if not done:
+        return f"not audited ({chance} of {len(audits)} at chance)"
+    count = f"{len(audits)}; {chance} at chance" if chance else f"{len(audits)}"
+    failed = sum(bool(checks) for checks in done)
+    names = sorted({check for checks in done for check in checks})
     if not failed:
-        return f"passed ({len(audits)} of {len(audits)})"
+        return f"passed ({len(done)} of {count})"
     status = "incomplete" if names == [NOTHING_RAN] else "failed"
-    return f"{status} ({failed} of {len(audits)}): {', '.join(names)}"
+    return f"{status} ({failed} of {count}): {', '.join(names)}"
 
 
 def _notes(results: Mapping[str, Any], setup: str) -> list[str]:

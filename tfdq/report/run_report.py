@@ -137,7 +137,8 @@ _LOOKS: dict[str, tuple[float | None, str]] = {
 def _audit_cell(network: ReportedNetwork) -> Cell:
     audit = network.figures.get("audit")
     if not audit:
-        return Cell("not audited", None, "unknown")
+        left_out = network.figures.get("audit_left_out")
+        return Cell(f"not audited: {left_out}" if left_out else "not audited", None, "unknown")
     verdict = verdict_of(audit)
     value, look = _LOOKS[verdict.status]
     return Cell(str(verdict), value, look)
@@ -387,7 +388,9 @@ def _audits(networks: Sequence[ReportedNetwork]) -> Section:
     for network in networks:
         audit = network.figures.get("audit")
         if not audit:
-            items.append(Text(f"{network.name}: not audited; run tfdq audit."))
+            left_out = network.figures.get("audit_left_out")
+            remedy = f"{left_out}, which is too few" if left_out else "run tfdq audit"
+            items.append(Text(f"{network.name}: not audited; {remedy}."))
             continue
         looks = {"passed": "good", "failed": "bad"}
         rows = tuple(
