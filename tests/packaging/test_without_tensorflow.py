@@ -53,6 +53,24 @@ def test_a_lacking_backend_is_named_in_one_line() -> None:
         assert f'"tfdq[{backend}]"' in last
 
 
+@required("jax", "jax")
+@required("torch", "torch")
+def test_between_two_backends_the_command_line_asks_for_a_choice() -> None:
+    file = ROOT / "tfdq" / "zoo" / "files" / "fashion-dq4.tflite"
+    code = f"""
+import os
+del os.environ["KERAS_BACKEND"]
+from tfdq.cli import main
+main(["run", {str(file)!r}, "--data", "digits"])
+"""
+    done = run("", "-c", HIDE + code)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == (
+        "error: Keras runs on tensorflow, which is not installed: set KERAS_BACKEND=jax or torch, "
+        "which are installed"
+    )
+
+
 def test_a_lacking_package_is_named_with_its_extra() -> None:
     done = run("tensorflow", "-c", HIDE + "import tfdq; tfdq.quantize_scope")
     assert done.stderr.strip().splitlines()[-1] == (

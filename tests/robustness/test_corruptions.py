@@ -130,6 +130,8 @@ def test_accuracies_are_counts() -> None:
     [
         ({"name": "snow"}, KeyError, "no corruption 'snow'; there are gaussian_noise"),
         ({"strength": 6}, ValueError, "strength must be 1, 2, 3, 4 or 5, got 6"),
+        ({"strength": 2.0}, ValueError, "4 or 5, got 2.0: give one of these integers"),
+        ({"strength": True}, ValueError, "4 or 5, got True: give one of these integers"),
         ({"seed": -1}, ValueError, "seed must be at least 0"),
         ({"x": np.zeros((2, 8, 8, 2))}, ValueError, r"1 or 3\), got \(2, 8, 8, 2\)"),
         ({"x": np.full((1, 8, 8, 3), 255)}, ValueError, "divide bytes by 255"),
@@ -139,6 +141,27 @@ def test_mistakes_are_named(arguments: Any, error: type[Exception], message: str
     given = {"name": "jpeg", "x": np.zeros((1, 8, 8, 3)), "strength": 1, **arguments}
     with pytest.raises(error, match=message):
         corrupt(**given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"corruptions": "jpeg"}, TypeError, r"several names, got 'jpeg'; give \['jpeg'\]"),
+        ({"strengths": 3}, TypeError, r"several integers, got 3; give \[3\]"),
+        ({"strengths": True}, TypeError, "several integers, got True"),
+        ({"strengths": [1, 2.0]}, ValueError, "got 2.0: give one of these integers"),
+        ({"corruptions": ["jpeg", "snow"]}, KeyError, "no corruption 'snow'; there are"),
+        ({"corruptions": []}, ValueError, "at least one, got .*; leave them out for all"),
+    ],
+)
+def test_mistakes_are_named_before_the_model_is_asked(
+    arguments: Any, error: type[Exception], message: str
+) -> None:
+    def model(images: np.ndarray) -> np.ndarray:
+        raise AssertionError("asked")
+
+    with pytest.raises(error, match=message):
+        corruption_accuracy(model, grey(0.5), np.zeros(40, int), **arguments)
 
 
 def test_strengths_are_the_published_five() -> None:

@@ -408,7 +408,7 @@ def test_progress_goes_to_stderr(capsys: Any) -> None:
         ({"models": {}}, ValueError, "models is empty"),
         ({"attacks": []}, ValueError, "at least one attack"),
         ({"attacks": ["pgd", "pgd"]}, ValueError, "each once"),
-        ({"attacks": "nope"}, ValueError, "unknown attack"),
+        ({"attacks": "nope"}, ValueError, "unknown attack 'nope'; known: .*suites quick, record"),
         ({"epsilons": [0.0]}, ValueError, "each > 0"),
         ({"epsilons": -0.1}, ValueError, "each > 0"),
         ({"epsilons": []}, ValueError, "at least one radius"),

@@ -71,11 +71,16 @@ def _choose_backend() -> None:
 
     What ``KERAS_BACKEND`` says stands; between two Keras chooses, by its configuration file.
     """
-    if "KERAS_BACKEND" in os.environ or installed("tensorflow"):
-        return
-    others = [name for name in ("jax", "torch") if installed(name)]
+    others = _other_backends()
     if len(others) == 1:
         os.environ["KERAS_BACKEND"] = others[0]
+
+
+def _other_backends() -> list[str]:
+    """Return the backends to choose from, where nothing is chosen and TensorFlow not installed."""
+    if "KERAS_BACKEND" in os.environ or installed("tensorflow"):
+        return []
+    return [name for name in ("jax", "torch") if installed(name)]
 
 
 def _shared_first(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -108,6 +113,13 @@ def _report(error: Exception) -> int:
         error = explained(error, "this command")
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = " ".join(text.split()) or type(error).__name__
+    if isinstance(error, ImportError) and "Keras runs on tensorflow" in text:
+        others = _other_backends()
+        if others:
+            text = (
+                "Keras runs on tensorflow, which is not installed: set "
+                f"KERAS_BACKEND={' or '.join(others)}, which are installed"
+            )
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         text = f"out of memory; lower --batch-size or --limit ({text[:200]})"
     elif not isinstance(error, (Mistake, ValueError, OSError, ImportError)):

@@ -23,6 +23,16 @@ def attack_options(settings: EvaluationSettings, attack: str) -> dict[str, Any]:
     Args:
         settings: of the evaluation.
         attack: its name.
+
+    Raises:
+        ValueError: it was registered with a setting that there is not.
     """
     fields = attack_spec(attack).settings
+    known = type(settings).model_fields
+    for option, name in fields.items():
+        if name not in known:
+            raise ValueError(
+                f"attack {attack!r} takes its option {option!r} from the evaluation setting "
+                f"{name!r}, which there is not; register it with one of {', '.join(known)}"
+            )
     return {option: getattr(settings, name) for option, name in fields.items()}

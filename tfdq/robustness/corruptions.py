@@ -10,7 +10,7 @@ Perturbations*, ICLR 2019; the strengths are those of its data set CIFAR-10-C, f
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from tfdq.mistakes import UnknownNameError
+from tfdq.mistakes import UnknownNameError, WrongTypeError
 from tfdq.robustness.attacks.inputs import checked_images_and_labels
 from tfdq.robustness.statistics import Proportion, wilson
 from tfdq.robustness.targets import as_target
@@ -111,10 +111,8 @@ def corrupt(name: str, x: np.ndarray, strength: int, seed: int = 0) -> np.ndarra
     Example:
         >>> noisy = corrupt("gaussian_noise", x, strength=3)
     """
-    if name not in _KNOWN:
-        raise UnknownNameError(f"no corruption {name!r}; there are {', '.join(CORRUPTIONS)}")
-    if strength not in STRENGTHS:
-        raise ValueError(f"strength must be 1, 2, 3, 4 or 5, got {strength!r}")
+    _check_name(name)
+    _check_strength(strength)
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
     x = np.asarray(x)
@@ -131,6 +129,26 @@ def corrupt(name: str, x: np.ndarray, strength: int, seed: int = 0) -> np.ndarra
     # Rounded down, as the published images are; what is whole but for rounding stays whole.
     levels = np.floor(np.clip(changed, *_UNIT) * 255 + 1e-6)
     return (levels / 255).astype(np.float32)
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or name not in _KNOWN:
+        raise UnknownNameError(f"no corruption {name!r}; there are {', '.join(CORRUPTIONS)}")
+
+
+def _check_strength(strength: Any) -> None:
+    whole = isinstance(strength, (int, np.integer)) and not isinstance(strength, bool)
+    if not whole or strength not in STRENGTHS:
+        raise ValueError(
+            f"strength must be 1, 2, 3, 4 or 5, got {strength!r}: give one of these integers"
+        )
+
+
+def _several(argument: str, values: Any, of: str) -> list[Any]:
+    """Return the values of an argument that takes several."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise WrongTypeError(f"{argument} must be several {of}, got {values!r}; give [{values!r}]")
+    return list(values)
 
 
 @dataclass(frozen=True)
@@ -201,13 +219,23 @@ def corruption_accuracy(
 
     Raises:
         KeyError: If there is no such corruption.
+        TypeError: If corruptions or strengths is one value, not a sequence.
         ValueError: If another argument is out of range.
 
     Example:
         >>> print(corruption_accuracy(qat, x, y).to_markdown())
     """
-    if not corruptions or not strengths:
-        raise ValueError("corruptions and strengths must each name at least one")
+    names = _several("corruptions", corruptions, "names")
+    steps = _several("strengths", strengths, "integers")
+    if not names or not steps:
+        raise ValueError(
+            f"corruptions and strengths must each name at least one, got {names} and {steps}; "
+            "leave them out for all"
+        )
+    for name in names:
+        _check_name(name)
+    for strength in steps:
+        _check_strength(strength)
     images, labels = checked_images_and_labels(x, y, _UNIT)
     target = as_target(model)
 
@@ -215,7 +243,7 @@ def corruption_accuracy(
         return wilson(int((target.predict(moved) == labels).sum()), len(labels))
 
     found = {
-        name: tuple(share(corrupt(name, images, strength, seed)) for strength in strengths)
-        for name in corruptions
+        name: tuple(share(corrupt(name, images, strength, seed)) for strength in steps)
+        for name in names
     }
-    return CorruptionReport(target.name, share(images), found, tuple(strengths), seed)
+    return CorruptionReport(target.name, share(images), found, tuple(steps), seed)

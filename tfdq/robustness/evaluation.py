@@ -17,7 +17,7 @@ from tfdq.robustness.attacks.base import Norm, run_attack
 from tfdq.robustness.attacks.inputs import checked_label_range, checked_settings, checked_width
 from tfdq.robustness.attacks.projections import l2_norm
 from tfdq.robustness.attacks.ranges import Extent, as_clip, as_extent, as_json, largest, shown
-from tfdq.robustness.attacks.registry import AttackSpec, attack_spec, attack_suites
+from tfdq.robustness.attacks.registry import AttackSpec, attack_suites, available_attacks
 from tfdq.robustness.batches import count_batches, iterate_batches
 from tfdq.robustness.progress import progress_bar
 from tfdq.robustness.report import AttackRecord, ModelRecord, RobustnessReport
@@ -219,7 +219,14 @@ def _plan(
     names = suites[str(attacks)] if suite else [attacks] if isinstance(attacks, str) else attacks
     if not names or len(set(names)) != len(names):
         raise ValueError(f"attacks must name at least one attack, each once; got {list(names)}")
-    specs = tuple(attack_spec(name) for name in names)
+    known = available_attacks()
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"unknown attack {name!r}; known: {', '.join(known)}; or, in place of attacks, "
+                f"one of the suites {', '.join(suites)}"
+            )
+    specs = tuple(known[name] for name in names)
     radii = _radii(epsilons)
     limits = as_clip(clip)
     for spec, radius in itertools.product(specs, radii.values()):

@@ -355,6 +355,36 @@ def test_an_attack_joins_suites_tables_and_experiments_where_it_is_registered(mo
     assert suite_of(EvaluationSettings(suite="none")) == ((), ())
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"suites": ["record"]}, TypeError, r"a mapping such as .*got \['record'\]"),
+        ({"suites": {"recrod": 1}}, ValueError, "no suite 'recrod' .*did you mean 'record'"),
+        ({"suites": {"none": 1}}, ValueError, "'none' cannot be a suite"),
+        ({"suites": {"pgd": 1}}, ValueError, "'pgd' cannot be a suite.*quick, record, standard"),
+        ({"suites": {"record": "late"}}, ValueError, "must be a number, got 'late'"),
+        ({"suites": {"record": True}}, ValueError, "must be a number, got True"),
+        ({"settings": "pgd_steps"}, TypeError, "a mapping such as .*got 'pgd_steps'"),
+        ({"settings": {"step": "pgd_steps"}}, ValueError, "'step', which .* has not; it has steps"),
+        ({"settings": {"steps": 5}}, ValueError, "such as 'pgd_steps', got 5"),
+    ],
+)
+def test_registering_with_a_mistake(monkeypatch, given, error, message):
+    available_attacks()
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    with pytest.raises(error, match=message):
+        register_attack("walk", gradients=True, **given)(lambda task, *, steps=4: task.x)
+    assert "walk" not in available_attacks()
+
+
+def test_a_setting_that_experiments_have_not(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    given = {"steps": "suite_strengths"}
+    register_attack("walk", gradients=True, settings=given)(lambda task, *, steps=4: task.x)
+    with pytest.raises(ValueError, match=r"'suite_strengths', which there is not; .*pgd_steps"):
+        attack_options(EvaluationSettings(), "walk")
+
+
 def test_labels_name_the_number_of_steps_where_there_are_several():
     known = available_attacks()
     assert known["fgsm"].label({}) == "FGSM"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tfdq.mistakes import WrongTypeError
 from tfdq.robustness.targets import Target
 
 AttackFunction = Callable[..., np.ndarray]
@@ -65,7 +69,7 @@ class AttackSpec:
     quantized: bool
     cost_rule: CostRule
     title: str
-    suites: Mapping[str, int]
+    suites: Mapping[str, float]
     settings: Mapping[str, str]
 
     def defaults(self) -> dict[str, Any]:
@@ -109,6 +113,11 @@ class AttackSpec:
 
 _REGISTRY: dict[str, AttackSpec] = {}
 
+_SHIPPED_SUITES = ("quick", "record", "standard")
+
+# What settings and audits call no suite, and their own choice.
+_RESERVED = ("none", "default")
+
 _BUILTIN = (
     "apgd",
     "carlini_wagner",
@@ -130,7 +139,7 @@ def register_attack(
     quantized: bool = False,
     cost: CostRule | None = None,
     title: str | None = None,
-    suites: Mapping[str, int] | None = None,
+    suites: Mapping[str, float] | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Callable[[AttackFunction], AttackFunction]:
     """Decorator that makes an attack callable by name.
@@ -161,12 +170,16 @@ def register_attack(
         The decorator; it leaves the function as it is.
 
     Raises:
-        ValueError: The name is taken.
+        ValueError: The name is taken, a suite has a name that is not free or a place that is no
+            number, or a setting is of an option that the function has not.
+        TypeError: `suites` or `settings` is not a mapping.
     """
+    places, fields = _checked_suites(name, suites), _mapping(name, "settings", settings)
 
     def register(function: AttackFunction) -> AttackFunction:
         if name in _REGISTRY:
             raise ValueError(f"an attack named {name!r} is already registered")
+        _check_settings(name, function, fields)
         rule = cost or (cost_of_steps if gradients else cost_of_queries)
         _REGISTRY[name] = AttackSpec(
             name,
@@ -177,12 +190,64 @@ def register_attack(
             quantized,
             rule,
             name if title is None else title,
-            dict(suites or {}),
-            dict(settings or {}),
+            places,
+            fields,
         )
         return function
 
     return register
+
+
+def _mapping(attack: str, argument: str, given: Any) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        example = '{"record": 25}' if argument == "suites" else '{"steps": "pgd_steps"}'
+        raise WrongTypeError(
+            f"{argument} of attack {attack!r} must be a mapping such as {example}, got {given!r}"
+        )
+    return dict(given)
+
+
+def _checked_suites(attack: str, given: Any) -> dict[str, float]:
+    """Return the suites of an attack, or say which is none."""
+    places = _mapping(attack, "suites", given)
+    known = {*_SHIPPED_SUITES, *(suite for spec in _REGISTRY.values() for suite in spec.suites)}
+    for suite, place in places.items():
+        if not isinstance(suite, str) or not suite or suite in (*_RESERVED, *_REGISTRY, attack):
+            raise ValueError(
+                f"{suite!r} cannot be a suite of attack {attack!r}: name one of "
+                f"{', '.join(sorted(known))}, or one of your own that is no attack's name"
+            )
+        near = [] if suite in known else difflib.get_close_matches(suite, known, 1, 0.8)
+        if near:
+            raise ValueError(
+                f"there is no suite {suite!r} for attack {attack!r}; did you mean {near[0]!r}? "
+                "A suite of your own needs a name less like it"
+            )
+        number = isinstance(place, numbers.Real) and not isinstance(place, bool)
+        if not number or not math.isfinite(place):
+            raise ValueError(
+                f"the place of attack {attack!r} in the suite {suite!r} must be a number, got "
+                f"{place!r}; attacks run in ascending order"
+            )
+    return places
+
+
+def _check_settings(attack: str, function: AttackFunction, fields: Mapping[str, Any]) -> None:
+    """Check that a function has the options that settings give."""
+    options = list(inspect.signature(function).parameters)[1:]
+    for option, field in fields.items():
+        if option not in options:
+            raise ValueError(
+                f"settings of attack {attack!r} name the option {option!r}, which its function "
+                f"has not; it has {', '.join(options) or 'none'}"
+            )
+        if not isinstance(field, str) or not field.isidentifier():
+            raise ValueError(
+                f"settings of attack {attack!r} must give {option!r} the name of an evaluation "
+                f"setting, such as 'pgd_steps', got {field!r}"
+            )
 
 
 def load_builtin_attacks() -> None:
@@ -216,7 +281,7 @@ def attack_suites() -> dict[str, tuple[str, ...]]:
     the one for figures on record; ``"quick"`` is that without FAB, which takes half of the time.
     What breaks most comes early, as the later ones cost most where an image stands.
     """
-    found: dict[str, list[tuple[int, str]]] = {}
+    found: dict[str, list[tuple[float, str]]] = {}
     for spec in available_attacks().values():
         for suite, place in spec.suites.items():
             found.setdefault(suite, []).append((place, spec.name))
