@@ -167,7 +167,7 @@ def test_figures_are_those_of_the_saved_network(done: Done) -> None:
 def test_the_worst_case_is_what_neither_attack_breaks(done: Done) -> None:
     for run in done.results["runs"]:
         for parts in run["figures"].get("suite", {}).get("eps", {}).values():
-            worst = mask(parts["white_box"]) & mask(parts["square"])
+            worst = mask(parts["white_box"]) & mask(parts["black_box"])
             assert np.array_equal(mask(parts["worst"]), worst)
             assert np.all(mask(run["figures"]["clean"])[:12] | ~worst)
 

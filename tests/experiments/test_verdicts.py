@@ -10,6 +10,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from tfdq.experiments.figures import figures_of, mask
 from tfdq.experiments.recipe import Claim
 from tfdq.experiments.summary import average, in_worst_case, judge
+from tfdq.report import experiment_table
 
 
 def bits(values: Any) -> str:
@@ -37,6 +38,42 @@ def test_one_seed_has_the_images_interval() -> None:
     )
     alone = average({0: 2.5})
     assert (alone["mean"], alone["low"], alone["images"]) == (2.5, None, None)
+
+
+def with_suite(part: str, names: list[str] | None) -> dict[str, Any]:
+    """A run of Square alone, and of a suite whose black-box attacks stand under a key."""
+    kept = {} if names is None else {"black_box": names}
+    suite = {"eps": {"8": {"white_box": "1110", part: "1100", "worst": "1100"}}, **kept}
+    attacks = {"8": {"square": "1000"}}
+    return {
+        "variant": "a",
+        "seed": 0,
+        "figures": {"clean": "1111", "attacks": attacks, "suite": suite},
+    }
+
+
+@pytest.mark.parametrize("part", ["square", "black_box"])
+def test_the_black_box_attacks_of_a_suite_are_not_the_single_square(part: str) -> None:
+    found = figures_of([with_suite(part, None)], [], "a")
+    assert found["square@8"] == {0: "1000"}
+    assert found["black_box@8"] == {0: "1100"}
+
+
+@pytest.mark.parametrize(
+    ("names", "titles"),
+    [(["square"], ["Square", "Square"]), (["square", "strip"], ["Square", "black-box attacks"])],
+)
+def test_a_suite_with_several_black_box_attacks_is_not_called_square(
+    names: list[str], titles: list[str]
+) -> None:
+    run = with_suite("black_box", names)
+    metrics = {key: average(v) for key, v in figures_of([run], [], "a").items()}
+    results = {"summary": {"a": metrics}, "audits": {}, "runs": [run]}
+    heading = experiment_table._table(results, "8")[2]
+    assert heading == f"| variant | clean | {titles[0]} | white box | {titles[1]} | worst case |"
+    assert ("Square alone breaks" in experiment_table._hidden({"a": metrics}, titles[1])[0]) == (
+        titles[1] == "Square"
+    )
 
 
 CLAIM = Claim(text="a beats b", better="a", worse="b", metric="fgsm")

@@ -56,7 +56,9 @@ def _add(found: Figures, figures: dict[str, Any], seed: int, prefix: str) -> Non
             found[f"{prefix}{attack}@{strength}"][seed] = text
     for strength, parts in figures.get("suite", {}).get("eps", {}).items():
         for part, text in parts.items():
-            found[f"{prefix}{part}@{strength}"][seed] = text
+            # Of older records, when a suite had no other one without gradients.
+            kind = "black_box" if part == "square" else part
+            found[f"{prefix}{kind}@{strength}"][seed] = text
 
 
 def mask(text: str) -> np.ndarray:

@@ -226,13 +226,14 @@ class Measurement:
         black = self._attack(copies, black_box, strengths, count, True, None, proxies)
         return {
             "attacks": [*white_box, *black_box],
+            "black_box": list(black_box),
             "target_classes": self.settings.target_classes,
             "images": count,
             "clean": _bits(white.model("model").correct),
             "eps": {
                 _name(strength): {
                     "white_box": _bits(white.survived("model", strength / 255)),
-                    "square": _bits(black.survived("model", strength / 255)),
+                    "black_box": _bits(black.survived("model", strength / 255)),
                     "worst": _bits(
                         white.survived("model", strength / 255)
                         & black.survived("model", strength / 255)

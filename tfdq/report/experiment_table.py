@@ -17,7 +17,7 @@ _TITLES = {"white_box": "white box", "worst": "worst case", "transfer": "black b
 """Of metrics that are neither an attack's figures nor called as in the results."""
 
 _OF_FILE = "tflite "
-_NOT_SINGLE = ("clean", "white_box", "square", "worst", "transfer", "amplification")
+_NOT_SINGLE = ("clean", "white_box", "black_box", "worst", "transfer", "amplification")
 
 HIDDEN_BEYOND = 0.02
 """White-box accuracy may exceed the worst case by this much where a network is called robust."""
@@ -52,6 +52,7 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     Args:
         results: the content of a ``results.json``.
     """
+    results = _with_black_box(results)
     content = results["recipe"]["content"]
     setup = results["recipe"]["setup"]
     lines = [f"## {title(results)}", ""]
@@ -70,6 +71,29 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _with_black_box(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return results whose summary calls the black-box attacks of a suite so; older ones do not."""
+    runs = (run["figures"].get("suite", {}).get("eps", {}) for run in results["runs"])
+    older = any("square" in parts for suite in runs for parts in suite.values())
+    summary = results["summary"]
+    if not older or any(
+        key.startswith("black_box@") for found in summary.values() for key in found
+    ):
+        return results
+    renamed = {
+        name: {re.sub(r"^(tflite )?square@", r"\1black_box@", key): v for key, v in found.items()}
+        for name, found in summary.items()
+    }
+    return {**results, "summary": renamed}
+
+
+def _black_box(results: Mapping[str, Any]) -> str:
+    """Return what the black-box attacks of the suite are called: Square where it stands alone."""
+    suites = (run["figures"].get("suite") for run in results["runs"])
+    names = {name for suite in suites if suite for name in suite.get("black_box", ["square"])}
+    return _title(*names) if len(names) == 1 else "black-box attacks"
+
+
 def _made_by(results: Mapping[str, Any]) -> str:
     seeds = results["seeds"]
     left = len(results["missing"])
@@ -85,7 +109,9 @@ def _table(results: Mapping[str, Any], strength: str) -> list[str]:
         if any(_cell(metrics, key, strength) for metrics in results["summary"].values())
     ]
     audited = any(results["audits"].values())
-    titles = ["variant", *(_title(key) for key in columns), *(["audit"] if audited else [])]
+    of_suite = {"black_box": _black_box(results)}
+    shown = [of_suite.get(key) or _title(key) for key in columns]
+    titles = ["variant", *shown, *(["audit"] if audited else [])]
     lines = [f"eps {strength}/255, accuracy in %:", ""] if strength else []
     lines += ["| " + " | ".join(titles) + " |", "|---" + "|---:" * (len(titles) - 1) + "|"]
     for name, metrics in results["summary"].items():
@@ -198,7 +224,7 @@ def _notes(results: Mapping[str, Any], setup: str) -> list[str]:
                 counts = " or ".join(f"{count:,}" for count in sorted(of_files))
                 parts.append(f"Worst case of the .tflite: the first {counts} of these images.")
             parts += _agreement(figures)
-    parts += _hidden(results["summary"])
+    parts += _hidden(results["summary"], _black_box(results))
     parts.append(f"In brackets: {interval}.")
     parts.append("Every figure is an upper bound on the true robust accuracy.")
     lines = [" ".join(parts)]
@@ -248,8 +274,13 @@ def _with_earlier_penalty(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _hidden(summary: Mapping[str, Any]) -> list[str]:
-    """Name the figures that are not to be called robust: Square finds what the gradients do not."""
+def _hidden(summary: Mapping[str, Any], black_box: str) -> list[str]:
+    """Name the figures that are not to be called robust: they stand by hiding their gradients.
+
+    Args:
+        summary: of the results.
+        black_box: what the attacks are called that find what those with gradients do not.
+    """
     found = []
     for variant, metrics in summary.items():
         for metric, figure in metrics.items():
@@ -262,9 +293,10 @@ def _hidden(summary: Mapping[str, Any]) -> list[str]:
                 found.append(f"{variant} ({100 * gap:.1f} points at eps {strength}/255)")
     if not found:
         return []
+    alone = "the black-box attacks break" if " " in black_box else f"{black_box} alone breaks"
     return [
-        f"Not to be called robust, as Square alone breaks more than {100 * HIDDEN_BEYOND:g} points "
-        f"of what the white-box attacks leave: {', '.join(found)}."
+        f"Not to be called robust, as {alone} more than {100 * HIDDEN_BEYOND:g} points of what the "
+        f"white-box attacks leave: {', '.join(found)}."
     ]
 
 
