@@ -176,6 +176,53 @@ def addition(seed: int):
     return one_operator("ADD", operands, result, Elementwise()), values
 
 
+def wide_sum(kind: str, seed: int):
+    """Pairs of int16 whose sum or difference is within 1e-4 of a tie; rows of 45.
+
+    Differences: of one shape, with either operand repeated for each row, and for each entry. Sums:
+    every fourth of steps so far apart that a term is shifted to the right.
+    """
+    rng = np.random.default_rng(seed)
+    left, right = _scale(rng, 1e-4, 7e-3), _scale(rng, 1e-4, 7e-3)
+    if kind == "ADD" and seed % 4 == 3:
+        left = float(np.float32(right * 2.0 ** -rng.uniform(14.5, 17)))
+    output = float(np.float32(max(left, right) * np.exp(rng.uniform(-1, 2))))
+    every, few = np.arange(-(2**15), 2**15), rng.integers(-(2**15), 2**15, 45)
+    sign = 1 if kind == "ADD" else -1
+    reals = (every[:, None] * left + sign * few * right) / output
+    near = (np.abs(np.abs(reals) % 1 - 0.5) < 1e-4) & (np.abs(reals) < 2**15 - 2)
+    many = [rng.choice(every[column] if column.any() else every, 41) for column in near.T]
+    values = [np.stack(many, -1)[None], few[None, None]]
+    form = seed % 4 if kind == "SUB" else 0
+    if form == 0:
+        values = [v.reshape(-1, 45) for v in np.broadcast_arrays(*values)]
+    if form == 2:  # a difference of the opposite sign has the same ties
+        values, left, right = values[::-1], right, left
+    if form == 3:
+        values = [v.transpose(0, 2, 1) for v in values]
+    operands = [
+        Tensor(name, (-1, *v.shape[1:]), "int16", grid(scale, 0))
+        for name, v, scale in zip("ab", values, (left, right), strict=True)
+    ]
+    shape = np.broadcast_shapes(*(v.shape for v in values))
+    result = Tensor("y", (-1, *shape[1:]), "int16", grid(output, 0))
+    graph = one_operator(kind, operands, result, Elementwise())
+    return graph, [np.ascontiguousarray(v, np.int16) for v in values]
+
+
+def wide_rectifier(kind: str, seed: int):
+    """Every int16, with steps of whose quotient some multiple is near a tie."""
+    rng = np.random.default_rng(seed)
+    source = _scale(rng, 1e-4, 1e-3)
+    output = float(np.float32(source / np.exp(rng.uniform(0, 1))))
+    x, y = (
+        Tensor(name, (-1, 256), "int16", grid(scale, 0))
+        for name, scale in (("x", source), ("y", output))
+    )
+    every = np.arange(-(2**15), 2**15).astype(np.int16).reshape(-1, 256)
+    return one_operator(kind, [x], y, NoOptions()), [every]
+
+
 def _sums(height: int, width: int) -> np.ndarray:
     """Images of one channel, one for each sum that their pixels can have."""
     count = height * width
@@ -398,6 +445,8 @@ NEAR_TIES = {
     "relu6": lambda seed: tabulated("RELU6", seed),
     "relu_n1_to_1": lambda seed: tabulated("RELU_N1_TO_1", seed),
     "relu_0_to_1": lambda seed: tabulated("RELU_0_TO_1", seed),
+    "relu_int16": lambda seed: wide_rectifier("RELU", seed),
+    "relu6_int16": lambda seed: wide_rectifier("RELU6", seed),
     "hard_swish": lambda seed: tabulated("HARD_SWISH", seed),
     "l2_normalization": l2_normalization,
     "elu": lambda seed: tabulated("ELU", seed),
@@ -419,6 +468,8 @@ NEAR_TIES = {
     "sum_of_two": sum_of_two,
     "difference": difference,
     "add": addition,
+    "add_int16": lambda seed: wide_sum("ADD", seed),
+    "difference_int16": lambda seed: wide_sum("SUB", seed),
     "mean": mean,
     "kept_mean": kept_mean,
     "sum": total,

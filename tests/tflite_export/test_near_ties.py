@@ -56,6 +56,23 @@ def test_a_built_in_sum_is_rounded_in_vectors_of_sixteen(rows) -> None:
     assert (differing > 0) == (rows > 1)
 
 
+def test_a_built_in_sum_of_int16_is_rounded_in_vectors_of_sixteen() -> None:
+    differing = 0
+    for seed in range(12):
+        graph, values = NEAR_TIES["add_int16"](seed)
+        graph.tensors = [_narrow(tensor) for tensor in graph.tensors]
+        for rows in (1, 3):
+            for first in range(0, 41, rows):
+                part = [np.ascontiguousarray(v[first : first + rows, :15]) for v in values]
+                expected = Interpreter(write(graph), kernels="builtin").invoke(part)[0]
+                ours = run(graph, part, "builtin")[graph.outputs[0]]
+                np.testing.assert_array_equal(ours, expected)
+                others = run(graph, part, "reference")[graph.outputs[0]]
+                assert rows > 1 or (ours == others).all()
+                differing += int((ours != others).sum())
+    assert differing > 0
+
+
 def test_a_sum_whose_rounding_depends_on_the_batch_is_refused_by_name() -> None:
     graph, _ = NEAR_TIES["add"](0)
     a, b, y = graph.tensors

@@ -29,7 +29,8 @@ def rectifier_spec(
 
     def table(step: spec.Step, centred: np.ndarray) -> np.ndarray:
         scale = step.output.scale
-        factor = float(step.inputs[0].scale) / float(scale)
+        # kernels divide in float32
+        factor = float(step.inputs[0].scale / scale)
         steps = scale_away(centred, np.array([factor]))
         least = round_half_away(np.float32(low) / scale)
         most = None if math.isinf(high) else round_half_away(np.float32(high) / scale)

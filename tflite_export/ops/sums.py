@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tflite_export.ir.graph import Elementwise, Operator, Tensor
-from tflite_export.ir.requantization import Rescale, scale_away, scale_on_avx2
+from tflite_export.ir.requantization import Rescale, fixed_point, scale_away
 from tflite_export.ir.schema import OptionField, activation_field
 from tflite_export.ops import broadcasting, checks, spec
 from tflite_export.ops.vectors import vectors_of
@@ -100,6 +100,22 @@ def wide_factors(inputs: Sequence[Tensor], output: Tensor) -> tuple[list[float],
     return firsts, largest / (2**WIDE_SHIFT * float(output.scale))
 
 
+def in_vectors(first: float) -> tuple[int, float]:
+    """How built-in kernels bring a term of int16 to the scale of the sum in vectors.
+
+    All shifts are made before the product is rounded.
+
+    Args:
+        first: the factor of `wide_factors`.
+
+    Returns:
+        Bits that are cut off the term, and the factor of what is left.
+    """
+    multiplier, shift = fixed_point(first)
+    shift += WIDE_SHIFT
+    return max(-shift, 0), math.ldexp(multiplier, max(shift, 0) - 31)
+
+
 def sums_of_int16(step: spec.Step, terms: Sequence[np.ndarray], sign: int) -> list[np.ndarray]:
     """The sum or difference of two int16 terms as built-in and reference kernels round it.
 
@@ -109,7 +125,7 @@ def sums_of_int16(step: spec.Step, terms: Sequence[np.ndarray], sign: int) -> li
         sign: of the second term.
 
     Returns:
-        One by one and, of the built-in kernels, in vectors.
+        One by one and, of sums of the built-in kernels, in vectors.
     """
     firsts, last = wide_factors(step.inputs, step.output)
     left, right = (
@@ -117,13 +133,13 @@ def sums_of_int16(step: spec.Step, terms: Sequence[np.ndarray], sign: int) -> li
         for term, factor in zip(terms, firsts, strict=True)
     )
     ways = [scale_away(left + sign * right, np.array([last]))]
-    if step.kernels.divides:
+    if step.kernels.divides or step.operator.kind == "SUB":
         return ways
     left, right = (
-        scale_on_avx2(term, np.array([factor * 2**WIDE_SHIFT]))
-        for term, factor in zip(terms, firsts, strict=True)
+        scale_away(term >> cut, np.array([factor]))
+        for term, (cut, factor) in zip(terms, map(in_vectors, firsts), strict=True)
     )
-    return [*ways, scale_on_avx2(left + sign * right, np.array([last]))]
+    return [*ways, scale_away(left + right, np.array([last]))]
 
 
 def each_in_its_way(step: spec.Step, ways: Sequence[np.ndarray]) -> np.ndarray:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tflite_export.ir.requantization import Rescale, scale_away, scale_on_avx2
+from tflite_export.ir.requantization import Rescale, scale_away
 from tflite_export.ops.spec import Step
-from tflite_export.ops.sums import WIDE_SHIFT, add_multipliers, wide_factors
+from tflite_export.ops.sums import WIDE_SHIFT, add_multipliers, in_vectors, wide_factors
 from tflite_export.ops.twin_rounding import rescaler, shift_right
 from tflite_export.ops.twin_site import Kernel, Site, both_operands, finish
 from tflite_export.ops.twin_wide import wide_numbers
@@ -67,17 +67,20 @@ def sum_of_int16(site: Site, sign: int) -> Sums:
     """
     firsts, last = wide_factors(site.inputs, site.output)
     shift = 2**WIDE_SHIFT
-    away = [rescaler(scale_away, np.array([factor])) for factor in (*firsts, last)]
-    fast = [rescaler(scale_on_avx2, np.array([f])) for f in (*(f * shift for f in firsts), last)]
+    first, second, final = (rescaler(scale_away, np.array([factor])) for factor in (*firsts, last))
+    cuts, factors = zip(*(in_vectors(factor) for factor in firsts), strict=True)
+    together = [rescaler(scale_away, np.array([factor])) for factor in factors]
 
     def sums(terms: Sequence[Any]) -> Any:
         left, right = (ops.cast(term, "int64") for term in terms)
         right = sign * right
-        one_by_one = away[2](away[0](left * shift) + sign * away[1](right * shift))
-        if site.kernels.divides:
+        one_by_one = final(first(left * shift) + sign * second(right * shift))
+        if site.kernels.divides or site.operator.kind == "SUB":
             return one_by_one
-        in_vectors = fast[2](fast[0](left) + sign * fast[1](right))
-        return ops.where(inside_vectors(site, one_by_one), in_vectors, one_by_one)
+        vectors = final(
+            together[0](shift_right(left, cuts[0])) + together[1](shift_right(right, cuts[1]))
+        )
+        return ops.where(inside_vectors(site, one_by_one), vectors, one_by_one)
 
     return sums
 

@@ -39,18 +39,13 @@ class Vectors:
 def vectors_of(step: spec.Step) -> Vectors:
     """The vectors of an operator that XNNPACK does not compute.
 
-    Sums of int16 are computed in vectors where both operands have one shape, differences also along
-    the last dimensions that agree.
+    Sums of int16 are computed in vectors where both operands have one shape.
 
     Raises:
         ValueError: they depend on the batch in another way than rows do that go on over it.
     """
     wide = step.output.dtype == "int16"
-    if (
-        wide
-        and step.operator.kind == "ADD"
-        and any(t.shape != step.output.shape for t in step.inputs)
-    ):
+    if wide and any(tensor.shape != step.output.shape for tensor in step.inputs):
         return Vectors(0, False, 16, scale_on_avx2)
     found = [_rows([_sized(t.shape, n) for t in step.inputs]) for n in (1, 2, 3)]
     rows, lanes = zip(*found, strict=True)
@@ -61,8 +56,6 @@ def vectors_of(step: spec.Step) -> Vectors:
             f"kernels round shapes {' and '.join(str(t.shape) for t in step.inputs)} depends on "
             "the batch; take the kernels 'default' or 'reference'"
         )
-    if wide and lanes[0] != 16:
-        return Vectors(0, False, 16, scale_on_avx2)
     return Vectors(rows[0], batched, lanes[0], scale_on_avx2 if lanes[0] == 16 else scale_and_cut)
 
 
