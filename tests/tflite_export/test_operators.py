@@ -7,11 +7,11 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from tests.tflite_export.draw import grid
+from tests.tflite_export.draw import Draw, grid
 from tests.tflite_export.graphs import GRAPHS, feeds, skip_if_missing
 from tflite_export.files.validate import check_graph
 from tflite_export.files.write import write
-from tflite_export.ir.graph import DTYPES
+from tflite_export.ir.graph import DTYPES, FullyConnected
 from tflite_export.ops import OPERATORS
 from tflite_export.ops.batch_matmul import BatchMatMul
 from tflite_export.ops.spec import KERNEL_SETS, Keeps, OperatorSpec
@@ -141,6 +141,55 @@ def test_sums_that_kernels_shift_out_of_their_accumulator_are_refused(name):
         values = feeds(graph, 3)
         theirs = Interpreter(write(graph), kernels="builtin", trusted=True).invoke(values)[0]
         assert not np.array_equal(theirs, run(graph, values, "builtin")[output])
+
+
+def _dense_int16(inputs, factor):
+    """A dense layer with no bias whose largest sums are inputs * 127 * 32768."""
+    draw = Draw(0)
+    source = draw.value("x", (-1, inputs), 0.01, 0, "int16")
+    rows = np.repeat(np.array([[127], [-127]], np.int8), inputs, axis=1)
+    weights = draw.constant("w", rows, grid(0.02), "int8")
+    result = draw.value("y", (-1, 2), 0.01 * 0.02 / factor, 0, "int16")
+    return draw.done("FULLY_CONNECTED", (source, weights), result, FullyConnected())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "factor", "refused"),
+    [(300, 1.5, True), (300, 1.2, True), (600, 0.4, True), (300, 0.9, False), (200, 1.5, False)],
+)
+def test_sums_of_int16_without_a_bias_keep_to_the_32_bits_they_are_added_in(
+    inputs, factor, refused
+):
+    graph = _dense_int16(inputs, factor)
+    values = [np.repeat(np.int16([[32767], [-32768], [20000]]), inputs, axis=1)]
+    content = write(graph)
+    theirs = Interpreter(content, kernels="builtin", trusted=True).invoke(values)[0]
+    assert np.array_equal(theirs, run(graph, values, "builtin")[graph.outputs[0]]) != refused
+    if refused:
+        with pytest.raises(ValueError, match=rf"factors of up to {factor}, .* give the layer one"):
+            check_graph(graph)
+    else:
+        check_graph(graph)
+
+
+@pytest.mark.parametrize("name", ["fully_connected", "fully_connected_int16"])
+def test_what_to_do_about_sums_too_large_is_said(name):
+    graph = GRAPHS[name](3)
+    (operator,) = graph.operators
+    source, weights, bias = (graph.tensors[index] for index in operator.inputs)
+    wide = bias.dtype == "int64"
+    values = np.full(bias.shape, 2**47 if wide else 2**31 - 1, bias.dtype)
+    graph.tensors[operator.inputs[2]] = dataclasses.replace(bias, data=values)
+    with pytest.raises(ValueError, match=r"do not fit (48|32) bits; split the layer or make"):
+        check_graph(graph)
+    values = np.full(bias.shape, 2**46 if wide else 2**30, bias.dtype)
+    graph.tensors[operator.inputs[2]] = dataclasses.replace(bias, data=values)
+    (output,) = graph.outputs
+    product = float(source.scale) * float(weights.quantization.scale.max())
+    step = grid(product / 10, graph.tensors[output].zero_point)
+    graph.tensors[output] = dataclasses.replace(graph.tensors[output], quantization=step)
+    with pytest.raises(ValueError, match=r"do not fit 32 bits; widen the range of the output"):
+        check_graph(graph)
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tflite_export.ir.graph import FullyConnected, Operator, Tensor
-from tflite_export.ir.requantization import Rescale
+from tflite_export.ir.requantization import Rescale, requantization_scale
 from tflite_export.ir.schema import TENSOR_TYPES, OperatorSchema, OptionField, activation_field
 from tflite_export.ops import spec, weighted
 from tflite_export.ops.checks import check_activation, operands_of, require
@@ -33,12 +33,28 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
     check_activation(options)
     weighted.check_weights(present, output, 0)
     if output.dtype == "int16" and weights.data is not None and sums_in_32_bits(operator, present):
-        largest = int(np.abs(weights.data.astype(np.int64)).sum(axis=1).max()) << 15
-        require(
-            largest < 2**31,
-            f"sums of up to {largest}, which without a bias of int64 are added in 32 bits",
-        )
+        _check_32_bits(source, weights, weights.data, output)
     return (source.shape[0], weights.shape[0])
+
+
+def _check_32_bits(source: Tensor, weights: Tensor, data: np.ndarray, output: Tensor) -> None:
+    """Check that sums of int16 products fit 32 bits, also after the shift of fixed-point kernels.
+
+    Args:
+        source: the input.
+        weights: of the layer.
+        data: their integers.
+        output: the result.
+    """
+    grid = weights.quantization
+    assert grid is not None
+    largest = np.abs(data.astype(np.int64)).sum(axis=1) << 15
+    factors = requantization_scale(source.scale, grid.scale, output.scale)
+    require(
+        bool((weighted.shifted(largest, factors) < 2**31).all()),
+        f"sums of up to {largest.max()}, times factors of up to {factors.max():.3g}, do not fit "
+        "the 32 bits they are added in without a bias of int64; give the layer one, of zeros",
+    )
 
 
 def rounding(

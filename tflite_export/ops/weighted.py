@@ -100,17 +100,31 @@ def check_weights(operands: Sequence[Tensor], output: Tensor, axis: int) -> None
         largest = largest + np.abs(np.asarray(operands[2].data).astype(np.int64))
     if wide:
         checks.require(
-            int(largest.max()) < 2**47 and bool((largest * factors < 2**31).all()),
-            f"sums of up to {largest.max()} do not fit 48 bits, or their multiples 32",
+            int(largest.max()) < 2**47,
+            f"sums of up to {largest.max()} do not fit 48 bits; split the layer or make its bias "
+            "smaller",
+        )
+        checks.require(
+            bool((largest * factors < 2**31).all()),
+            f"sums of up to {largest.max()}, times factors of up to {factors.max():.3g}, do not "
+            "fit 32 bits; widen the range of the output",
         )
         return
-    # fixed-point kernels shift the sums to the left by what a factor is above a half
-    shifts = np.maximum(np.frexp(factors)[1], 0).astype(np.int64)
     checks.require(
-        bool((largest << shifts < 2**31).all()),
-        f"sums of up to {largest.max()}, times factors of up to {factors.max():.3g}, do not fit 32 "
-        "bits",
+        int(largest.max()) < 2**31,
+        f"sums of up to {largest.max()} do not fit 32 bits; split the layer or make its bias "
+        "smaller",
     )
+    checks.require(
+        bool((shifted(largest, factors) < 2**31).all()),
+        f"sums of up to {largest.max()}, times factors of up to {factors.max():.3g}, do not fit 32 "
+        "bits; widen the range of the output",
+    )
+
+
+def shifted(sums: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Sums as fixed-point kernels shift them: to the left by what a factor is above a half."""
+    return sums << np.maximum(np.frexp(factors)[1], 0).astype(np.int64)
 
 
 def _check_bias_grid(bias: Tensor, products: np.ndarray) -> None:
