@@ -14,12 +14,15 @@ import tf_keras
 import tfdq
 from tfdq.data import Dataset
 from tfdq.experiments import keras3_training, training
+from tfdq.experiments.estimate import _network_key, _title
 from tfdq.experiments.job import Assignment
 from tfdq.experiments.keras3_checkpoints import from_bfloat16, to_bfloat16
 from tfdq.experiments.keras3_job import Keras3Job
 from tfdq.experiments.keras3_training import compile_for
 from tfdq.experiments.label_smoothing import SmoothedCrossentropy
 from tfdq.experiments.machines import Machines
+from tfdq.experiments.recipe import Variant
+from tfdq.experiments.runner import Unit
 from tfdq.experiments.schedules import make_optimizer
 from tfdq.experiments.settings import RunSettings, TrainingSettings
 from tfdq.experiments.strategy import training_batches
@@ -68,6 +71,18 @@ def test_free_trainings_whose_rate_fell_too_early_are_not_taken_for_others() -> 
     assert settings.trained()["adversarial"]["rate_by"] == "updates"
     other = settings.changed({"adversarial.attack": "pgd"})
     assert "rate_by" not in other.trained()["adversarial"]
+
+
+def test_an_estimate_tells_adversarial_trainings_apart() -> None:
+    """A step on half of each batch from one on all of it, TRADES from training against PGD."""
+    whole = {"training.backend": "jax", "adversarial.attack": "pgd", "adversarial.ratio": 1.0}
+    half, trades = {"adversarial.ratio": 0.5}, {"adversarial.objective": "trades"}
+    given = [RunSettings().changed({**whole, **more}) for more in ({}, half, trades)]
+    assert len({_network_key(settings) for settings in given}) == 3
+    titles = [_title(Unit(Variant("a", "a", {}, settings), 0)) for settings in given]
+    assert ", pgd training" in titles[0]
+    assert "TRADES" not in titles[0]
+    assert "TRADES, pgd training" in titles[2]
 
 
 def test_one_cycle_has_no_other_warm_up() -> None:

@@ -153,6 +153,7 @@ def _network_key(settings: RunSettings) -> str:
         settings.adversarial.attack,
         settings.adversarial.objective,
         settings.adversarial.steps,
+        None if settings.adversarial.whole_batch else settings.adversarial.ratio,
         settings.training.batch_size,
         settings.training.precision,
     ]
@@ -170,8 +171,9 @@ def _title(unit: Unit) -> str:
     settings = unit.variant.settings
     form = "float" if not settings.quantized else "quantized"
     penalty = ", penalty" if settings.penalty.beta > 0 else ""
-    attack = settings.adversarial.attack
-    adversarial = "" if attack == "none" else f", {attack} training"
+    attack, objective = settings.adversarial.attack, settings.adversarial.objective
+    kind = attack if objective == "adversarial" else f"{objective.upper()}, {attack}"
+    adversarial = "" if attack == "none" else f", {kind} training"
     squeezed = ", squeezing" if settings.evaluation.squeezing else ""
     only = "" if unit.measured else ", trained only"
     return f"{settings.model.network} ({form}{penalty}{adversarial}{squeezed}{only})"

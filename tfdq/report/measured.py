@@ -117,17 +117,77 @@ def deployed_spectra(network: ReportedNetwork) -> dict[str, np.ndarray]:
     return found
 
 
+def layers_without_spectra(network: ReportedNetwork) -> list[str]:
+    """Return the layers of a float model of Keras 3 that `deployed_spectra` has to leave out."""
+    model = network.model
+    if not is_keras3_model(model) or is_quantized(model):
+        return []
+    return [
+        layer.name
+        for layer in _layers(model)
+        if not _matrices(layer)
+        and any(len(weight.shape) > 1 for weight in getattr(layer, "weights", ()))
+    ]
+
+
 def _float_spectra(model: Any) -> dict[str, np.ndarray]:
-    """Return the singular values of the kernels of a float model of Keras 3."""
+    """Return the singular values of the kernels of a float model of Keras 3, models inside it too.
+
+    Of a kernel that takes each channel alone they are those of all channels together.
+    """
+    found: dict[str, np.ndarray] = {}
+    for layer in _layers(model):
+        for part, matrices in _matrices(layer).items():
+            # Layers of two models inside may have one name.
+            name, again = f"{layer.name}{part}", 2
+            while name in found:
+                name, again = f"{layer.name}{part} ({again})", again + 1
+            found[name] = np.sort(np.linalg.svd(matrices, compute_uv=False).ravel())[::-1]
+    return found
+
+
+def _layers(model: Any) -> list[Any]:
+    """Return the layers of a model of Keras 3 in the order they are called, each once."""
     import keras
 
-    found = {}
-    for layer in model.layers:
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-            kernel = keras.ops.convert_to_numpy(layer.kernel).astype(np.float64)
-            matrix = kernel.reshape(-1, kernel.shape[-1])
-            found[layer.name] = np.linalg.svd(matrix, compute_uv=False)
-    return found
+    from tfdq.keras3.graph import read_graph
+
+    try:
+        layers = [node.layer for node in read_graph(model).nodes]
+    except ValueError:
+        # The call of a subclassed model is Python code: the order is that of its attributes.
+        every = model._flatten_layers(include_self=False)
+        layers = [layer for layer in every if not isinstance(layer, keras.Model)]
+    return list({id(layer): layer for layer in layers}.values())
+
+
+def _matrices(layer: Any) -> dict[str, np.ndarray]:
+    """Return a layer's reshaped kernels, ``(..., rows, columns)``, by what tells them apart."""
+    import keras
+
+    def whole(kernel: Any) -> np.ndarray:
+        values = keras.ops.convert_to_numpy(kernel).astype(np.float64)
+        return values.reshape(-1, values.shape[-1])
+
+    def each_channel(kernel: Any) -> np.ndarray:
+        values = keras.ops.convert_to_numpy(kernel).astype(np.float64)
+        *_, channels, multiplier = values.shape
+        return values.reshape(-1, channels, multiplier).swapaxes(0, 1)
+
+    of = keras.layers
+    if isinstance(layer, (of.SeparableConv1D, of.SeparableConv2D)):
+        return {
+            " (depthwise)": each_channel(layer.depthwise_kernel),
+            " (pointwise)": whole(layer.pointwise_kernel),
+        }
+    if isinstance(layer, (of.DepthwiseConv1D, of.DepthwiseConv2D)):
+        return {"": each_channel(layer.kernel)}
+    if isinstance(layer, (of.Dense, of.Conv1D, of.Conv2D, of.Conv3D)):
+        return {"": whole(layer.kernel)}
+    if isinstance(layer, (of.Conv1DTranspose, of.Conv2DTranspose, of.Conv3DTranspose)):
+        # Output channels come before those of the input.
+        return {"": whole(keras.ops.swapaxes(layer.kernel, -1, -2))}
+    return {}
 
 
 def _integer_spectra(graph: IntegerGraph) -> dict[str, np.ndarray]:

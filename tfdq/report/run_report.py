@@ -100,7 +100,8 @@ def write_report(
     )
     tell("singular values ...")
     values = {s.name: measured.deployed_spectra(s) for s in networks}
-    sections.append(_spectra({name: found for name, found in values.items() if found}))
+    left_out = {s.name: measured.layers_without_spectra(s) for s in networks}
+    sections.append(_spectra({name: found for name, found in values.items() if found}, left_out))
     tell("transfer ...")
     matrix = measured.transfer(networks, x, y, seed)
     sections.append(Section("transfer", "Transfer", (drawings.transfer(matrix),)))
@@ -202,7 +203,9 @@ def _curves(networks: Sequence[ReportedNetwork]) -> Section:
     return Section("curves", "Robust accuracy by strength", figures)
 
 
-def _spectra(found: dict[str, dict[str, np.ndarray]]) -> Section:
+def _spectra(
+    found: dict[str, dict[str, np.ndarray]], left_out: Mapping[str, Sequence[str]]
+) -> Section:
     items: tuple[Any, ...] = (Text("No network has a kernel to look at."),)
     if found:
         rows = tuple(
@@ -219,6 +222,11 @@ def _spectra(found: dict[str, dict[str, np.ndarray]]) -> Section:
         columns = ("network", "layer", "largest", "median", "smallest")
         table = Table("The same in figures.", columns, rows, frozenset({2, 3, 4}))
         items = (drawings.spectra(found), table)
+    items += tuple(
+        Text(f"{name}: left out, as their weights are no kernels: {', '.join(layers)}.")
+        for name, layers in left_out.items()
+        if layers
+    )
     return Section("spectra", "Singular values of the deployed layers", items)
 
 
