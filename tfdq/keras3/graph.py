@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -155,8 +156,10 @@ def read_graph(model: Any) -> Graph:
     )
 
 
-def check_input_shape(graph: Graph, shape: Sequence[int], declared: tuple[int | None, ...]) -> None:
-    """Raise if a model does not take inputs of a shape.
+def check_input_shape(
+    graph: Graph, shape: Sequence[int], declared: tuple[int | None, ...]
+) -> tuple[int, ...]:
+    """Return the shape of an input as Python's whole numbers.
 
     Args:
         graph: the model.
@@ -171,15 +174,19 @@ def check_input_shape(graph: Graph, shape: Sequence[int], declared: tuple[int | 
             f"input_shape={tuple(shape)} is for models of one input, this one has "
             f"{len(graph.inputs)}; build it with keras.Input of the shape of each"
         )
-    fits = len(shape) == len(declared) and all(
-        isinstance(size, int) and size > 0 and known in (None, size)
-        for size, known in zip(shape, declared, strict=True)
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        sizes = ()
+    fits = len(sizes) == len(declared) and all(
+        size > 0 and known in (None, size) for size, known in zip(sizes, declared, strict=True)
     )
     if not fits:
         raise ValueError(
             f"input_shape={tuple(shape)} is no shape of an input {declared} of this model; give "
             "whole numbers where it has None, and what it has elsewhere"
         )
+    return sizes
 
 
 def at_input_shape(graph: Graph, shape: Sequence[int]) -> Graph:
@@ -192,11 +199,11 @@ def at_input_shape(graph: Graph, shape: Sequence[int]) -> Graph:
     Raises:
         ValueError: the model has several inputs, or does not take the shape.
     """
-    check_input_shape(graph, shape, graph.nodes[graph.inputs[0]].shape[1:])
+    sizes = check_input_shape(graph, shape, graph.nodes[graph.inputs[0]].shape[1:])
     nodes: list[Node] = []
     for node in graph.nodes:
         if not node.inputs:
-            nodes.append(replace(node, shape=(node.shape[0], *shape)))
+            nodes.append(replace(node, shape=(node.shape[0], *sizes)))
             continue
         tensors = {index: keras.KerasTensor(nodes[index].shape) for index in node.inputs}
         args, kwargs = node.called_with(tensors)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfdq.description import AveragePool2D, Call, Computation, GlobalAveragePool2D, Shape
+from tfdq.description import AveragePool2D, Call, Computation, GlobalAveragePool2D, Pair, Shape
 from tfdq.grid import Grid
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.base import (
@@ -151,6 +151,13 @@ class QuantizedAveragePooling2D(_Average):
         """Return the shape of the pooled image."""
         return pooled_shape(shapes, self.pool_size, self.strides, self.padding)
 
+    def fits(self, built_for: Shape, other: Shape) -> bool:
+        """Return whether there are several windows, or one of another size than the image.
+
+        The mean of an image that is one window is a `QuantizedGlobalAveragePooling2D`.
+        """
+        return not _is_one_window(other, self.result_shape(other), self.pool_size, self.padding)
+
     def computation(self) -> Computation:
         """Return what the layer computes."""
         return AveragePool2D(self.pool_size, self.strides, self.padding)
@@ -183,11 +190,14 @@ class QuantizedGlobalAveragePooling2D(_Average):
 
     Args:
         keepdims: keep the axes of the image.
+        one_window: the image is the one window of an AveragePooling2D, and one of another size has
+            other windows.
     """
 
-    def __init__(self, keepdims: bool = False, **kwargs: Any) -> None:
+    def __init__(self, keepdims: bool = False, one_window: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.keepdims = bool(keepdims)
+        self.one_window = bool(one_window)
 
     def build(self, input_shape: Any) -> None:
         """Create the range and the table."""
@@ -224,6 +234,10 @@ class QuantizedGlobalAveragePooling2D(_Average):
         """Return the shape of the means."""
         return whole_image_shape(shapes, self.keepdims)
 
+    def fits(self, built_for: Shape, other: Shape) -> bool:
+        """Return whether the mean is that of the whole image at the other size too."""
+        return not self.one_window or built_for[1:3] == other[1:3]
+
     def computation(self) -> Computation:
         """Return what the layer computes."""
         return GlobalAveragePool2D()
@@ -251,7 +265,8 @@ class QuantizedGlobalAveragePooling2D(_Average):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        return {**super().get_config(), "keepdims": self.keepdims}
+        config = {"keepdims": self.keepdims, "one_window": self.one_window}
+        return {**super().get_config(), **config}
 
 
 def _convolutions(sealing: Sealing) -> list[Operator]:
@@ -285,13 +300,18 @@ def _problem(node: Node) -> str | None:
     return problem
 
 
+def _is_one_window(source: Shape, result: Shape, pool_size: Pair, padding: str) -> bool:
+    """Return whether the mean of each window is that of the whole image."""
+    whole = pool_size == tuple(source[1:3])
+    return whole and (padding == "valid" or tuple(result[1:3]) == (1, 1))
+
+
 def _average_pooling(request: Request) -> QuantizedLayer:
     layer = request.layer
-    whole = tuple(layer.pool_size) == tuple(request.source_shapes[0][1:3])
-    one = request.step.node.shape[1:3] == (1, 1)
-    if whole and (layer.padding == "valid" or one):
+    shapes = request.source_shapes[0], request.step.node.shape
+    if _is_one_window(*shapes, tuple(layer.pool_size), layer.padding):
         return QuantizedGlobalAveragePooling2D(
-            output=RangeSettings(LINEAR_BITS), keepdims=True, **request.common
+            output=RangeSettings(LINEAR_BITS), keepdims=True, one_window=True, **request.common
         )
     return QuantizedAveragePooling2D(
         output=RangeSettings(LINEAR_BITS),

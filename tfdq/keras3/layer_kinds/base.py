@@ -237,7 +237,13 @@ class QuantizedLayer(keras.layers.Layer, ABC):
 
     def compute_output_spec(self, flow: Any, training: bool | None = None) -> Any:
         """Return symbolic results, without running the layer."""
-        shape = self.result_shape(_integer_shapes(flow))
+        sources = _integer_shapes(flow)
+        shape = self.result_shape(sources)
+        if any(size is not None and size < 1 for size in shape[1:]):
+            raise ValueError(
+                f"layer {self.name!r} would make a result of shape {shape[1:]} of {sources}; give "
+                "the model larger inputs"
+            )
         integers = keras.KerasTensor(shape, "float32")
         return integers if self.reals else (integers, keras.KerasTensor((), "float32"))
 

@@ -136,6 +136,10 @@ class QuantizedChannelScale(_ScaleOfChannels, QuantizedAffine):
         if "scale" not in self.shares:
             self.add_scale(self.deployed_factor.shape[0])
 
+    def fits(self, built_for: Shape, other: Shape) -> bool:
+        """Return whether there are as many channels, from which the gain is."""
+        return built_for[-1] == other[-1]
+
     def affine_in_training(self, acc: Any, unit: Any, bias: Any, phase: Phase) -> tuple[Any, Any]:
         """Return the slope and the offset of each channel."""
         slope, offset = unit * self.gain * ops.ones(acc.shape[-1]), ops.zeros(acc.shape[-1])

@@ -71,9 +71,12 @@ class QuantizedSlice(MovingLayer):
         )
 
     def fits(self, built_for: Shape, other: Shape) -> bool:
-        """Return whether the axes that end before their end have the size that they had."""
-        axes = zip(built_for[1:], other[1:], self.size, strict=True)
-        return all(was == found or count == -1 for was, found, count in axes)
+        """Return whether the axes whose size says what is taken have the size that they had."""
+        axes = zip(built_for[1:], other[1:], self.first, self.size, strict=True)
+        return all(
+            was == found or (count == -1 and start < (found or 0))
+            for was, found, start, count in axes
+        )
 
     def computation(self) -> Computation:
         """Return what the layer computes."""
@@ -110,10 +113,15 @@ def _quantize_slice(request: Request) -> QuantizedSlice:
         entry.indices(int(size or 0))[0] for entry, size in zip(slices[1:], sizes, strict=True)
     ]
     counts = [
-        -1 if entry.stop is None else size
-        for entry, size in zip(slices[1:], node.shape[1:], strict=True)
+        -1 if _to_the_end(entry, int(size or 0)) else count
+        for entry, size, count in zip(slices[1:], sizes, node.shape[1:], strict=True)
     ]
     return QuantizedSlice(first, counts, **request.common)
+
+
+def _to_the_end(entry: slice, size: int) -> bool:
+    """Return whether a range of an axis is all but its first entries, whatever the size is."""
+    return entry.stop is None and 0 <= (entry.start or 0) < size
 
 
 def _slice_problem(node: Node) -> str | None:

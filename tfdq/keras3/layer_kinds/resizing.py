@@ -106,7 +106,11 @@ def _quantize(request: Request) -> MovingLayer:
     if request.layer.interpolation == "bilinear":
         return QuantizedBilinear(size, **request.common)
     height, width = request.source_shapes[0][1:3]
-    return QuantizedUpSampling2D((size[0] // height, size[1] // width), **request.common)
+    return QuantizedUpSampling2D(
+        (size[0] // height, size[1] // width),
+        to_size=isinstance(request.layer, keras.layers.Resizing),
+        **request.common,
+    )
 
 
 def _problem(node: Node) -> str | None:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfdq.description import Affine, Computation
+from tfdq.description import Affine, Computation, Shape
 from tfdq.keras3.graph import Node
 from tfdq.keras3.layer_kinds.base import Phase, QuantizedLayer, register
 from tfdq.keras3.layer_kinds.pointwise import QuantizedAffine
@@ -66,6 +66,10 @@ class QuantizedScaling(QuantizedAffine):
         super().__init__(**kwargs)
         self.factor = np.asarray(factor, np.float64)
         self.offset = np.asarray(offset, np.float64)
+
+    def fits(self, built_for: Shape, other: Shape) -> bool:
+        """Return whether the numbers are those of each channel still, or one for all."""
+        return self.factor.size == self.offset.size == 1 or built_for[-1] == other[-1]
 
     def affine_in_training(self, acc: Any, unit: Any, bias: Any, phase: Phase) -> tuple[Any, Any]:
         """Return the slope and the offset of each channel."""

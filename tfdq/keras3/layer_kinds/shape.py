@@ -66,7 +66,12 @@ class QuantizedReshape(MovingLayer):
         return (shapes[0], *(rest if size == -1 else size for size in self.target_shape))
 
     def fits(self, built_for: Shape, other: Shape) -> bool:
-        """Return whether as many values are taken as are given."""
+        """Return whether the result follows the size of the source and takes all its values.
+
+        A target without -1 may stand for one that the size gave, as of ``keras.ops.expand_dims``.
+        """
+        if -1 not in self.target_shape:
+            return built_for == other
         return flat_size(other) == flat_size(self.result_shape(other))
 
     def computation(self) -> Computation:

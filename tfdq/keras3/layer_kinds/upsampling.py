@@ -46,11 +46,13 @@ class QuantizedUpSampling2D(MovingLayer):
 
     Args:
         size: how often, along the height and along the width.
+        to_size: the float layer gives images of one size, not of a multiple of what it gets.
     """
 
-    def __init__(self, size: Any, **kwargs: Any) -> None:
+    def __init__(self, size: Any, to_size: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = (int(size[0]), int(size[1]))
+        self.to_size = bool(to_size)
 
     def move(self, q: Any) -> Any:
         """Return the enlarged image."""
@@ -61,10 +63,14 @@ class QuantizedUpSampling2D(MovingLayer):
         batch, height, width, channels = shapes
         return (batch, height * self.size[0], width * self.size[1], channels)
 
+    def fits(self, built_for: Shape, other: Shape) -> bool:
+        """Return whether the pixels of an image of the other size are repeated as often."""
+        return not self.to_size or built_for[1:3] == other[1:3]
+
     def computation(self) -> Computation:
         """Return what the layer computes."""
         return RepeatPixels(self.size)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        return {**super().get_config(), "size": self.size}
+        return {**super().get_config(), "size": self.size, "to_size": self.to_size}
