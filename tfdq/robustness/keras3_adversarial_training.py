@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfdq.keras3.input_gradients import input_gradient
+from tfdq.keras3.stateless_batches import changed_batch
 from tfdq.robustness.free_perturbation import carried
 from tfdq.robustness.overfitting_watch import (
     Watch,
@@ -335,24 +336,12 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
         Args:
             *given: what Keras calls its own `train_step` with: the batch, on JAX after the state.
         """
-        *states, data = given
-        passes = self.steps if self.attack == "free" else 1
-        if not states:
-            batch = self._attacked(data)
-            for _ in range(passes):
-                logs = super().train_step(batch)
-            return logs
-        trainable, others, *rest = states[0]
-        variables = (*self.trainable_variables, *self.non_trainable_variables)
-        mapping = list(zip(variables, (*trainable, *others), strict=True))
-        with keras.StatelessScope(state_mapping=mapping) as scope:
-            batch = self._attacked(data)
-            # The random starts have moved on.
-            others = [scope.get_current_value(v) for v in self.non_trainable_variables]
-        state = (trainable, others, *rest)
-        for _ in range(passes):
-            logs, state = super().train_step(state, batch)
-        return logs, state
+        *states, batch = changed_batch(self, given, self._attacked)
+        for _ in range(self.steps if self.attack == "free" else 1):
+            done = super().train_step(*states, batch)
+            # On JAX a step returns the state, too, for the next one.
+            states = [done[1] for _ in states]
+        return done
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """Fit as any Keras model, with a monitor for catastrophic overfitting.
