@@ -91,7 +91,8 @@ def _black_box(results: Mapping[str, Any]) -> str:
     """Return what the black-box attacks of the suite are called: Square where it stands alone."""
     suites = (run["figures"].get("suite") for run in results["runs"])
     names = {name for suite in suites if suite for name in suite.get("black_box", ["square"])}
-    return _title(*names) if len(names) == 1 else "black-box attacks"
+    single = {key.partition("@")[0] for found in results["summary"].values() for key in found}
+    return _title(*names) if len(names) == 1 and not names & single else "black-box attacks"
 
 
 def _made_by(results: Mapping[str, Any]) -> str:
