@@ -119,6 +119,17 @@ def test_a_quantized_network_becomes_robust_and_ships(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.predict(held, verbose=0), model.predict(held, verbose=0))
 
 
+def test_every_way_to_infer_through_the_trainer_seals() -> None:
+    x, y = (part[:16] for part in digits())
+    training = trainer(quantize_model(small_network(), 0.0), attack="fgsm", eps=0.05)
+    training.train_on_batch(x, y)
+    found = training.predict_on_batch(x)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found, training.model.predict(x, verbose=0))
+    training.train_on_batch(x, y)
+    assert np.isfinite(training.test_on_batch(x, y))
+
+
 def test_single_step_training_is_watched() -> None:
     x, y = (part[:128] for part in digits())
     keras.utils.set_random_seed(0)

@@ -18,10 +18,11 @@ from tfdq.certificates.keras3_boxes import (
 from tfdq.keras3.graph import read_graph
 from tfdq.keras3.input_gradients import input_gradient
 from tfdq.keras3.stateless_batches import changed_batch
+from tfdq.keras3.trainer import Trainer
 from tfdq.penalties.schedules import Schedule
 
 
-class Keras3IntervalTraining(keras.Model):
+class Keras3IntervalTraining(Trainer):
     r"""Train a quantized Keras 3 model on the worst case of its interval bounds.
 
     What `tfdq.certificates.IntervalTraining` makes of a Keras 3 model, on TensorFlow, JAX or
@@ -223,25 +224,6 @@ class Keras3IntervalTraining(keras.Model):
             *given: what Keras calls its own `test_step` with.
         """
         return super().test_step(*changed_batch(self, given, self._prepared))
-
-    def seal(self) -> None:
-        """Bring the model to where it can infer: see `tfdq.keras3.QuantizedModel`."""
-        getattr(self, "jax_state_sync", lambda: None)()
-        getattr(self.model, "seal", lambda: None)()
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return outputs; see ``keras.Model.predict``."""
-        self.seal()
-        return super().predict(*args, **kwargs)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate at the present eps and kappa; see ``keras.Model.evaluate``."""
-        self.seal()
-        return super().evaluate(*args, **kwargs)
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the model that was trained (so a ModelCheckpoint keeps that, too)."""
-        self.model.save(*args, **kwargs)
 
 
 class _MeanOf(keras.losses.Loss):

@@ -11,6 +11,7 @@ from keras import ops
 
 from tfdq.keras3.input_gradients import input_gradient
 from tfdq.keras3.stateless_batches import changed_batch
+from tfdq.keras3.trainer import Trainer
 from tfdq.robustness.free_perturbation import carried
 from tfdq.robustness.overfitting_watch import (
     Watch,
@@ -30,7 +31,7 @@ _NOISE = 2.0
 
 
 @keras.saving.register_keras_serializable(package="tfdq")
-class Keras3AdversarialTraining(AttackSettings, keras.Model):
+class Keras3AdversarialTraining(AttackSettings, Trainer):
     """Train a Keras 3 model on batches of which a share is replaced by adversarial examples.
 
     What `tfdq.AdversarialTraining` makes of a Keras 3 model; the attacks are described there. Each
@@ -401,25 +402,6 @@ class Keras3AdversarialTraining(AttackSettings, keras.Model):
                 f"attack='free' began with batches of {self.perturbation.shape[0]} images and "
                 f"can't go on with {batch_size}: keep the batch size"
             )
-
-    def seal(self) -> None:
-        """Bring the model to where it can infer: see `tfdq.keras3.QuantizedModel`."""
-        getattr(self, "jax_state_sync", lambda: None)()
-        getattr(self.model, "seal", lambda: None)()
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return outputs; see ``keras.Model.predict``."""
-        self.seal()
-        return super().predict(*args, **kwargs)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate on the examples as they are; robust accuracy is for `evaluate` of tfdq."""
-        self.seal()
-        return super().evaluate(*args, **kwargs)
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the model that was trained (so a ModelCheckpoint keeps that, too)."""
-        self.model.save(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, the model serialized."""
