@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -48,16 +49,16 @@ def _at_eight_bits(case: type[LayerContract]) -> QuantizedModel:
     return calibrate(quantize_model(contract.float_model(), 0.0), contract.images())
 
 
-class LayerContract:
+class LayerContract(ABC):
     """What every kind of layer keeps to; a subclass says what is built of it."""
 
     shape: ClassVar[tuple[int, ...]] = (8, 8, 3)
     tolerance = 0.04
     """Largest distance of the 8-bit model from the float one, in the largest float output."""
 
+    @abstractmethod
     def build(self, image: Any) -> Any:
         """Return the result of the layer on a symbolic image."""
-        raise NotImplementedError
 
     def images(self) -> np.ndarray:
         return np.random.default_rng(1).normal(size=(16, *self.shape)).astype(np.float32)

@@ -14,7 +14,8 @@ import tfdq.keras3.settings
 import tfdq.quantization.model
 import tfdq.quantization.settings
 from tfdq.experiments.settings import PenaltySettings, QuantizationSettings
-from tfdq.settings.quantization import QuantizeSettings
+
+CORES = [tfdq.quantization.settings.Settings, tfdq.keras3.settings.Settings]
 
 # What a recipe calls otherwise, since its sections have names of their own.
 OTHER_NAMES = {"beta": "lipschitz_beta", "name": "regularizer"}
@@ -58,6 +59,7 @@ def test_a_recipe_takes_the_same_settings() -> None:
     assert found == set(of_model) - ELSEWHERE
 
 
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -72,18 +74,17 @@ def test_a_recipe_takes_the_same_settings() -> None:
         ({"on": "x", "weight_bits": 9}, "^on: Input should be .*; weight_bits must be"),
     ],
 )
-def test_mistakes_are_named_all_at_once(given: dict[str, Any], message: str) -> None:
+def test_mistakes_are_named_all_at_once(given: dict[str, Any], message: str, core: Any) -> None:
     with pytest.raises(ValueError, match=message):
-        QuantizeSettings(**given)
+        core(**given)
 
 
-def test_values_are_kept_as_they_are_meant() -> None:
-    settings = QuantizeSettings(
-        target=2, layer_bits={"a": [4, 3], "b": 2}, skip="logits", input_range=[-1, 1]
-    )
+@pytest.mark.parametrize("core", CORES)
+def test_values_are_kept_as_they_are_meant(core: Any) -> None:
+    settings = core(target=2, layer_bits={"a": [4, 3], "b": 2}, skip="logits", input_range=[-1, 1])
     assert settings.layer_bits == {"a": (4, 3), "b": 2}
     assert settings.bits_of("b", end=False) == (2, 2)
     assert settings.bits_of("c", end=True) == (8, 8)
     assert settings.skip == {"logits"}
     assert (settings.target, settings.input_range) == (2.0, (-1, 1))
-    assert QuantizeSettings(skip=["b", "a"]).model_dump(mode="json")["skip"] == ["a", "b"]
+    assert core(skip=["b", "a"]).model_dump(mode="json")["skip"] == ["a", "b"]

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tflite_export.graphs import GRAPHS, feeds
+from tests.tflite_export.graphs import GRAPHS, feeds, lacking
 from tflite_export.files.write import write
-from tflite_export.ops import OPERATORS
 from tflite_export.runtime.reference import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,9 +77,6 @@ def test_run_gives_the_integers_of_its_kernel_set(board, small_model, tmp_path, 
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
-# 2.14 does not load QUANTIZE from int8 to int16, and rounds some floats to the next int16.
-_NOT_OF_2_14 = ("requantize_int16", "quantize_int16")
-
 _OPERATORS = """
 import pathlib
 import numpy as np
@@ -100,11 +96,9 @@ def test_every_operator_is_that_of_its_kernel_set(board, tmp_path):
     for kind, draw in GRAPHS.items():
         if kind in ("dequantize", "dequantize_int16", "convolution_int4", "depthwise_int4"):
             continue  # floats out; 2.14 knows no int4
-        if name == "tflite-runtime" and kind in _NOT_OF_2_14:
-            continue
         for seed in range(4):
             graph = draw(seed)
-            if any(kernels in OPERATORS[found.kind].missing_in for found in graph.operators):
+            if any(kernels in found for found in lacking(graph)):
                 continue
             values = feeds(graph, 9, seed)
             stem = f"{kind}_{seed}"

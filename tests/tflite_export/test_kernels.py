@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.tflite_export.graphs import GRAPHS, feeds
+from tests.tflite_export.graphs import GRAPHS, feeds, lacking
 from tflite_export.files.validate import check_graph
 from tflite_export.files.write import write
 from tflite_export.ir.requantization import (
@@ -55,7 +55,7 @@ def test_reference_equals_runtime(name, kernels):
         graph = GRAPHS[name](seed)
         check_graph(graph)
         values = feeds(graph, 9, seed)
-        if CHOICES[kernels] in OPERATORS[graph.operators[0].kind].missing_in:
+        if CHOICES[kernels] in lacking(graph)[0]:
             assert_missing(graph, values, kernels)
             continue
         results = Interpreter(write(graph), kernels=kernels).invoke(values)
@@ -79,7 +79,7 @@ def test_twin_equals_reference(name):
     values = feeds(graph, 5)
     # What only moves integers does so alike in all of them.
     moves = OPERATORS[graph.operators[0].kind].keeps is not Keeps.NOTHING
-    missing = OPERATORS[graph.operators[0].kind].missing_in
+    (missing,) = lacking(graph)
     for kernels in ("xnnpack",) if moves else [k for k in KERNEL_SETS if k not in missing]:
         twin = IntegerTwin(graph, kernels=kernels)
         given = values if len(values) > 1 else values[0]

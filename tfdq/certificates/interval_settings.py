@@ -67,6 +67,25 @@ class IntervalSettings:
         return eps, kappa
 
 
+class Clock:
+    """Tell the model of interval training how many epochs have passed; of Keras' callbacks."""
+
+    model: Any
+    params: dict[str, Any]
+    _epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the epoch."""
+        self._epoch = epoch
+        self.model.set_time(float(epoch))
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Set the schedules to the fraction of the epoch that has passed."""
+        steps = self.params.get("steps")
+        if steps:
+            self.model.set_time(self._epoch + batch / steps)
+
+
 def check_loss(loss: Any) -> None:
     """Check that there is one loss to train with.
 

@@ -13,7 +13,7 @@ from tfdq.certificates.box_propagation import (
     propagate_box,
     worst_logits,
 )
-from tfdq.certificates.interval_settings import IntervalSettings, Nominal, check_loss
+from tfdq.certificates.interval_settings import Clock, IntervalSettings, Nominal, check_loss
 from tfdq.penalties.schedules import Schedule
 from tfdq.quantization.graph import read_graph
 from tfdq.which_keras import is_keras3_model
@@ -215,20 +215,5 @@ class IntervalTraining(tf_keras.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
 
-class _Clock(tf_keras.callbacks.Callback):
+class _Clock(Clock, tf_keras.callbacks.Callback):
     """Tell an `IntervalTraining` how many epochs have passed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._epoch = 0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the epoch."""
-        self._epoch = epoch
-        self.model.set_time(float(epoch))
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Set the schedules to the fraction of the epoch that has passed."""
-        steps = self.params.get("steps")
-        if steps:
-            self.model.set_time(self._epoch + batch / steps)

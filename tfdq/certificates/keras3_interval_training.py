@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfdq.certificates.interval_settings import IntervalSettings, Nominal, check_loss
+from tfdq.certificates.interval_settings import Clock, IntervalSettings, Nominal, check_loss
 from tfdq.certificates.keras3_boxes import (
     check_boxes,
     ends_in_softmax,
@@ -238,20 +238,5 @@ class _MeanOf(keras.losses.Loss):
         return self._function(y_true, y_pred)
 
 
-class _Clock(keras.callbacks.Callback):
+class _Clock(Clock, keras.callbacks.Callback):
     """Tell a `Keras3IntervalTraining` how many epochs have passed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._epoch = 0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the epoch."""
-        self._epoch = epoch
-        self.model.set_time(float(epoch))
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Set the schedules to the fraction of the epoch that has passed."""
-        steps = self.params.get("steps")
-        if steps:
-            self.model.set_time(self._epoch + batch / steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ class GradientMaskingWarning(UserWarning):
     """Adversarial training has hidden the gradients instead of moving the decisions."""
 
 
-class Watch:
+class Watch(ABC):
     """Compare the attack that is trained with to PGD after every epoch, and say when they part.
 
     Catastrophic overfitting: the network learns a loss surface on which the single step does
@@ -130,6 +131,7 @@ class Watch:
         count = sum(name.startswith("weight_") for name in progress)
         self._best_weights = [progress[f"weight_{n}"] for n in range(count)] or None
 
+    @abstractmethod
     def accuracy(self, attack: str, steps: int) -> float:
         """Return the accuracy on the examples under an attack against the trained model.
 
@@ -137,11 +139,10 @@ class Watch:
             attack: one of `TRAINING_ATTACKS` of the trainer.
             steps: of ``"pgd"``; 0: the trainer's own.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def answers(self, x: np.ndarray) -> np.ndarray:
         """Return what the trained model says at inference."""
-        raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse `patience` with an optimizer that averages the weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal
@@ -172,9 +173,9 @@ class QuantizeSettings(Section):
             raise ValueError(problems(type(self), error)) from error
 
     @property
+    @abstractmethod
     def penalized(self) -> str:
         """The kernel that the penalty acts on; without one the trained ``"kernel"``."""
-        raise NotImplementedError
 
     def check_names(self, known: Collection[str]) -> None:
         """Check that every layer named in the settings exists.

@@ -124,13 +124,13 @@ def _check_known(graph: IntegerGraph) -> None:
         tensors = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs)]
         known = operator.kind in OPERATORS and operator.options is not None
         wide = any(tensor.dtype == "int16" for tensor in tensors)
-        if known and (not wide or OPERATORS[operator.kind].int16):
+        if known and (not wide or OPERATORS[operator.kind].int16_in):
             continue
         name = next((graph.tensors[index].name for index in operator.outputs), "nothing")
         what = f"operator {position} ({operator.kind}), which computes {name!r}"
         (narrow if known else strange).setdefault(operator.kind, what)
     if narrow and not strange:
-        taken = sorted(kind for kind, spec in OPERATORS.items() if spec.int16)
+        taken = sorted(kind for kind, spec in OPERATORS.items() if spec.int16_in)
         raise ValueError(
             f"{'; '.join(narrow.values())}: not among those this package runs on int16 "
             f"activations, {', '.join(taken)}. If you trust the file: Interpreter(FILE, "

@@ -62,7 +62,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=sums.rounding_error,
-    int16=True,
+    int16_in=spec.KERNEL_SETS,
     missing_in=(),
     twin="add_twin",
 )

@@ -94,7 +94,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
-    int16=False,
+    int16_in=(),
     missing_in=(),
     twin="arg_max_twin",
 )

@@ -204,7 +204,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
-    int16=False,
+    int16_in=(),
     missing_in=("builtin-2.14",),
     twin="batch_matmul_twin",
 )

@@ -57,7 +57,7 @@ SPEC = spec.OperatorSpec(
     stacked=True,
     several=False,
     rounding_error=spec.exact,
-    int16=True,
+    int16_in=spec.KERNEL_SETS,
     missing_in=(),
     twin="concatenation_twin",
 )

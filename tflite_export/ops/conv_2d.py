@@ -112,7 +112,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
-    int16=True,
+    int16_in=spec.KERNEL_SETS,
     missing_in=(),
     twin="conv_2d_twin",
 )

@@ -94,7 +94,7 @@ def curve_spec(
         several=False,
         # Half a step of rounding, and one where the largest value has no integer.
         rounding_error=lambda step: 1.5,
-        int16=False,
+        int16_in=(),
         missing_in=(),
         twin=f"{kind.lower()}_twin",
     )

@@ -96,7 +96,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
-    int16=True,
+    int16_in=spec.KERNEL_SETS,
     missing_in=(),
     twin="depthwise_conv_2d_twin",
 )

@@ -38,7 +38,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
-    int16=True,
+    int16_in=spec.KERNEL_SETS,
     missing_in=(),
     twin="dequantize_twin",
 )

@@ -124,7 +124,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
-    int16=True,
+    int16_in=spec.KERNEL_SETS,
     missing_in=(),
     twin="fully_connected_twin",
 )

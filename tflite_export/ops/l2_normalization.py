@@ -102,7 +102,7 @@ SPEC = spec.OperatorSpec(
     several=False,
     # Half a step of rounding, and one where the largest value has no integer.
     rounding_error=lambda step: 1.5 + _SLACK,
-    int16=False,
+    int16_in=(),
     missing_in=(),
     twin="l2_normalization_twin",
 )

@@ -103,7 +103,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
-    int16=False,
+    int16_in=(),
     missing_in=(),
     twin="leaky_relu_twin",
 )

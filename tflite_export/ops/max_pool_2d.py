@@ -36,7 +36,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
-    int16=True,
+    int16_in=spec.KERNEL_SETS,
     missing_in=(),
     twin="max_pool_2d_twin",
 )

@@ -28,7 +28,7 @@ SPEC = spec.OperatorSpec(
     stacked=True,
     several=False,
     rounding_error=spec.exact,
-    int16=False,
+    int16_in=(),
     missing_in=(),
     twin="minimum_twin",
 )

@@ -47,7 +47,7 @@ def moving_spec(
         stacked=stacked,
         several=several,
         rounding_error=spec.exact,
-        int16=False,
+        int16_in=(),
         missing_in=(),
         twin=f"{kind.lower()}_twin",
     )

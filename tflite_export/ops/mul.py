@@ -83,7 +83,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
-    int16=True,
+    int16_in=spec.KERNEL_SETS,
     missing_in=(),
     twin="mul_twin",
 )

@@ -78,7 +78,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=lambda step: 0.5 + spec.FIXED_POINT_ERROR,
-    int16=False,
+    int16_in=(),
     missing_in=(),
     twin="prelu_twin",
 )

@@ -63,16 +63,11 @@ def in_vectors(kernels: spec.KernelSet, source: Tensor, output: Tensor) -> bool:
     return kernels.sixteens and "int16" not in (source.dtype, output.dtype)
 
 
-def divides(kernels: spec.KernelSet, output: Tensor) -> bool:
-    """Whether floats are divided by the scale; for int16 the built-in kernels of 2.14 do so too."""
-    return kernels.divides or (output.dtype == "int16" and not kernels.sixteens)
-
-
 def _reference(step: spec.Step, operands: list[np.ndarray]) -> np.ndarray:
     (source,) = step.inputs
     if source.dtype == "float32":
-        by_division = divides(step.kernels, step.output)
-        return (quantize_by_division if by_division else quantize)(operands[0], step.output)
+        rounded = quantize_by_division if step.kernels.divides else quantize
+        return rounded(operands[0], step.output)
     values = operands[0].astype(np.int64) - source.zero_point
     if step.xnnpack:
         whole = whole_ratio(source, step.output)
@@ -132,7 +127,8 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
-    int16=True,
+    # Those of 2.14 have none from int8, and round some floats to the next integer.
+    int16_in=("xnnpack", "builtin", "reference"),
     missing_in=(),
     twin="quantize_twin",
 )

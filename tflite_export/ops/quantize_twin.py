@@ -10,7 +10,7 @@ from keras import ops
 
 from tflite_export.ir.graph import Tensor
 from tflite_export.ir.requantization import scale_away, scale_upward
-from tflite_export.ops.quantize import LANES, UNIT, divides, in_vectors, ratio, whole_ratio
+from tflite_export.ops.quantize import LANES, UNIT, in_vectors, ratio, whole_ratio
 from tflite_export.ops.twin_rounding import in_steps, rescaler, to_centred
 from tflite_export.ops.twin_site import Kernel, Site, finish
 
@@ -23,7 +23,7 @@ def build(site: Site) -> Kernel:
 
 def _of_floats(site: Site) -> Kernel:
     scale = np.array(site.output.scale, np.float32)
-    divisor = site.constant(scale) if divides(site.kernels, site.output) else None
+    divisor = site.constant(scale) if site.kernels.divides else None
     return lambda operands: to_centred(operands[0], site.output, divisor)
 
 

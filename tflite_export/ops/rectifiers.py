@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from tflite_export.ops.tabulated import check_steps, tabulated_spec
 
 
 def rectifier_spec(
-    kind: str, version: int, low: float, high: float, int16: bool = False
+    kind: str, version: int, low: float, high: float, int16_in: Collection[str] = ()
 ) -> spec.OperatorSpec:
     """Return the specification of a rectifier that is an operator of its own.
 
@@ -24,7 +25,7 @@ def rectifier_spec(
         version: of it that takes int8.
         low: the smallest result, in real units.
         high: the largest; infinite for none.
-        int16: whether kernels take int16.
+        int16_in: the kernel sets that take int16.
     """
 
     def table(step: spec.Step, centred: np.ndarray) -> np.ndarray:
@@ -73,7 +74,7 @@ def rectifier_spec(
         reference=reference,
         interval=spec.increasing(reference),
         rounding_error=rounding_error,
-        int16=int16,
+        int16_in=int16_in,
     )
 
 

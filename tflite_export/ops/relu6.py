@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tflite_export.ops import spec
 from tflite_export.ops.rectifiers import rectifier_spec
 
-SPEC = rectifier_spec("RELU6", version=2, low=0.0, high=6.0, int16=True)
+SPEC = rectifier_spec("RELU6", version=2, low=0.0, high=6.0, int16_in=spec.KERNEL_SETS)

@@ -134,7 +134,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=lambda step: 0.5,
-    int16=False,
+    int16_in=(),
     missing_in=(),
     twin="resize_bilinear_twin",
 )

@@ -71,7 +71,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=spec.exact,
-    int16=False,
+    int16_in=(),
     missing_in=(),
     twin="resize_nearest_neighbor_twin",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -162,8 +162,9 @@ class OperatorSpec:
             constants of what is before them combine as a root of squares and not as a sum.
         several: whether it may have several results; each is then checked and computed by itself.
         rounding_error: by how many steps the result can differ from the real one; of a step.
-        int16: whether it takes activations of int16, which are symmetric.
-        missing_in: the kernel sets that do not have it, or have it wrong, keys of `KERNEL_SETS`.
+        int16_in: the kernel sets that have it right with a result of int16 (symmetric), keys of
+            `KERNEL_SETS`; none: it takes no int16.
+        missing_in: the kernel sets that do not have it, or have it wrong, likewise.
         twin: the module in this package whose ``build`` makes the differentiable form.
     """
 
@@ -180,7 +181,7 @@ class OperatorSpec:
     stacked: bool
     several: bool
     rounding_error: Callable[[Step], float]
-    int16: bool
+    int16_in: Collection[str]
     missing_in: tuple[str, ...]
     twin: str
 
@@ -219,12 +220,22 @@ class OperatorSpec:
         Raises:
             ValueError: it does not; those that do are named.
         """
-        if kernels in self.missing_in:
-            others = [name for name in KERNEL_SETS if name not in self.missing_in]
+        missing = self.lacking(output)
+        if kernels in missing:
+            others = [name for name in KERNEL_SETS if name not in missing]
             raise ValueError(
                 f"operator {self.kind}, which computes {output.name!r}: the kernel set {kernels!r} "
-                f"lacks it; those that have it: {', '.join(others)}"
+                f"lacks it for {output.dtype}; those that have it: {', '.join(others)}"
             )
+
+    def lacking(self, output: Tensor) -> set[str]:
+        """The kernel sets that do not have it with a result of this type, or have it wrong.
+
+        Args:
+            output: the result.
+        """
+        right = self.int16_in if output.dtype == "int16" else KERNEL_SETS
+        return {name for name in KERNEL_SETS if name in self.missing_in or name not in right}
 
 
 def unless_int4_or_int16(inputs: Sequence[Tensor], output: Tensor) -> bool:

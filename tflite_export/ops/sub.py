@@ -44,7 +44,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=sums.rounding_error,
-    int16=True,
+    int16_in=spec.KERNEL_SETS,
     missing_in=(),
     twin="sub_twin",
 )

@@ -84,7 +84,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=_rounding_error,
-    int16=False,
+    int16_in=(),
     # The reference kernel takes int8 for uint8; of the kernels of 2.14 nothing is known.
     missing_in=("reference", "builtin-2.14", "reference-2.14"),
     twin="sum_twin",

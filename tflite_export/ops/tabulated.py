@@ -80,7 +80,7 @@ def tabulated_spec(
         stacked=False,
         several=False,
         rounding_error=rounding_error,
-        int16=False,
+        int16_in=(),
         missing_in=missing_in,
         twin=f"{kind.lower()}_twin",
     )

@@ -165,7 +165,7 @@ SPEC = spec.OperatorSpec(
     stacked=False,
     several=False,
     rounding_error=weighted.rounding_error,
-    int16=False,
+    int16_in=(),
     missing_in=(),
     twin="transpose_conv_twin",
 )

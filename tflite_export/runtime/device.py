@@ -167,7 +167,12 @@ def _arithmetic(
 ) -> tuple[str, ...]:
     """The kernel sets whose reference gives the outputs; those that lack an operator can't."""
     found = []
-    lacking = {name for operator in graph.operators for name in OPERATORS[operator.kind].missing_in}
+    lacking = {
+        name
+        for operator in graph.operators
+        for output in operator.outputs
+        for name in OPERATORS[operator.kind].lacking(graph.tensors[output])
+    }
     for name in KERNEL_SETS:
         if name in lacking:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -60,13 +61,13 @@ class OneGridLayer(QuantizedLayer):
         self.sources = int(sources)
         self.sealed_sources = 0 if output is None else self.sources
 
+    @abstractmethod
     def combine(self, values: list[Any]) -> Any:
         """Return the result of integers, or reals, of one grid."""
-        raise NotImplementedError
 
+    @abstractmethod
     def aligned(self, sealing: Sealing) -> list[int]:
         """Return the tensors, one for each source, that the deployed operators combine."""
-        raise NotImplementedError
 
     def build(self, input_shape: Any) -> None:
         """Create the range and the deployed constants."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import keras
@@ -29,9 +30,9 @@ class MovingLayer(QuantizedLayer):
 
     rising = True
 
+    @abstractmethod
     def move(self, q: Any) -> Any:
         """Return the result's integers."""
-        raise NotImplementedError
 
     def train(self, flow: Any, phase: Phase) -> Flow:
         """Return the result in training."""
