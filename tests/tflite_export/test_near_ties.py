@@ -73,6 +73,30 @@ def test_a_built_in_sum_of_int16_is_rounded_in_vectors_of_sixteen() -> None:
     assert differing > 0
 
 
+@pytest.mark.parametrize("written", [1, 0], ids=["1, 45", "45"])
+def test_an_int16_constant_is_added_in_vectors_to_a_single_sample(written: int) -> None:
+    """Whether the constant's shape begins with a 1 or not: LiteRT then has two of one shape."""
+    differing = 0
+    for seed in range(8):
+        graph, values = NEAR_TIES["add_int16"](seed)
+        a, b, y = graph.tensors
+        for place in range(0, 40, 4):
+            data = values[1][place : place + 1].reshape((1,) * written + (45,))
+            constant = dataclasses.replace(b, shape=data.shape, data=data)
+            graph.tensors, graph.inputs = [a, constant, y], (0,)
+            content, twin = write(graph), IntegerTwin(graph, kernels="builtin")
+            for count in (1, 2):
+                sample = [np.ascontiguousarray(values[0][place : place + count])]
+                expected = Interpreter(content, kernels="builtin").invoke(sample)[0]
+                ours = run(graph, sample, "builtin")[graph.outputs[0]]
+                np.testing.assert_array_equal(ours, expected)
+                np.testing.assert_array_equal(twin.integers(sample[0]).numpy(), expected)
+                others = run(graph, sample, "reference")[graph.outputs[0]]
+                assert count == 1 or (ours == others).all()
+                differing += int((ours != others).sum())
+    assert differing > 0
+
+
 def test_a_sum_whose_rounding_depends_on_the_batch_is_refused_by_name() -> None:
     graph, _ = NEAR_TIES["add"](0)
     a, b, y = graph.tensors

@@ -18,11 +18,6 @@ def _check(operator: Operator, operands: spec.Operands, output: Tensor) -> spec.
         output.dtype != "uint8" or all(tensor.shape == shape for tensor in present),
         "uint8 operands of two shapes, whose rounding is not known",
     )
-    alike = all(tensor.shape[1:] == shape[1:] for tensor in present)
-    checks.require(
-        output.dtype != "int16" or not alike or present[0].shape == present[1].shape,
-        "an int16 constant of the shape of one sample, beside which rounding depends on the batch",
-    )
     return shape
 
 

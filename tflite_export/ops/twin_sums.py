@@ -89,7 +89,10 @@ def inside_vectors(site: Site, result: Any) -> Any:
     """Which entries of a result built-in kernels compute in vectors."""
     kind = vectors_of(Step(site.operator, site.inputs, site.output, site.kernels, site.xnnpack))
     shape = ops.shape(result)
-    row = kind.row * (shape[0] if kind.batched else 1)
+    rows = shape[0] if kind.batched else 1
+    if kind.alone:
+        rows = ops.cast(ops.equal(shape[0], 1), "int32")
+    row = kind.row * rows
     places = ops.reshape(ops.arange(ops.size(result), dtype="int32"), shape)
     return places % ops.maximum(row, 1) < row // kind.lanes * kind.lanes
 

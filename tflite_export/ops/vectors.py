@@ -20,18 +20,20 @@ class Vectors:
     Attributes:
         row: entries of a row; 0 where none is added in vectors.
         batched: the row goes on over the batch, and ``row`` is its part of one sample.
+        alone: nothing is added in vectors in a batch of more than one sample.
         lanes: entries of a vector.
         rounding: how a vector's terms are brought to a common scale.
     """
 
     row: int
     batched: bool
+    alone: bool
     lanes: int
     rounding: Rescale
 
     def inside(self, shape: spec.Shape) -> np.ndarray:
         """Which entries of a result of a shape are in vectors, bool of that shape."""
-        row = self.row * (shape[0] if self.batched else 1)
+        row = self.row * (shape[0] if self.batched else not self.alone or shape[0] == 1)
         places = np.arange(math.prod(shape)).reshape(shape) % max(row, 1)
         return np.asarray(places < row // self.lanes * self.lanes)
 
@@ -39,14 +41,16 @@ class Vectors:
 def vectors_of(step: spec.Step) -> Vectors:
     """The vectors of an operator that XNNPACK does not compute.
 
-    Sums of int16 are computed in vectors where both operands have one shape.
+    Sums of int16 are computed in vectors where both operands have one shape, which a constant has
+    beside a single sample.
 
     Raises:
         ValueError: they depend on the batch in another way than rows do that go on over it.
     """
-    wide = step.output.dtype == "int16"
-    if wide and any(tensor.shape != step.output.shape for tensor in step.inputs):
-        return Vectors(0, False, 16, scale_on_avx2)
+    if step.output.dtype == "int16":
+        alike = [_one_shape([_sized(t.shape, n) for t in step.inputs]) for n in (1, 2)]
+        row = math.prod(_sized(step.output.shape, 1)) if alike[0] else 0
+        return Vectors(row, alike[1], not alike[1], 16, scale_on_avx2)
     found = [_rows([_sized(t.shape, n) for t in step.inputs]) for n in (1, 2, 3)]
     rows, lanes = zip(*found, strict=True)
     batched = rows[1] == 2 * rows[0] and rows[2] == 3 * rows[0] and rows[0] > 0
@@ -56,11 +60,23 @@ def vectors_of(step: spec.Step) -> Vectors:
             f"kernels round shapes {' and '.join(str(t.shape) for t in step.inputs)} depends on "
             "the batch; take the kernels 'default' or 'reference'"
         )
-    return Vectors(rows[0], batched, lanes[0], scale_on_avx2 if lanes[0] == 16 else scale_and_cut)
+    rounding = scale_on_avx2 if lanes[0] == 16 else scale_and_cut
+    return Vectors(rows[0], batched, False, lanes[0], rounding)
 
 
 def _sized(shape: spec.Shape, batch: int) -> spec.Shape:
     return tuple(batch if size == BATCH else size for size in shape)
+
+
+def _one_shape(shapes: Sequence[spec.Shape]) -> bool:
+    """Whether two shapes are one, but for sizes of 1 in front."""
+    left, right = _of_one_rank(shapes)
+    return left == right
+
+
+def _of_one_rank(shapes: Sequence[spec.Shape]) -> list[spec.Shape]:
+    rank = max(len(shape) for shape in shapes)
+    return [(1,) * (rank - len(shape)) + shape for shape in shapes]
 
 
 def _rows(shapes: Sequence[spec.Shape]) -> tuple[int, int]:
@@ -70,8 +86,7 @@ def _rows(shapes: Sequence[spec.Shape]) -> tuple[int, int]:
     only, from here on), that agree, that are 1 in the other, that agree. What is left over after
     that is added one by one.
     """
-    rank = max(len(shape) for shape in shapes)
-    left, right = ((1,) * (rank - len(shape)) + shape for shape in shapes)
+    left, right = _of_one_rank(shapes)
     if left == right:
         return math.prod(left), 16
     pairs = list(zip(left, right, strict=True))
